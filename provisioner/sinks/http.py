@@ -37,9 +37,6 @@ V = TypeVar("V")
 
 _LOG = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 4
-"""The number of times a request is sent at most, without those that were throttled."""
-
 MAX_WAIT = 600.0
 """Seconds that one request waits in total for a server that throttles it."""
 
@@ -55,13 +52,12 @@ _MARGIN = (0.1, 0.5)
 _SECONDARY_TEXT = re.compile(rb"secondary rate limit|abuse detection", re.IGNORECASE)
 _TEXT_SEARCHED = 8192
 
-_LONGEST_WAIT = 60.0
-_FIRST_WAIT = 0.5
+_MAX_RETRY_AFTER = 60.0
 TIMEOUTS = (10.0, 30.0)
 """Seconds to connect, and for the whole answer."""
 
-MAX_BODY = 8 * 1024 * 1024
-CONNECTIONS = 32
+_MAX_BODY = 8 * 1024 * 1024
+_CONNECTIONS = 32
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 _RUN_AGAIN = "Run again. If the error persists, check the address, the network and the server."
@@ -126,7 +122,7 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFailure:
+def _usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFailure:
     """Return the answer, or the reason why there is none that its vendor's API sent.
 
     Args:
@@ -143,7 +139,7 @@ def usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFai
     if received.status >= 500:  # noqa: PLR2004 - the server's own failures
         reason = f"{server} responds with status {received.status}"
         wait = received.retry_after or 0.0
-        transient = wait <= _LONGEST_WAIT
+        transient = wait <= _MAX_RETRY_AFTER
         return _unavailable(reason, _RUN_AGAIN, transient=transient, retry_after=wait)
     return received
 
@@ -177,6 +173,15 @@ class Api:
         timeouts: seconds to connect, and for the whole answer.
     """
 
+    max_attempts = 4
+    """The number of times a request is sent at most, without those that were throttled."""
+
+    first_wait, longest_wait = 0.5, 5.0
+    """Seconds between two attempts, if the server names no wait."""
+
+    allows_unverified = False
+    """Whether a server on another machine may be used without verifying its certificate."""
+
     def __init__(  # noqa: PLR0913 - the settings of a server
         self,
         route: Route,
@@ -197,6 +202,11 @@ class Api:
         self._serial_writes = serial_writes
         self._lock = threading.Lock()
         self._client: tuple[Secret | None, HttpClient] | None = None
+
+    def failure_in(self, path: str, answer: HttpAnswer) -> SinkFailure | None:
+        """Return a failure that only this vendor's answers show; None without one."""
+        del path, answer
+        return None
 
     def call(  # noqa: PLR0913 - the parts of a request
         self,
@@ -234,26 +244,34 @@ class Api:
         remaining_wait = MAX_WAIT
         while True:
             with self._gate.turn(exclusive=exclusive) as pauses:
-                if remaining := self._gate.remaining():
+                if (remaining := self._gate.remaining()) > MAX_WAIT:
                     raise self._throttled(remaining).error(address)
                 received = self._exchange(address, method, path, body, content_type)
-                pause = self._gate.pause_after(received, pauses)
+                failure = (
+                    self.failure_in(path, received) if isinstance(received, HttpAnswer) else None
+                )
+                pause = 0.0 if failure else self._gate.pause_after(received, pauses)
             if pause:
                 if pause > remaining_wait:
                     raise self._throttled(pause).error(address)
                 remaining_wait -= pause
                 continue
-            answer = usable(received, self._host)
+            answer = failure or _usable(received, self._host)
+            is_last = attempt == self.max_attempts
             if isinstance(answer, SinkFailure):
-                if attempt == MAX_ATTEMPTS or not answer.transient:
+                if is_last or not answer.transient:
                     raise answer.error(address)
                 requested = answer.retry_after
             else:
-                if attempt == MAX_ATTEMPTS or answer.status not in retry_statuses:
+                if is_last or answer.status not in retry_statuses:
                     return self._to_reply(address, answer, returned_statuses)
                 requested = 0.0
-            self._wait(max(requested, delay(attempt - 1, _FIRST_WAIT)))
+            self.wait(attempt, requested)
             attempt += 1
+
+    def wait(self, attempt: int, seconds: float = 0.0) -> None:
+        """Wait after an attempt, the first of which is 1: a growing, random time, or longer."""
+        self._wait(max(seconds, delay(attempt - 1, self.first_wait, self.longest_wait)))
 
     def _throttled(self, wait: float) -> SinkFailure:
         return _unavailable(
@@ -265,7 +283,7 @@ class Api:
         """Return a failure if others could read the request, or a name in its path leads away."""
         if not self._host:
             return _unavailable("the server address is not valid", "Write it as https://host.")
-        secure = self._scheme == "https" and self._route.verify
+        secure = self._scheme == "https" and (self._route.verify or self.allows_unverified)
         if not secure and not is_loopback(self._host):
             return SinkFailure(
                 Code.SINK_UNSUITABLE,
@@ -323,14 +341,14 @@ class Api:
             content_type=content_type,
             headers=headers,
             timeout=self._timeouts,
-            max_bytes=MAX_BODY,
+            max_bytes=_MAX_BODY,
         )
 
     def _client_for(self, client_certificate: Secret | None) -> HttpClient:
         """Return the client with a certificate; a new certificate replaces the client."""
         with self._lock:
             if self._client is None or self._client[0] is not client_certificate:
-                client = HttpClient(self._route, self._headers, CONNECTIONS, client_certificate)
+                client = HttpClient(self._route, self._headers, _CONNECTIONS, client_certificate)
                 self._client = (client_certificate, client)
             return self._client[1]
 
@@ -371,7 +389,7 @@ class _RateGate:
             yield self._pauses
 
     def remaining(self) -> float:
-        """Return the seconds left of a pause; in a turn only if it is too long to wait for."""
+        """Return the seconds left of a pause."""
         with self._lock:
             return max(0.0, self._not_before - self._now())
 
@@ -468,7 +486,7 @@ def _throttled_for(answer: HttpAnswer, times: int) -> float | None:
         now = answer.server_time or answer.received_at
         wait = max(1.0, float(reset) - now.timestamp()) if _DIGITS.fullmatch(reset) else 1.0
     if wait is not None:
-        return max(wait, delay(times - 1, _FIRST_WAIT))
+        return max(wait, delay(times - 1, Api.first_wait))
     doubled = 2.0 ** (times - 1)
     if _SECONDARY_TEXT.search(answer.body[:_TEXT_SEARCHED]):
         return min(_SECONDARY_LIMIT_WAIT * doubled, MAX_WAIT)

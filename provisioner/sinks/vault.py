@@ -11,38 +11,36 @@ import json
 import logging
 import threading
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
+from provisioner.errors.exceptions import SinkError
 from provisioner.http_client.bounded import json_of
-from provisioner.http_client.client import HttpAnswer, HttpClient, Route
+from provisioner.http_client.client import Route
 from provisioner.http_client.loopback import is_loopback
-from provisioner.http_client.no_answer import NoAnswer
 from provisioner.http_client.tls import ca_path_of
-from provisioner.runtime.backoff import delay
 from provisioner.secret import Secret
-from provisioner.sinks.http import CONNECTIONS, MAX_BODY, TIMEOUTS, SinkFailure, usable
+from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply, SinkFailure
 from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from provisioner.http_client.client import HttpAnswer
     from provisioner.model.sink_address import VaultAddress
     from provisioner.sinks.sink import Content, Sink
 
 _LOG = logging.getLogger(__name__)
 
-_MAX_ATTEMPTS = 5
 _MAX_WRITES = 8
-_FIRST_WAIT = 0.25
-_LONGEST_WAIT = 2.0
 _MAX_RETRY_AFTER = 30.0
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _TRANSIENT_STATUSES = frozenset({HTTPStatus.PRECONDITION_FAILED, HTTPStatus.TOO_MANY_REQUESTS})
+_REDIRECTS = range(300, 400)
+_RETURNED = frozenset({HTTPStatus.FORBIDDEN})
 _UPGRADING_TEXT = "from non-versioned to versioned data"
 _NO_ROUTE_TEXT = "no handler for route"
 _MISMATCH_TEXT = "check-and-set parameter did not match"
@@ -72,9 +70,7 @@ class VaultServer:
         sleep: Callable[[float], None] = time.sleep,
         timeout: tuple[float, float] = TIMEOUTS,
     ) -> None:
-        self._client = _connect(environment)
-        self._sleep = sleep
-        self._timeout = timeout
+        self._api = _open(environment, sleep, timeout)
         self._lookup_lock = threading.Lock()
         self._engines: set[str] = set()
         self._server_failure: SinkFailure | None = None
@@ -84,114 +80,80 @@ class VaultServer:
         """Return the sink of an address; a problem with the server is reported when it is used."""
         return _Field(self, address)
 
-    def request(
-        self, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> _VaultAnswer | SinkFailure:
-        """Send a request that changes nothing, and repeat it while that may help."""
-        for attempt in range(_MAX_ATTEMPTS - 1):
-            answer = self.send(method, path, body)
-            if isinstance(answer, _VaultAnswer) or not answer.transient:
-                return answer
-            self.wait(attempt, answer)
-        return self.send(method, path, body)
-
-    def send(
-        self, method: str, path: str, body: Mapping[str, object] | None = None
-    ) -> _VaultAnswer | SinkFailure:
-        """Send a request once.
+    def call(
+        self,
+        address: VaultAddress,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+    ) -> Reply:
+        """Send a request whose repetition changes nothing, and repeat it while that may help.
 
         Args:
+            address: the sink, for messages.
             method: the HTTP method.
             path: the part after `v1/`, not yet quoted.
             body: sent as JSON.
+
+        Raises:
+            SinkError: there is no answer of Vault itself.
         """
-        if isinstance(self._client, SinkFailure):
-            return self._client
-        received = self._client.request(
-            method,
-            f"/v1/{quote(path)}",
-            body=body,
-            timeout=self._timeout,
-            max_bytes=MAX_BODY,
-        )
-        answer = _busy(received) or usable(received, "Vault")
-        if isinstance(answer, SinkFailure):
-            return answer
-        try:
-            decoded = json_of(answer.body) if answer.body else {}
-        except ValueError:
-            decoded = None
-        if not isinstance(decoded, dict):
-            return _unexpected(answer.status)
-        return _starting(answer.status, decoded, path) or _VaultAnswer(answer.status, decoded)
+        api = self._opened(address)
+        return api.call(address, method, f"/v1/{quote(path)}", body, returned_statuses=_RETURNED)
 
-    def wait(self, attempt: int, failure: SinkFailure) -> None:
-        """Wait before a repeat: as long as the server asks, or with a growing, random delay."""
-        self._sleep(max(failure.retry_after, delay(attempt, _FIRST_WAIT, _LONGEST_WAIT)))
+    def wait(self, address: VaultAddress, attempt: int) -> None:
+        """Wait after a write that another writer prevented."""
+        self._opened(address).wait(attempt)
 
-    def engine(self, path: str) -> str | SinkFailure:
-        """Return the mount of the KV version 2 engine that contains a path, with its final slash.
+    def engine(self, address: VaultAddress) -> str:
+        """Return the mount of the KV version 2 engine of a sink, with its final slash.
 
         It is looked up once for all paths of the engine. An unavailable server is also remembered.
+
+        Raises:
+            SinkError: there is no such engine, or it may not be used.
         """
+        path = f"{address.mount}/{address.path}"
         with self._lookup_lock:
             if self._server_failure is not None:
-                return self._server_failure
+                raise self._server_failure.error(address)
             for engine in self._engines:  # engines are never nested
                 if path.startswith(engine):
                     return engine
-            found = self._find_engine(path)
-            if isinstance(found, str):
-                self._engines.add(found)
-            elif found.code == Code.SINK_UNAVAILABLE:
-                self._server_failure = found
-            return found
+            try:
+                engine = self._find_engine(address, path)
+            except SinkError as error:
+                if error.code is Code.SINK_UNAVAILABLE:
+                    reason = error.message.removeprefix(f"{address} ").removesuffix(".")
+                    self._server_failure = SinkFailure(error.code, reason, error.remedy)
+                raise
+            self._engines.add(engine)
+            return engine
 
     def write_lock(self, path: str) -> threading.Lock:
         """Return the lock for writes to a secret, so that threads of one run never conflict."""
         return self._write_locks.setdefault(path, threading.Lock())
 
-    def _find_engine(self, path: str) -> str | SinkFailure:
-        answer = self.request("GET", f"sys/internal/ui/mounts/{path}")
-        if isinstance(answer, SinkFailure):
-            return answer
-        if answer.status == HTTPStatus.FORBIDDEN:
-            return self._denied_engine()
-        if answer.status == HTTPStatus.NOT_FOUND:
-            return SinkFailure(
-                Code.SINK_MISSING,
-                "does not exist: the server has no engine or namespace with this name",
-                "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
-            )
-        engine = answer.at("data", "path")
-        if answer.status != HTTPStatus.OK or not isinstance(engine, str):
-            return _unexpected(answer.status)
-        version = answer.at("data", "options", "version")
-        if answer.at("data", "type") != "kv" or version != "2" or not path.startswith(engine):
-            return SinkFailure(
-                Code.SINK_UNSUITABLE,
-                "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
-                "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
-            )
-        return engine
+    def _opened(self, address: VaultAddress) -> Api:
+        if isinstance(self._api, SinkFailure):
+            raise self._api.error(address)
+        return self._api
 
-    def _denied_engine(self) -> SinkFailure:
-        """Check a token that may not see the engine, and return the failure."""
-        answer = self.request("GET", "auth/token/lookup-self")
-        if isinstance(answer, SinkFailure):
-            return answer
-        if answer.status == HTTPStatus.OK:
-            return SinkFailure(
-                Code.SINK_DENIED,
-                "cannot be accessed: the Vault token is valid but lacks access, or the engine does "
-                "not exist",
-                "Check the mount, VAULT_NAMESPACE and the policies of the token.",
-            )
-        return SinkFailure(
-            Code.SINK_DENIED,
-            "cannot be accessed: the Vault token is not valid or has no permissions",
-            "Set VAULT_TOKEN (BAO_TOKEN) to a valid token that may read and write there.",
-        )
+    def _find_engine(self, address: VaultAddress, path: str) -> str:
+        reply = self.call(address, "GET", f"sys/internal/ui/mounts/{path}")
+        if reply.status == HTTPStatus.FORBIDDEN:
+            # A token that may not see the engine may not be valid either.
+            token = self.call(address, "GET", "auth/token/lookup-self")
+            raise (_NO_ACCESS if token.status == HTTPStatus.OK else _BAD_TOKEN).error(address)
+        if reply.status == HTTPStatus.NOT_FOUND:
+            raise _NO_ENGINE.error(address)
+        engine = _at(reply, "data", "path")
+        if reply.status != HTTPStatus.OK or not isinstance(engine, str):
+            raise _unexpected(reply.status).error(address)
+        version = _at(reply, "data", "options", "version")
+        if _at(reply, "data", "type") != "kv" or version != "2" or not path.startswith(engine):
+            raise _WRONG_ENGINE.error(address)
+        return engine
 
 
 class _Field:
@@ -206,16 +168,14 @@ class _Field:
     def __init__(self, server: VaultServer, address: VaultAddress) -> None:
         self._server = server
         self._address = address
-        self._path = f"{address.mount}/{address.path}"
 
     def check(self) -> None:
         """Check that the engine has version 2, and that the token may read and write there."""
         path = self._data_path()
-        answer = self._server.request("POST", "sys/capabilities-self", {"paths": [path]})
-        if isinstance(answer, SinkFailure):
-            raise answer.error(self._address)
-        granted = answer.at(path) or answer.at("data", path) or answer.at("capabilities")
-        if answer.status != HTTPStatus.OK or not isinstance(granted, list):
+        body = {"paths": [path]}
+        reply = self._server.call(self._address, "POST", "sys/capabilities-self", body)
+        granted = _at(reply, path) or _at(reply, "data", path) or _at(reply, "capabilities")
+        if reply.status != HTTPStatus.OK or not isinstance(granted, list):
             # A token may lack the permission to look up its own permissions.
             self._latest_version(path)
         elif "root" not in granted and not (
@@ -235,64 +195,126 @@ class _Field:
         """Create a version that differs from the latest one only in this field."""
         path, name = self._data_path(), self._address.field
         with self._server.write_lock(path):
-            number, fields = self._latest_version(path)
             for attempt in range(1, _MAX_WRITES + 1):
-                body = {"data": {**fields, name: token.reveal()}, "options": {"cas": number}}
-                failure = _write_failure(self._server.send("POST", path, body), path)
-                if failure is None:
-                    return
-                if not failure.transient:
-                    raise failure.error(self._address)
-                self._server.wait(attempt - 1, failure)
                 number, fields = self._latest_version(path)
-                if fields.get(name) == token.reveal():  # the answer was lost, not the write
+                if attempt > 1 and fields.get(name) == token.reveal():
                     return
-                if attempt == _MAX_WRITES:
+                body = {"data": {**fields, name: token.reveal()}, "options": {"cas": number}}
+                reply = self._server.call(self._address, "POST", path, body)
+                if reply.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
+                    return
+                if _MISMATCH_TEXT not in str(_at(reply, "errors")):
+                    is_denied = reply.status == HTTPStatus.FORBIDDEN
+                    failure = _denied(path) if is_denied else _refused(reply.status)
                     raise failure.error(self._address)
+                self._server.wait(self._address, attempt)
+            _, fields = self._latest_version(path)
+            if fields.get(name) != token.reveal():
+                raise _TOO_MANY_CONFLICTS.error(self._address)
 
     def _latest_version(self, path: str) -> tuple[int, dict[str, object]]:
         """Return its number, 0 for a secret without versions, and its fields, none if deleted."""
-        answer = self._server.request("GET", path)
-        if isinstance(answer, SinkFailure):
-            raise answer.error(self._address)
-        if answer.status == HTTPStatus.FORBIDDEN:
+        reply = self._server.call(self._address, "GET", path)
+        if reply.status == HTTPStatus.FORBIDDEN:
             raise _denied(path).error(self._address)
-        number = answer.at("data", "metadata", "version")
-        fields = answer.at("data", "data")
-        if answer.status == HTTPStatus.NOT_FOUND:
+        number = _at(reply, "data", "metadata", "version")
+        fields = _at(reply, "data", "data")
+        if reply.status == HTTPStatus.NOT_FOUND:
             return number if isinstance(number, int) else 0, {}
-        if answer.status != HTTPStatus.OK or not isinstance(number, int):
-            raise _unexpected(answer.status).error(self._address)
+        if reply.status != HTTPStatus.OK or not isinstance(number, int):
+            raise _unexpected(reply.status).error(self._address)
         return number, fields if isinstance(fields, dict) else {}
 
     def _data_path(self) -> str:
         """Return the API path of the versions of the secret."""
-        parts = self._path.split("/")
-        if not self._path.isprintable() or any(part in ("", ".", "..") for part in parts):
-            raise SinkFailure(
-                Code.SINK_UNSUITABLE,
-                "has a path with an empty part, `.`, `..` or a control character",
-                "Write the path as mount/path, without empty parts.",
-            ).error(self._address)
-        engine = self._server.engine(self._path)
-        if isinstance(engine, SinkFailure):
-            raise engine.error(self._address)
-        return f"{engine}data/{self._path[len(engine) :]}"
+        path = f"{self._address.mount}/{self._address.path}"
+        if not path.isprintable() or {"", ".", ".."}.intersection(path.split("/")):
+            raise _WRONG_PATH.error(self._address)
+        engine = self._server.engine(self._address)
+        return f"{engine}data/{path[len(engine) :]}"
 
 
-@dataclass(frozen=True, slots=True)
-class _VaultAnswer:
-    """An answer of Vault itself."""
+class _VaultApi(Api):
+    """The API of Vault, which answers in ways of its own that a repeat may help."""
 
-    status: int
-    body: Mapping[str, object]
+    max_attempts = 5
+    first_wait, longest_wait = 0.25, 2.0
+    allows_unverified = True
 
-    def at(self, *names: str) -> object:
-        """Return the value below these names in the body; None without one."""
-        found: object = self.body
-        for name in names:
-            found = found.get(name) if isinstance(found, dict) else None
-        return found
+    def failure_in(self, path: str, answer: HttpAnswer) -> SinkFailure | None:
+        """Return a failure that only Vault's answers show; None without one.
+
+        Relies on: the texts of the KV plugin during an upgrade, on the primary and on other nodes,
+        and of a node that a new mount has not reached yet.
+        """
+        status = answer.status
+        if status in _TRANSIENT_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            wait = answer.retry_after or 0.0
+            return SinkFailure(
+                Code.SINK_UNAVAILABLE,
+                f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
+                "Check the server, then run again.",
+                transient=wait <= _MAX_RETRY_AFTER,
+                retry_after=wait,
+            )
+        try:
+            body = json_of(answer.body) if answer.body else {}
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            return None if status in _REDIRECTS else _unexpected(status)
+        errors = str(body.get("errors"))
+        if status == HTTPStatus.BAD_REQUEST:
+            return _STARTING if _UPGRADING_TEXT in errors else None
+        # For a request about the engine itself it means that the namespace does not exist.
+        is_missing = status == HTTPStatus.NOT_FOUND and not path.startswith("/v1/sys/")
+        return _STARTING if is_missing and _NO_ROUTE_TEXT in errors else None
+
+
+_STARTING = SinkFailure(
+    Code.SINK_UNAVAILABLE,
+    "is unavailable: Vault is upgrading or mounting its engine",
+    "Wait until Vault has finished, then run again.",
+    transient=True,
+)
+_NO_ENGINE = SinkFailure(
+    Code.SINK_MISSING,
+    "does not exist: the server has no engine or namespace with this name",
+    "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
+)
+_WRONG_ENGINE = SinkFailure(
+    Code.SINK_UNSUITABLE,
+    "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
+    "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
+)
+_WRONG_PATH = SinkFailure(
+    Code.SINK_UNSUITABLE,
+    "has a path with an empty part, `.`, `..` or a control character",
+    "Write the path as mount/path, without empty parts.",
+)
+_NO_ACCESS = SinkFailure(
+    Code.SINK_DENIED,
+    "cannot be accessed: the Vault token is valid but lacks access, or the engine does not exist",
+    "Check the mount, VAULT_NAMESPACE and the policies of the token.",
+)
+_BAD_TOKEN = SinkFailure(
+    Code.SINK_DENIED,
+    "cannot be accessed: the Vault token is not valid or has no permissions",
+    "Set VAULT_TOKEN (BAO_TOKEN) to a valid token that may read and write there.",
+)
+_TOO_MANY_CONFLICTS = SinkFailure(
+    Code.SINK_FAILED,
+    f"was not written: other writers changed its secret {_MAX_WRITES} times in the meantime",
+    "Run again once nothing else is writing to this secret.",
+)
+
+
+def _at(reply: Reply, *names: str) -> object:
+    """Return the value below these names in the body; None without one."""
+    found: object = reply.body
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def server_of(environment: Mapping[str, str]) -> str:
@@ -300,7 +322,11 @@ def server_of(environment: Mapping[str, str]) -> str:
     return _variable(environment, "ADDR")
 
 
-def _connect(environment: Mapping[str, str]) -> HttpClient | SinkFailure:
+def _open(
+    environment: Mapping[str, str],
+    sleep: Callable[[float], None],
+    timeout: tuple[float, float],
+) -> Api | SinkFailure:
     address = _variable(environment, "ADDR")
     if (failure := _address_failure(address)) is not None:
         return failure
@@ -321,7 +347,7 @@ def _connect(environment: Mapping[str, str]) -> HttpClient | SinkFailure:
         verify=verify,
         ca_setting="VAULT_CACERT (BAO_CACERT)",
     )
-    headers = {"X-Vault-Token": token.reveal(), "X-Vault-Request": "true"}
+    headers = {"X-Vault-Request": "true"}
     if namespace := _variable(environment, "NAMESPACE"):
         headers["X-Vault-Namespace"] = namespace
     try:
@@ -332,7 +358,8 @@ def _connect(environment: Mapping[str, str]) -> HttpClient | SinkFailure:
             "cannot be opened: the client certificate or its key cannot be read",
             "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
         )
-    return HttpClient(route, headers, CONNECTIONS, certificate)
+    credential = Credential({"X-Vault-Token": token}, certificate)
+    return _VaultApi(route, lambda _: credential, headers, sleep, timeouts=timeout)
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:
@@ -388,64 +415,10 @@ def _client_certificate(environment: Mapping[str, str]) -> Secret | None:
     return Secret("\n".join(Path(file).read_text() for file in files)) if certificate else None
 
 
-def _busy(received: HttpAnswer | NoAnswer) -> SinkFailure | None:
-    """Return the failure of a server that is sealed, on standby or overloaded."""
-    if isinstance(received, NoAnswer):
-        return None
-    status = received.status
-    if status not in _TRANSIENT_STATUSES and status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return None
-    wait = received.retry_after or 0.0
-    return SinkFailure(
-        Code.SINK_UNAVAILABLE,
-        f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
-        "Check the server, then run again.",
-        transient=wait <= _MAX_RETRY_AFTER,
-        retry_after=wait,
-    )
-
-
-def _starting(status: int, body: Mapping[str, object], path: str) -> SinkFailure | None:
-    """Return the failure of an engine that is being mounted or upgraded; nothing was done.
-
-    Relies on: the texts of the KV plugin during an upgrade, on the primary and on other nodes, and
-    of a node that a new mount has not reached yet.
-    """
-    errors = str(body.get("errors"))
-    is_upgrading = status == HTTPStatus.BAD_REQUEST and _UPGRADING_TEXT in errors
-    # For a request about the engine itself it means that the namespace does not exist.
-    is_mounting = (
-        status == HTTPStatus.NOT_FOUND and not path.startswith("sys/") and _NO_ROUTE_TEXT in errors
-    )
-    if not is_upgrading and not is_mounting:
-        return None
-    return SinkFailure(
-        Code.SINK_UNAVAILABLE,
-        "is unavailable: Vault is upgrading or mounting its engine",
-        "Wait until Vault has finished, then run again.",
-        transient=True,
-    )
-
-
-def _write_failure(answer: _VaultAnswer | SinkFailure, path: str) -> SinkFailure | None:
-    """Return why a write failed; None if it succeeded."""
-    if isinstance(answer, SinkFailure):
-        return answer
-    if answer.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
-        return None
-    if answer.status == HTTPStatus.FORBIDDEN:
-        return _denied(path)
-    if _MISMATCH_TEXT in str(answer.at("errors")):
-        return SinkFailure(
-            Code.SINK_FAILED,
-            f"was not written: other writers changed its secret {_MAX_WRITES} times in the "
-            "meantime",
-            "Run again once nothing else is writing to this secret.",
-            transient=True,
-        )
+def _refused(status: int) -> SinkFailure:
     return SinkFailure(
         Code.SINK_FAILED,
-        f"was not written: the server refused it with HTTP status {answer.status}",
+        f"was not written: the server refused it with HTTP status {status}",
         "Check the server's log, and the size limit of the engine.",
     )
 
