@@ -55,7 +55,7 @@ def body_of(response: BaseHTTPResponse, max_bytes: int) -> bytes:
 
     Args:
         response: of a pool in `POOL_CLASSES`, not read yet.
-        max_bytes: of the unpacked body.
+        max_bytes: of the body, as it is sent and unpacked.
 
     Raises:
         AnswerTooLargeError: the body is larger.
@@ -65,7 +65,7 @@ def body_of(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     raw = bytearray()
     while chunk := response.read1(_CHUNK, decode_content=unpacked):
         raw += chunk
-        if len(raw) > max_bytes:
+        if max(len(raw), response.tell()) > max_bytes:
             raise AnswerTooLargeError
     return bytes(raw)
 

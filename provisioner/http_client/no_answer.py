@@ -53,7 +53,7 @@ _NO_DESCRIPTOR = NoAnswer(
     "this process has reached its limit on open files",
     "Raise the limit (`ulimit -n`), or process fewer environments at once.",
 )
-_NO_PROXY = NoAnswer(
+_PROXY_FAILS = NoAnswer(
     Code.UNREACHABLE, "nothing gets through the proxy", "Check HTTPS_PROXY and NO_PROXY."
 )
 
@@ -67,8 +67,8 @@ def not_opened(error: Exception, ca_setting: str) -> NoAnswer:
     """
     if is_out_of_descriptors(error):
         return _NO_DESCRIPTOR
-    if isinstance(error, LocationValueError):
-        return _NO_PROXY
+    if not isinstance(error, OSError):
+        return _PROXY_FAILS
     return NoAnswer(
         Code.TLS_FAILED,
         "a file with certificates cannot be read",
@@ -109,7 +109,7 @@ def _not_connected(error: Exception, inner: Exception) -> NoAnswer:
     if is_out_of_descriptors(inner):
         return replace(_NO_DESCRIPTOR, again=again)
     if isinstance(error, ProxyError):
-        return replace(_NO_PROXY, again=again)
+        return replace(_PROXY_FAILS, again=again)
     if isinstance(inner, NameResolutionError):
         reason = "its host name is not known"
     elif not again:

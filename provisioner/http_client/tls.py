@@ -41,7 +41,8 @@ def tls_context(
         OSError, ValueError: a certificate cannot be read.
     """
     if ca_pem is not None:
-        context = ssl.create_default_context(cadata=ca_pem)
+        ascii_only = ca_pem.encode("ascii", "ignore").decode()  # comments may have other characters
+        context = ssl.create_default_context(cadata=ascii_only)
     else:
         path = ca_path or certifi.where()
         file, folder = (None, path) if Path(path).is_dir() else (path, None)

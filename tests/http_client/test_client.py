@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -148,3 +149,17 @@ def test_a_client_certificate_that_cannot_be_read_is_reported(https: Healthy) ->
     assert isinstance(found, NoAnswer)
     assert (found.code, found.sent) == ("tls_failed", False)
     assert https.requests == []
+
+
+def test_a_certificate_may_have_a_comment_in_any_language(https: Healthy) -> None:
+    """OpenSSL writes the subject in front of a certificate as it is."""
+    text = f"subject=O = Müller 🔑\n{Path(https.ca_file).read_text(encoding='ascii')}"
+    assert isinstance(send(https.url, ca_pem=text), HttpAnswer)
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(1 << 20, True), ((1 << 20) + 1, False)])
+def test_the_limit_of_a_body_counts_unpacked_bytes(scripted, answer, size, allowed) -> None:
+    """An answer that is larger by one byte is refused, and no repeat would help."""
+    found = send(scripted(answer(200, " " * size)).url)
+    assert isinstance(found, HttpAnswer if allowed else NoAnswer)
+    assert allowed or ("1 MiB" in found.reason and found.lasting)
