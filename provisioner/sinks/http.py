@@ -288,7 +288,7 @@ class Api:
             return SinkFailure(
                 Code.SINK_UNSUITABLE,
                 f"cannot be used: the connection to {self._host} is not secure",
-                "Use https with certificate verification.",
+                "Use an https:// address, and verify its certificate.",
             )
         if {".", ".."} & set(path.partition("?")[0].split("/")):
             return SinkFailure(

@@ -20,7 +20,6 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
 from provisioner.http_client.bounded import json_of
 from provisioner.http_client.client import Route
-from provisioner.http_client.loopback import is_loopback
 from provisioner.http_client.tls import ca_path_of
 from provisioner.secret import Secret
 from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply, SinkFailure
@@ -328,8 +327,12 @@ def _open(
     timeout: tuple[float, float],
 ) -> Api | SinkFailure:
     address = _variable(environment, "ADDR")
-    if (failure := _address_failure(address)) is not None:
-        return failure
+    if not _is_url(address):  # the message does not show it, as it may contain a secret
+        return SinkFailure(
+            Code.SINK_MISSING,
+            "cannot be found: the Vault address is not set, or is not an https:// URL",
+            "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
+        )
     token = _token(environment)
     if token is None:
         return SinkFailure(
@@ -367,27 +370,13 @@ def _variable(environment: Mapping[str, str], name: str) -> str:
     return environment.get(f"BAO_{name}") or environment.get(f"VAULT_{name}") or ""
 
 
-def _address_failure(address: str) -> SinkFailure | None:
-    """Return the failure of an unsafe address. It is in no message, as it may contain a secret."""
+def _is_url(address: str) -> bool:
     try:
         parts = urlsplit(address)
-        host = parts.hostname or ""
         _ = parts.port  # raises if it is not a number
     except ValueError:
-        host = ""
-    if not host or parts.scheme not in ("http", "https"):
-        return SinkFailure(
-            Code.SINK_MISSING,
-            "cannot be found: the Vault address is not set, or is not an https:// URL",
-            "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
-        )
-    if parts.scheme == "http" and not is_loopback(host):
-        return SinkFailure(
-            Code.SINK_UNSUITABLE,
-            "is refused: plain http would expose the tokens to the network",
-            "Set VAULT_ADDR (BAO_ADDR) to an https:// address.",
-        )
-    return None
+        return False
+    return bool(parts.hostname) and parts.scheme in ("http", "https")
 
 
 def _token(environment: Mapping[str, str]) -> Secret | None:
