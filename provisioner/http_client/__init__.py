@@ -1,1 +1,1 @@
-"""HTTP answers bounded in time and memory, and the hosts that are this machine."""
+"""One HTTP client for Twenty and for sinks: bounded answers, TLS, proxies, and lost answers."""

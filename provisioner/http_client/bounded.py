@@ -10,21 +10,22 @@ from __future__ import annotations
 import io
 import json
 import time
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
 
-from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ProxyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from socket import socket
 
-    from requests import Response
-    from urllib3 import HTTPConnectionPool, PoolManager
+    from urllib3 import BaseHTTPResponse
 
 _CHUNK = 64 * 1024
-_MAX_OVERHEAD = 1024 * 1024
-"""Bytes outside the body: headers, chunk sizes, trailers."""
+_MAX_SENT = 33 * 1024 * 1024
+"""Bytes of an answer as it is sent, with headers, chunk sizes and trailers; more than any caller's
+limit for a body."""
 
 _MAX_VALUES = 500_000
 """Values in one JSON text; an object of a few bytes takes a hundred times as many in memory."""
@@ -45,51 +46,26 @@ class AnswerTooLargeError(Exception):
     """Error for an answer larger than any that the program could use."""
 
 
-class BoundedAdapter(HTTPAdapter):
-    """Connections whose answers, head and body, arrive within the read timeout or not at all.
-
-    The libraries see a `TimeoutError`, and raise their own timeout error for it. Too many bytes
-    raise `AnswerTooLargeError`, which passes through them.
-
-    Args:
-        max_bytes: of a body as it is sent, before it is unpacked.
-        options: of the base class.
-    """
-
-    def __init__(self, max_bytes: int, **options: Any) -> None:
-        self._max_bytes = max_bytes
-        super().__init__(**options)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Create the pool manager with bounded answers."""
-        super().init_poolmanager(*args, **kwargs)
-        _bind(self.poolmanager, self._max_bytes)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        """Return the manager of a proxy, with bounded answers, also of the proxy itself."""
-        known = proxy in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        if not known:
-            _bind(manager, self._max_bytes)
-        return manager
+class NoTunnelError(ProxyError):
+    """Error for a proxy that opened no tunnel, so that the server got nothing."""
 
 
-def body_of(response: Response, max_bytes: int) -> bytes:
+def body_of(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     """Return the whole body, unpacked; as sent if it has an encoding that was not requested.
 
     Args:
-        response: requested with `stream`, from a `BoundedAdapter`.
-        max_bytes: of the unpacked body.
+        response: of a pool in `POOL_CLASSES`, not read yet.
+        max_bytes: of the body, as it is sent and unpacked.
 
     Raises:
         AnswerTooLargeError: the body is larger.
-        requests.RequestException, urllib3.exceptions.HTTPError, OSError: the body did not arrive.
+        urllib3.exceptions.HTTPError, OSError: the body did not arrive.
     """
     unpacked = response.headers.get("Content-Encoding", "").strip().lower() in _ENCODINGS
     raw = bytearray()
-    while chunk := response.raw.read1(_CHUNK, decode_content=unpacked):
+    while chunk := response.read1(_CHUNK, decode_content=unpacked):
         raw += chunk
-        if len(raw) > max_bytes:
+        if max(len(raw), response.tell()) > max_bytes:
             raise AnswerTooLargeError
     return bytes(raw)
 
@@ -114,24 +90,25 @@ def json_of(raw: bytes, max_values: int = _MAX_VALUES) -> Json:
     return value
 
 
-class _BoundedResponse(HTTPResponse):
+class _Response(HTTPResponse):
     """HTTP response whose bytes are bounded from the first line on."""
-
-    max_bytes = 0
 
     def __init__(self, sock: socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        raw = self.fp.detach()
-        self.fp = io.BufferedReader(_Bounds(raw, sock, self.max_bytes + _MAX_OVERHEAD))
+        self.fp = io.BufferedReader(_Bounds(self.fp.detach(), sock))
 
 
 class _Bounds(io.RawIOBase):
-    """Bytes of a socket, all within the time that the socket's timeout allows for one read."""
+    """Bytes of a socket, all within the time that the socket's timeout allows for one read.
 
-    def __init__(self, raw: io.RawIOBase, sock: socket, max_bytes: int) -> None:
+    The libraries see a `TimeoutError`, and raise their own timeout error for it. Too many bytes
+    raise `AnswerTooLargeError`, which passes through them.
+    """
+
+    def __init__(self, raw: io.RawIOBase, sock: socket) -> None:
         self._raw = raw
         self._sock = sock
-        self._bytes_left = max_bytes
+        self._bytes_left = _MAX_SENT
         timeout = sock.gettimeout()
         self._deadline = None if timeout is None else time.monotonic() + timeout
 
@@ -167,22 +144,30 @@ class _Bounds(io.RawIOBase):
         super().close()
 
 
-def _bind(manager: PoolManager, max_bytes: int) -> None:
-    """Make all pools of a manager create bounded connections."""
-    response_class = type("Response", (_BoundedResponse,), {"max_bytes": max_bytes})
-    pools: Mapping[str, type[HTTPConnectionPool]] = manager.pool_classes_by_scheme
-    manager.pool_classes_by_scheme = {
-        scheme: type(
-            pool.__name__,
-            (pool,),
-            {
-                "ConnectionCls": type(
-                    "Connection", (pool.ConnectionCls,), {"response_class": response_class}
-                )
-            },
-        )
-        for scheme, pool in pools.items()
-    }
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _TlsConnection(HTTPSConnection):
+    response_class = _Response
+
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except (OSError, HTTPException) as error:
+            raise NoTunnelError("no tunnel", error) from error
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+POOL_CLASSES: dict[str, type[HTTPConnectionPool]] = {"http": _Pool, "https": _TlsPool}
+"""Connection pools with bounded answers, also of a proxy itself."""
 
 
 def _is_deeper(value: Json, max_depth: int) -> bool:

@@ -7,14 +7,15 @@ import random
 MAX_ATTEMPTS = 8
 """Observations in a row that may bring nothing new before a run gives up."""
 
-_MIN_DELAY = 0.25
-_MAX_DELAY = 5.0
-"""Seconds between two observations; the delay grows from `_MIN_DELAY` to `_MAX_DELAY`."""
 
+def delay(attempts: int, first: float = 0.25, longest: float = 5.0) -> float:
+    """Return the seconds to wait after so many attempts, between half of the delay and all of it.
 
-def delay(attempts: int) -> float:
-    """Return the seconds to wait after so many attempts.
+    The delay is jittered, so that runs that started together do not all try at once.
 
-    The delay is jittered, so that runs that started together do not all observe at once.
+    Args:
+        attempts: made so far, the first counted as 0 or 1.
+        first: seconds for 0 attempts; the delay doubles with each.
+        longest: seconds at most.
     """
-    return min(_MIN_DELAY * 2.0**attempts, _MAX_DELAY) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return min(first * 2.0**attempts, longest) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

@@ -18,7 +18,6 @@ from provisioner.sinks.http import (
     Credential,
     Once,
     Reply,
-    Route,
     route_of,
     segment,
     unexpected_status,
@@ -28,6 +27,7 @@ from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from provisioner.http_client.client import Route
     from provisioner.model.sink_address import Address, GitlabAddress
 
 _KEY = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)

@@ -1,4 +1,4 @@
-"""The HTTP client of the sinks that are REST APIs.
+"""The HTTP of the sinks that are REST APIs.
 
 A repeat of any request of these sinks changes nothing, so every request is sent again if its answer
 is lost.
@@ -6,39 +6,24 @@ is lost.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import random
 import re
-import ssl
-import tempfile
 import threading
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
-import requests
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
-from urllib3.exceptions import HTTPError as PoolError
-
-from provisioner import __version__
 from provisioner.errors.codes import Code
-from provisioner.http_client.bounded import (
-    ACCEPT_ENCODING,
-    AnswerTooLargeError,
-    BoundedAdapter,
-    body_of,
-    json_of,
-)
+from provisioner.http_client.bounded import json_of
+from provisioner.http_client.client import HttpAnswer, HttpClient, Route
 from provisioner.http_client.loopback import is_loopback
-from provisioner.runtime.file_descriptors import is_out_of_descriptors
+from provisioner.http_client.no_answer import NoAnswer
+from provisioner.http_client.tls import ca_path_of
+from provisioner.runtime.backoff import delay
 from provisioner.sinks.sink import sink_error
 
 if TYPE_CHECKING:
@@ -52,19 +37,14 @@ V = TypeVar("V")
 
 _LOG = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 4
-"""The number of times a request is sent at most, without those that were throttled."""
-
 MAX_WAIT = 600.0
 """Seconds that one request waits in total for a server that throttles it."""
 
 _SECONDARY_LIMIT_WAIT = 60.0
 """The minimum wait in seconds after GitHub's secondary limit, if it names no wait."""
 
-_FIRST_GUESS = 1.0
-_LONGEST_GUESS = 60.0
-"""Seconds before the next attempt if a server throttles without naming a wait: the first and the
-longest."""
+_FIRST_GUESS, _LONGEST_GUESS = 1.0, 60.0
+"""Seconds before the next attempt if a server throttles without naming a wait."""
 
 _MARGIN = (0.1, 0.5)
 """Additional seconds, because servers count whole seconds and other clients wait too."""
@@ -72,35 +52,36 @@ _MARGIN = (0.1, 0.5)
 _SECONDARY_TEXT = re.compile(rb"secondary rate limit|abuse detection", re.IGNORECASE)
 _TEXT_SEARCHED = 8192
 
-_LONGEST_WAIT = 60.0
-_FIRST_WAIT = 0.5
-_TIMEOUTS = (10.0, 30.0)
-_BODY_LIMIT = 8 * 1024 * 1024
+_MAX_RETRY_AFTER = 60.0
+TIMEOUTS = (10.0, 30.0)
+"""Seconds to connect, and for the whole answer."""
+
+_MAX_BODY = 8 * 1024 * 1024
 _CONNECTIONS = 32
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+_RUN_AGAIN = "Run again. If the error persists, check the address, the network and the server."
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """The address of a server, and how to verify it.
+class SinkFailure:
+    """The reason why something cannot be done, for any sink of a server.
 
     Attributes:
-        base: `https://host[:port][/prefix]`; http only for loopback.
-        ca_path: the path of a PEM file, or of a folder of them; None for the default CA
-            certificates.
-        ca_pem: the same as PEM text.
-        server_name: the name in the certificate, if it is not the host name of `base`.
-        verify: whether to verify the certificate; may be False only for loopback.
-        proxy: the URL of a proxy; None for the proxy of the process environment.
+        reason: the rest of a sentence that begins with the sink's address.
+        transient: True if a repeat may succeed; a write may have been executed nevertheless.
+        retry_after: seconds that the server asks to wait before a repeat.
     """
 
-    base: str
-    ca_path: str | None = None
-    ca_pem: str | None = None
-    server_name: str | None = None
-    verify: bool = True
-    proxy: str | None = None
+    code: Code
+    reason: str
+    remedy: str
+    transient: bool = False
+    retry_after: float = 0.0
+
+    def error(self, address: Address) -> SinkError:
+        """Return the error of one sink."""
+        return sink_error(self.code, f"{address} {self.reason}.", self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,47 +112,44 @@ class Reply:
     clock_skew: timedelta = field(default=timedelta(0), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _HttpFailure:
-    """The reason why there is no usable answer."""
-
-    reason: str
-    remedy: str = "Run again. If the error persists, check the address, the network and the server."
-    transient: bool = True
-    retry_after: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Throttling:
-    """A throttled request, which the server did not handle.
-
-    Attributes:
-        retry_after: the seconds that the server asks to wait; None if it names no wait.
-        first_guess: the seconds to wait at first if it names none.
-        longest_guess: the seconds to wait at most if it names none.
-    """
-
-    retry_after: float | None
-    first_guess: float
-    longest_guess: float
-
-
-@dataclass(frozen=True, slots=True)
-class _RawAnswer:
-    status: int
-    headers: Mapping[str, str]
-    raw: bytes = field(repr=False)
-    clock_skew: timedelta
-
-
 def route_of(base: str, environment: Mapping[str, str]) -> Route:
     """Return the route to a server, with the CA certificates that the environment names."""
-    return Route(base, next(filter(None, map(environment.get, _CA_VARIABLES)), None))
+    return Route(base, ca_path_of(environment))
 
 
 def segment(text: str) -> str:
     """Return a name as one segment of a URL path."""
     return quote(text, safe="")
+
+
+def _usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFailure:
+    """Return the answer, or the reason why there is none that its vendor's API sent.
+
+    Args:
+        received: the result of a request.
+        server: its name, for messages.
+    """
+    if isinstance(received, NoAnswer):
+        what = "gave no complete response" if received.sent else "cannot be reached"
+        reason = f"{server} {what}: {received.reason}"
+        return _unavailable(reason, received.remedy, transient=not received.lasting)
+    if 300 <= received.status < 400:  # noqa: PLR2004 - the redirects
+        reason = f"{server} responds with a redirect ({received.status}), which is not followed"
+        return _unavailable(reason, "Use the new name or address.")
+    if received.status >= 500:  # noqa: PLR2004 - the server's own failures
+        reason = f"{server} responds with status {received.status}"
+        wait = received.retry_after or 0.0
+        transient = wait <= _MAX_RETRY_AFTER
+        return _unavailable(reason, _RUN_AGAIN, transient=transient, retry_after=wait)
+    return received
+
+
+def _unavailable(
+    reason: str, remedy: str, *, transient: bool = False, retry_after: float = 0.0
+) -> SinkFailure:
+    return SinkFailure(
+        Code.SINK_UNAVAILABLE, f"cannot be used: {reason}", remedy, transient, retry_after
+    )
 
 
 def unexpected_status(address: Address, reply: Reply) -> SinkError:
@@ -187,13 +165,22 @@ class Api:
     """The REST API of one server, for any number of threads.
 
     Args:
-        route: the address of the server.
+        route: the address of the server; http only for loopback.
         credential: called before every request; its errors are passed on.
         headers: headers that contain no secrets.
         wait: waits for a number of seconds.
         serial_writes: True to send requests that change something one at a time.
         timeouts: seconds to connect, and for the whole answer.
     """
+
+    max_attempts = 4
+    """The number of times a request is sent at most, without those that were throttled."""
+
+    first_wait, longest_wait = 0.5, 5.0
+    """Seconds between two attempts, if the server names no wait."""
+
+    allows_unverified = False
+    """Whether a server on another machine may be used without verifying its certificate."""
 
     def __init__(  # noqa: PLR0913 - the settings of a server
         self,
@@ -203,18 +190,23 @@ class Api:
         wait: Callable[[float], None] = time.sleep,
         *,
         serial_writes: bool = False,
-        timeouts: tuple[float, float] = _TIMEOUTS,
+        timeouts: tuple[float, float] = TIMEOUTS,
     ) -> None:
         self._route = route
         self._timeouts = timeouts
         self._scheme, self._host = _origin(route.base)
         self._get_credential = credential
-        self._headers = {"User-Agent": f"twenty-provisioner/{__version__}", **headers}
+        self._headers = headers
         self._wait = wait
         self._gate = _RateGate(self._host, wait)
         self._serial_writes = serial_writes
         self._lock = threading.Lock()
-        self._session: tuple[Secret | None, requests.Session] | None = None
+        self._client: tuple[Secret | None, HttpClient] | None = None
+
+    def failure_in(self, path: str, answer: HttpAnswer) -> SinkFailure | None:
+        """Return a failure that only this vendor's answers show; None without one."""
+        del path, answer
+        return None
 
     def call(  # noqa: PLR0913 - the parts of a request
         self,
@@ -245,71 +237,69 @@ class Api:
                 throttling takes too long; `sink_denied` after a 401 or 403 that is not in
                 `returned_statuses`; `sink_unsuitable` if the connection is not secure.
         """
-        self._check_request(address, path)
-        payload = None if body is None else json.dumps(body).encode()
+        if (refusal := self._refusal(path)) is not None:
+            raise refusal.error(address)
         exclusive = self._serial_writes and method != "GET"
         attempt = 1
         remaining_wait = MAX_WAIT
         while True:
-            with self._gate.permit(exclusive=exclusive) as permit:
-                if permit.remaining:
-                    raise self._throttled_error(address, permit.remaining)
-                answer = self._exchange(address, method, path, payload, content_type)
-                throttling = _throttling(answer) if isinstance(answer, _RawAnswer) else None
-                pause = 0.0 if throttling is None else self._gate.throttled(permit, throttling)
-                if throttling is None and isinstance(answer, _RawAnswer):
-                    self._gate.succeeded(permit)
-            if throttling is not None:
+            with self._gate.turn(exclusive=exclusive) as pauses:
+                if (remaining := self._gate.remaining()) > MAX_WAIT:
+                    raise self._throttled(remaining).error(address)
+                received = self._exchange(address, method, path, body, content_type)
+                failure = (
+                    self.failure_in(path, received) if isinstance(received, HttpAnswer) else None
+                )
+                pause = 0.0 if failure else self._gate.pause_after(received, pauses)
+            if pause:
                 if pause > remaining_wait:
-                    raise self._throttled_error(address, pause)
+                    raise self._throttled(pause).error(address)
                 remaining_wait -= pause
                 continue
-            failure = _failure_in(answer) if isinstance(answer, _RawAnswer) else answer
-            if isinstance(answer, _RawAnswer) and failure is None:
-                if answer.status not in retry_statuses or attempt == MAX_ATTEMPTS:
+            answer = failure or _usable(received, self._host)
+            is_last = attempt == self.max_attempts
+            if isinstance(answer, SinkFailure):
+                if is_last or not answer.transient:
+                    raise answer.error(address)
+                requested = answer.retry_after
+            else:
+                if is_last or answer.status not in retry_statuses:
                     return self._to_reply(address, answer, returned_statuses)
-            elif failure is not None and (
-                attempt == MAX_ATTEMPTS
-                or not failure.transient
-                or failure.retry_after > _LONGEST_WAIT
-            ):
-                message = f"{address} cannot be used: {self._host} {failure.reason}."
-                raise sink_error(Code.SINK_UNAVAILABLE, message, failure.remedy)
-            self._wait(max(failure.retry_after if failure else 0.0, _backoff_delay(attempt)))
+                requested = 0.0
+            self.wait(attempt, requested)
             attempt += 1
 
-    def _throttled_error(self, address: Address, wait: float) -> SinkError:
-        return sink_error(
-            Code.SINK_UNAVAILABLE,
-            f"{address} cannot be used: {self._host} has received too many requests and asks "
-            f"clients to wait {wait:.0f} s.",
+    def wait(self, attempt: int, seconds: float = 0.0) -> None:
+        """Wait after an attempt, the first of which is 1: a growing, random time, or longer."""
+        self._wait(max(seconds, delay(attempt - 1, self.first_wait, self.longest_wait)))
+
+    def _throttled(self, wait: float) -> SinkFailure:
+        return _unavailable(
+            f"{self._host} has received too many requests and asks clients to wait {wait:.0f} s",
             "Run again later, or deliver fewer keys in one run.",
         )
 
-    def _check_request(self, address: Address, path: str) -> None:
-        """Raise if others could read the request, or if a name in its path leads elsewhere."""
+    def _refusal(self, path: str) -> SinkFailure | None:
+        """Return a failure if others could read the request, or a name in its path leads away."""
         if not self._host:
-            raise sink_error(
-                Code.SINK_UNAVAILABLE,
-                f"{address} cannot be used: the server address is not valid.",
-                "Write it as https://host.",
-            )
-        secure = self._scheme == "https" and self._route.verify
+            return _unavailable("the server address is not valid", "Write it as https://host.")
+        secure = self._scheme == "https" and (self._route.verify or self.allows_unverified)
         if not secure and not is_loopback(self._host):
-            raise sink_error(
+            return SinkFailure(
                 Code.SINK_UNSUITABLE,
-                f"{address} cannot be used: the connection to {self._host} is not secure.",
-                "Use https with certificate verification.",
+                f"cannot be used: the connection to {self._host} is not secure",
+                "Use an https:// address, and verify its certificate.",
             )
         if {".", ".."} & set(path.partition("?")[0].split("/")):
-            raise sink_error(
+            return SinkFailure(
                 Code.SINK_UNSUITABLE,
-                f"{address} cannot be used: `.` and `..` are not valid names.",
+                "cannot be used: `.` and `..` are not valid names",
                 "Choose another name in the manifest.",
             )
+        return None
 
     def _to_reply(
-        self, address: Address, answer: _RawAnswer, returned_statuses: frozenset[int]
+        self, address: Address, answer: HttpAnswer, returned_statuses: frozenset[int]
     ) -> Reply:
         if answer.status in {401, 403} - returned_statuses:
             raise sink_error(
@@ -318,81 +308,49 @@ class Api:
                 f"with HTTP status {answer.status}.",
                 "Check that it is correct, has not expired and may read and write there.",
             )
-        body, readable = _decoded(answer.raw)
+        body, readable = _decoded(answer.body)
         if not readable and answer.status < 300:  # noqa: PLR2004 - the successes
-            raise sink_error(
-                Code.SINK_UNAVAILABLE,
-                f"{address} cannot be used: the response from {self._host} is not JSON.",
+            raise _unavailable(
+                f"the response from {self._host} is not JSON",
                 "Check that this is the address of the vendor's API.",
-            )
-        return Reply(answer.status, body, answer.clock_skew)
+            ).error(address)
+        skew = answer.server_time - answer.received_at if answer.server_time else timedelta(0)
+        return Reply(answer.status, body, skew)
 
     def _exchange(
-        self, address: Address, method: str, path: str, payload: bytes | None, content_type: str
-    ) -> _RawAnswer | _HttpFailure:
+        self,
+        address: Address,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+    ) -> HttpAnswer | NoAnswer:
         credential = self._get_credential(address)
-        for value in credential.headers.values():
-            if not (value.reveal().isascii() and value.reveal().isprintable()):
-                raise sink_error(
-                    Code.SINK_DENIED,
-                    f"{address} cannot be used: the credential has characters "
-                    "that are not allowed in an HTTP header.",
-                    "Set the credential again, as one line of ASCII.",
-                )
-        session = self._session_for(address, credential.client_certificate)
-        try:
-            with session.request(
-                method,
-                self._route.base + path,
-                data=payload,
-                headers={
-                    **({} if payload is None else {"Content-Type": content_type}),
-                    **{name: value.reveal() for name, value in credential.headers.items()},
-                },
-                auth=_no_auth,
-                timeout=self._timeouts,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                raw = body_of(response, _BODY_LIMIT)
-                date = _parse_date(response.headers.get("Date"))
-                clock_skew = timedelta(0) if date is None else date - datetime.now(UTC)
-                return _RawAnswer(response.status_code, response.headers, raw, clock_skew)
-        except AnswerTooLargeError:
-            return _HttpFailure(f"responds with more than {_BODY_LIMIT >> 20} MiB", transient=False)
-        except (requests.RequestException, PoolError, ValueError, OSError) as error:
-            return _connection_failure(error)
+        headers = {name: value.reveal() for name, value in credential.headers.items()}
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
+            raise sink_error(
+                Code.SINK_DENIED,
+                f"{address} cannot be used: the credential has characters "
+                "that are not allowed in an HTTP header.",
+                "Set the credential again, as one line of ASCII.",
+            )
+        return self._client_for(credential.client_certificate).request(
+            method,
+            path,
+            body=body,
+            content_type=content_type,
+            headers=headers,
+            timeout=self._timeouts,
+            max_bytes=_MAX_BODY,
+        )
 
-    def _session_for(self, address: Address, client_certificate: Secret | None) -> requests.Session:
-        """Return the session for a client certificate; a new certificate replaces the session."""
+    def _client_for(self, client_certificate: Secret | None) -> HttpClient:
+        """Return the client with a certificate; a new certificate replaces the client."""
         with self._lock:
-            if self._session is None or self._session[0] is not client_certificate:
-                try:
-                    session = _session(self._route, client_certificate, self._headers)
-                except (OSError, ValueError):
-                    session = None
-                if session is None:
-                    raise sink_error(
-                        Code.SINK_UNAVAILABLE,
-                        f"{address} cannot be used: the certificates for {self._host} "
-                        "cannot be read.",
-                        "Check the files of the CA certificates and of the client certificate.",
-                    )
-                self._session = (client_certificate, session)
-            return self._session[1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Permit:
-    """Permission for one request to be sent.
-
-    Attributes:
-        pauses: the number of pauses before it.
-        remaining: the seconds left of a pause that is too long to wait for; otherwise zero.
-    """
-
-    pauses: int
-    remaining: float = 0.0
+            if self._client is None or self._client[0] is not client_certificate:
+                client = HttpClient(self._route, self._headers, _CONNECTIONS, client_certificate)
+                self._client = (client_certificate, client)
+            return self._client[1]
 
 
 class _RateGate:
@@ -416,52 +374,49 @@ class _RateGate:
         self._consecutive = 0
 
     @contextmanager
-    def permit(self, *, exclusive: bool) -> Iterator[_Permit]:
-        """Wait for the end of a pause, then permit one request.
+    def turn(self, *, exclusive: bool) -> Iterator[int]:
+        """Wait for the end of a pause, and give the number of pauses before this request.
 
         Args:
             exclusive: True to permit no other exclusive request until this one is finished.
         """
         with self._serial_lock if exclusive or self._pauses else nullcontext():
-            while 0 < (remaining := self._remaining()) <= MAX_WAIT:
+            while 0 < (remaining := self.remaining()) <= MAX_WAIT:
                 until = self._not_before
                 self._wait(remaining)
                 with self._lock:
                     self._waited_until = max(self._waited_until, until)
-            yield _Permit(self._pauses, remaining)
+            yield self._pauses
 
-    def throttled(self, permit: _Permit, throttling: _Throttling) -> float:
-        """Make every request wait, and return the seconds."""
+    def remaining(self) -> float:
+        """Return the seconds left of a pause."""
+        with self._lock:
+            return max(0.0, self._not_before - self._now())
+
+    def pause_after(self, received: HttpAnswer | NoAnswer, pauses: int) -> float:
+        """Make every request wait if one was throttled, and return the seconds, or 0.0.
+
+        Args:
+            received: the result of the request.
+            pauses: the number of pauses before it was sent.
+        """
+        if isinstance(received, NoAnswer):
+            return 0.0
         with self._lock:
             # Requests that were sent before the last pause say nothing about its length.
-            is_new = permit.pauses == self._pauses
-            if is_new:
-                self._pauses += 1
-                self._consecutive += 1
-            guess = min(
-                throttling.first_guess * 2.0 ** (self._consecutive - 1), throttling.longest_guess
-            )
-            wait = (
-                guess
-                if throttling.retry_after is None
-                else max(throttling.retry_after, _backoff_delay(self._consecutive))
-            )
+            is_new = pauses == self._pauses
+            wait = _throttled_for(received, self._consecutive + is_new)
+            if wait is None:
+                self._consecutive = 0 if is_new else self._consecutive
+                return 0.0
+            self._pauses += is_new
+            self._consecutive += is_new
             wait += random.uniform(*_MARGIN)  # noqa: S311 - no secret
             self._not_before = max(self._not_before, self._now() + wait)
         if is_new:
             level = logging.WARNING if self._pauses == 1 else logging.INFO
             _LOG.log(level, "%s asked us to slow down; continuing in %.0f s", self._host, wait)
         return wait
-
-    def succeeded(self, permit: _Permit) -> None:
-        """Reset the count of pauses if a request succeeded after the last one."""
-        with self._lock:
-            if permit.pauses == self._pauses:
-                self._consecutive = 0
-
-    def _remaining(self) -> float:
-        with self._lock:
-            return max(0.0, self._not_before - self._now())
 
     def _now(self) -> float:
         """Return the time, but never one before the end of a completed wait."""
@@ -494,72 +449,6 @@ class Once(Generic[V]):
                 del self._values[key]
 
 
-class _Adapter(BoundedAdapter):
-    """Connections with their own TLS context, which `requests` leaves unchanged."""
-
-    def __init__(self, **tls: Any) -> None:
-        self._tls = tls
-        super().__init__(_BODY_LIMIT, pool_maxsize=_CONNECTIONS)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Create the pool manager with this TLS context."""
-        super().init_poolmanager(*args, **(kwargs | self._tls))
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        """Create the proxy manager with this TLS context for the server behind the proxy."""
-        return super().proxy_manager_for(proxy, **(kwargs | self._tls))
-
-    def cert_verify(self, *_: Any) -> None:
-        """Do nothing. The base class would also trust the default CA certificates."""
-
-
-class _SinkSession(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return None, so that no redirect is followed."""
-
-
-def _session(
-    route: Route, client_certificate: Secret | None, fixed: Mapping[str, str]
-) -> requests.Session:
-    session = _SinkSession()
-    session.trust_env = False
-    session.verify = route.verify
-    proxies = get_environ_proxies(route.base)
-    session.proxies.update({"http": route.proxy, "https": route.proxy} if route.proxy else proxies)
-    session.headers.update({"Accept-Encoding": ACCEPT_ENCODING, **fixed})
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    tls: dict[str, Any] = {"ssl_context": _context(route, client_certificate)}
-    if route.server_name:
-        tls["server_hostname"] = route.server_name
-    session.mount("https://", _Adapter(**tls))
-    session.mount("http://", BoundedAdapter(_BODY_LIMIT, pool_maxsize=_CONNECTIONS))
-    return session
-
-
-def _context(route: Route, client_certificate: Secret | None) -> ssl.SSLContext:
-    named = route.ca_path or DEFAULT_CA_BUNDLE_PATH
-    if route.ca_pem is not None:
-        context = ssl.create_default_context(cadata=route.ca_pem)
-    elif os.path.isdir(named):  # noqa: PTH112 - the text of a variable, passed on unchanged
-        context = ssl.create_default_context(capath=named)
-    else:
-        context = ssl.create_default_context(cafile=named)
-    # Python 3.13 sets this flag, but CA certificates of older clusters have no key identifier.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    if not route.verify:
-        context.check_hostname = False
-    if client_certificate is not None:
-        # OpenSSL reads only files, and Windows cannot open a temporary file twice. The file exists
-        # only for the next lines, in a folder that only this user can read.
-        with tempfile.TemporaryDirectory(prefix="provision-") as folder:
-            file = Path(folder, "identity.pem")
-            file.touch(0o600)
-            file.write_text(client_certificate.reveal(), encoding="utf-8")
-            # With an empty password an encrypted key fails instead of prompting.
-            context.load_cert_chain(file, password=b"")
-    return context
-
-
 def _origin(base: str) -> tuple[str, str]:
     """Return the scheme and host name of an address, both empty if it is not valid."""
     try:
@@ -578,91 +467,27 @@ def _decoded(raw: bytes) -> tuple[Mapping[str, Any], bool]:
     return body if isinstance(body, dict) else {}, True
 
 
-def _failure_in(answer: _RawAnswer) -> _HttpFailure | None:
-    """Return the failure that an answer reports; None without one."""
-    status = answer.status
-    if 300 <= status < 400:  # noqa: PLR2004 - the redirects
-        return _HttpFailure(
-            f"responds with a redirect ({status}), which is not followed",
-            "Use the new name or address.",
-            transient=False,
-        )
-    if status >= 500:  # noqa: PLR2004 - the server's own failures
-        return _HttpFailure(
-            f"responds with status {status}", retry_after=_retry_after(answer.headers) or 0.0
-        )
-    return None
-
-
-def _throttling(answer: _RawAnswer) -> _Throttling | None:
-    """Return the throttling that an answer reports; None without one.
+def _throttled_for(answer: HttpAnswer, times: int) -> float | None:
+    """Return the seconds to wait after a throttled request; None if it was handled.
 
     GitHub: "Rate limits for the REST API". A 403 with one of its headers, or with a text that names
     the secondary limit, is not a denial. Without `Retry-After` it asks for a minute, and for more
     each time.
+
+    Args:
+        answer: to the request.
+        times: how many requests in a row were throttled.
     """
     if answer.status not in (403, 429):
         return None
-    retry_after = _retry_after(answer.headers)
-    if _SECONDARY_TEXT.search(answer.raw[:_TEXT_SEARCHED]):
-        return _Throttling(retry_after, _SECONDARY_LIMIT_WAIT, MAX_WAIT)
-    if answer.status == 429 or retry_after is not None:  # noqa: PLR2004 - too many requests
-        return _Throttling(retry_after, _FIRST_GUESS, _LONGEST_GUESS)
-    return None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait; None if it does not."""
-    now = _parse_date(headers.get("Date")) or datetime.now(UTC)
-    after = headers.get("Retry-After")
-    if after is not None and _DIGITS.fullmatch(after):
-        return float(after)
-    if (date := _parse_date(after)) is not None:
-        return max(0.0, (date - now).total_seconds())
-    if headers.get("X-RateLimit-Remaining") == "0":
-        reset = headers.get("X-RateLimit-Reset", "")
-        return max(1.0, float(reset) - now.timestamp()) if _DIGITS.fullmatch(reset) else 1.0
-    return None
-
-
-def _parse_date(header: str | None) -> datetime | None:
-    try:
-        return parsedate_to_datetime(header).astimezone(UTC) if header else None
-    except (ValueError, OverflowError):
-        return None
-
-
-def _backoff_delay(attempt: int) -> float:
-    """Return a delay in seconds that grows, and that differs between two runs."""
-    return _FIRST_WAIT * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-
-
-def _connection_failure(error: Exception) -> _HttpFailure:
-    """Return the failure for an error, without its text, which may quote the request."""
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return _HttpFailure(
-            "presents a certificate that is not trusted",
-            "Set its CA certificate, for example in REQUESTS_CA_BUNDLE.",
-            transient=False,
-        )
-    if is_out_of_descriptors(error):
-        return _HttpFailure(
-            "cannot be reached, because this process has too many open files and connections",
-            "Raise the limit (`ulimit -n`), or select fewer environments.",
-        )
-    if "timed out" in str(error):
-        return _HttpFailure("does not respond in time")
-    if isinstance(error, ValueError):
-        return _HttpFailure(
-            "is not a valid address", "Check the address of the server.", transient=False
-        )
-    if isinstance(error, requests.exceptions.ProxyError):
-        return _HttpFailure(
-            "cannot be reached through the proxy", "Check HTTPS_PROXY and NO_PROXY."
-        )
-    return _HttpFailure("cannot be reached, or closes the connection")
-
-
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep `requests` from using a user name in the address."""
-    return request
+    wait = answer.retry_after
+    if wait is None and answer.headers.get("X-RateLimit-Remaining") == "0":
+        reset = answer.headers.get("X-RateLimit-Reset", "")
+        now = answer.server_time or answer.received_at
+        wait = max(1.0, float(reset) - now.timestamp()) if _DIGITS.fullmatch(reset) else 1.0
+    if wait is not None:
+        return max(wait, delay(times - 1, Api.first_wait))
+    doubled = 2.0 ** (times - 1)
+    if _SECONDARY_TEXT.search(answer.body[:_TEXT_SEARCHED]):
+        return min(_SECONDARY_LIMIT_WAIT * doubled, MAX_WAIT)
+    return min(_FIRST_GUESS * doubled, _LONGEST_GUESS) if answer.status == 429 else None  # noqa: PLR2004 - too many requests

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from provisioner.http_client.client import Route
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
-from provisioner.sinks.http import Credential, Route, route_of
+from provisioner.sinks.http import Credential, route_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ def cluster_of(
     host, port = (environment.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
     if not named and host and port and (service_account / "token").is_file():
         base = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        route = Route(base, ca_path=str(service_account / "ca.crt"))
+        route = Route(base, str(service_account / "ca.crt"), ca_setting="the pod's ca.crt")
         return Cluster(
             route, lambda: _bearer(_read_text(service_account / "token", "the pod's token"))
         )
@@ -163,6 +164,7 @@ def _route(members: Mapping[str, Any], folder: Path, environment: Mapping[str, s
         ca_pem=text,
         server_name=members.get("tls-server-name"),
         verify=not members.get("insecure-skip-tls-verify"),
+        ca_setting="the kubeconfig",
         proxy=members.get("proxy-url"),
     )
 

@@ -230,7 +230,7 @@ def test_completion_imports_no_heavy_library(place) -> None:
         check=True,
     )
     assert done.stdout == "plain,svc-billing\n"
-    heavy = {"requests", "rich", "graphql", "jsonschema", "sqlite3", "provisioner.twenty"}
+    heavy = {"urllib3", "rich", "graphql", "jsonschema", "sqlite3", "provisioner.twenty"}
     assert not heavy & set(done.stderr.split())
 
 

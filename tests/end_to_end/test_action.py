@@ -985,9 +985,12 @@ def test_the_needed_packages_are_the_lock_and_the_extras(tmp_path, monkeypatch):
     assert script.pip_arguments(["gitlab"]) == [project["dependencies"]]
     (tmp_path / "lock").touch()
     locked = ["--require-hashes", "-r", str(tmp_path / "lock")]
-    assert script.pip_arguments(["aws", "vault"]) == [locked, [*offered["aws"], *offered["vault"]]]
+    assert script.pip_arguments(["aws", "github"]) == [
+        locked,
+        [*offered["aws"], *offered["github"]],
+    ]
     (tmp_path / "sinks").touch()
-    assert script.pip_arguments(["vault"]) == [["--require-hashes", "-r", str(tmp_path / "sinks")]]
+    assert script.pip_arguments(["github"]) == [["--require-hashes", "-r", str(tmp_path / "sinks")]]
     assert script.pip_arguments([]) == [locked]
 
 

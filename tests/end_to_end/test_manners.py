@@ -497,9 +497,9 @@ def test_a_user_without_a_home_and_a_name(monkeypatch: pytest.MonkeyPatch) -> No
 WINDOWS = """
 import sys, os, select, signal, pkgutil, importlib
 # Import third-party modules before the POSIX calls are removed.
-import click, yaml, jsonschema.validators, requests, rich.console, rich.progress, graphql, sqlite3
+import click, yaml, jsonschema.validators, urllib3, rich.console, rich.progress, graphql, sqlite3
 import ctypes.util, difflib, email.utils, encodings.idna, glob, html, http.server, platform
-import shutil, subprocess, tempfile, traceback, uuid, boto3, hvac, nacl.public
+import shutil, subprocess, tempfile, traceback, uuid, boto3, nacl.public
 for name in ("fcntl", "pwd", "grp", "termios", "resource", "posix"):
     sys.modules[name] = None
 for module, names in (

@@ -259,6 +259,6 @@ def test_nothing_is_sent_after_the_time_of_the_observation(scripted, answer, hur
     with pytest.raises((WorkspaceError, LostAnswerError)) as raised:
         transport.send("GET", "/", repeatable=True)
     assert raised.value.failure.code == "timeout"
-    assert "more than 0.2 s" in raised.value.message
+    assert "more than 0.2 s" in raised.value.failure.message
     assert len(server.requests) < 3
     transport.close()

@@ -40,6 +40,7 @@ from hostile import (
 )
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.http_client.client import Route
 from provisioner.model.sink_address import GithubAddress, VaultAddress
 from provisioner.sinks import http, vault
 
@@ -931,7 +932,7 @@ def test_no_sink_holds_a_run(behave: Any, sink: str) -> None:
             vault_server = vault.VaultServer(variables, sleep=lambda _: None, timeout=timeouts)
             call: Any = vault_server.sink(VaultAddress("secret", "one", "token")).check
         else:
-            route, waits = http.Route(server.url), list[float]()
+            route, waits = Route(server.url), list[float]()
             api = http.Api(
                 route, lambda _: http.Credential({}), {}, waits.append, timeouts=timeouts
             )

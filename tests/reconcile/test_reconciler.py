@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import responses
 import time_machine
 from builders import (
     NOW,
@@ -24,6 +23,7 @@ from sandbox_control import Dialect
 
 from provisioner.errors.problem import Place
 from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, Unfinished
+from provisioner.http_client.client import HttpAnswer, HttpClient
 from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.model.expiry import format_timestamp
 from provisioner.model.sink_address import FileAddress
@@ -267,36 +267,51 @@ def test_durations_count_from_the_time_of_the_plan(serve, run) -> None:
     assert key.expires_at.startswith("2027-02-21T04:00:00.")
 
 
-@responses.activate
 @pytest.mark.parametrize("status", [400, 404, 418, 451])
-def test_a_refusal_that_is_not_from_twenty_is_a_failure_and_sent_once(run, status) -> None:
+def test_a_refusal_that_is_not_from_twenty_is_a_failure_and_sent_once(
+    run, monkeypatch, status
+) -> None:
     """A proxy refuses: no key counts as created, and nothing is sent again."""
-    posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
+    sent = answer_creates(monkeypatch, status)
     _, result = run(empty_shop(), desired_keys()[:3])
     failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
     assert failures == ["unexpected_answer"] * 3
-    assert posted.call_count == 1
+    assert len([method for method, _ in sent if method == "POST"]) == 1
 
 
-@responses.activate
 @pytest.mark.parametrize("status", [200, 201, 299, 408, 500, 507, 511, 520, 599])
-def test_no_answer_that_a_proxy_may_send_is_taken_for_a_success(run, status) -> None:
+def test_no_answer_that_a_proxy_may_send_is_taken_for_a_success(run, monkeypatch, status) -> None:
     """Each repeat follows an observation and has the same ids; no key counts as created."""
-    posted = responses.post(f"{URL}/rest/batch/apiKeys", body="<html>", status=status)
+    requests = answer_creates(monkeypatch, status)
     _, result = run(empty_shop(), desired_keys()[:3])
     failures = [one.failure.code for one in executed(result).results if isinstance(one, Failed)]
     assert failures == ["outcome_unknown"] * 3
-    methods = [str(call.request.method) for call in responses.calls]
+    methods = [method for method, _ in requests]
     assert methods[:4] == ["GET", "POST", "GET", "POST"]
     assert methods.count("GET") >= 1 + 8
-    sent = [json.loads(call.request.body or "") for call in posted.calls]
+    sent = [json.loads(body) for method, body in requests if method == "POST"]
     assert len({(key["name"], key["id"]) for keys in sent for key in keys}) == 3
     assert [len(keys) for keys in sent[:4]] == [3, 3, 3, 1]
 
 
-def empty_shop() -> Environment:
+def answer_creates(monkeypatch: pytest.MonkeyPatch, status: int) -> list[tuple[str, bytes]]:
+    """Answer lists with no key and creates with a page of a proxy; return what is sent."""
+    sent: list[tuple[str, bytes]] = []
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
-    responses.get(f"{URL}/rest/apiKeys", json=page)
+
+    def request(_: HttpClient, method: str, path: str, *, body: bytes, **__: Any) -> HttpAnswer:
+        expected = "/rest/apiKeys" if method == "GET" else "/rest/batch/apiKeys"
+        assert path.partition("?")[0] == expected
+        sent.append((method, body))
+        if method == "GET":
+            return HttpAnswer(200, {}, json.dumps(page).encode(), datetime.now(UTC))
+        return HttpAnswer(status, {}, b"<html>", datetime.now(UTC))
+
+    monkeypatch.setattr(HttpClient, "request", request)
+    return sent
+
+
+def empty_shop() -> Environment:
     return environment_with(url=URL, credential=SessionToken(Secret("t")))
 
 

@@ -21,10 +21,11 @@ from throttling import Clock, Limit
 from tls_server import HttpRequest, HttpResponse, TlsServer
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.http_client.client import Route
 from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
 from provisioner.sinks import http
-from provisioner.sinks.http import Api, Credential, Once, Reply, Route, route_of, segment
+from provisioner.sinks.http import Api, Credential, Once, Reply, route_of, segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -393,7 +394,7 @@ def test_a_certificate_of_another_authority_is_not_trusted(
     server: HealthyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a CA certificate is set, only that one is trusted, and a failure is not retried."""
-    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", server.ca_file)
+    monkeypatch.setattr("certifi.where", lambda: server.ca_file)
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     (tmp_path / "folder").mkdir()
@@ -411,7 +412,7 @@ def test_the_default_authorities_are_trusted(
     server: HealthyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are used if no CA certificate is set."""
-    monkeypatch.setattr(http, "DEFAULT_CA_BUNDLE_PATH", server.ca_file)
+    monkeypatch.setattr("certifi.where", lambda: server.ca_file)
     assert Client(server, ca_path=None).call().status == 200
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -379,6 +378,34 @@ def test_unreadable_ca_certificates_are_reported(open_server, tmp_path) -> None:
     assert "VAULT_CACERT" in error.remedy
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_client_certificate_is_sent(authority, certificate, tmp_path, joined) -> None:
+    """A server may demand one; its key is in the same file or in one of its own."""
+    context = _tls(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    issued = authority.issue_cert("client.example")
+    chain = issued.cert_chain_pems[0].bytes()
+    key = issued.private_key_pem.bytes()
+    (tmp_path / "me.pem").write_bytes(chain + key if joined else chain)
+    (tmp_path / "me.key").write_bytes(key)
+    environment = {
+        "VAULT_TOKEN": TOKEN,
+        "VAULT_CACERT": str(certificate),
+        "VAULT_CLIENT_CERT": str(tmp_path / "me.pem"),
+        "VAULT_CLIENT_KEY": "" if joined else str(tmp_path / "me.key"),
+    }
+    with VaultStandIn(context) as server:
+        server.policies[TOKEN] = {"secret/*": ALL}
+        environment["VAULT_ADDR"] = server.url
+        VaultServer(environment).sink(SVC).write(Secret(FIRST))
+        assert server.latest(PATH) == {"svc": FIRST}
+        environment["VAULT_CLIENT_CERT"] = str(tmp_path / "gone.pem")
+        error = _error_of(VaultServer(environment).sink(SVC).read)
+    assert error.code == "sink_unavailable"
+    assert "VAULT_CLIENT_CERT" in error.remedy
+
+
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 def test_unverified_tls_is_the_users_choice_and_logged(vault, open_server, caplog) -> None:
     """`VAULT_SKIP_VERIFY` is honoured with a warning; a false value has no effect."""
@@ -586,11 +613,3 @@ def test_a_path_arrives_unchanged(vault, open_server, path) -> None:
     """No character of a path is special on the way."""
     open_server().sink(VaultAddress("secret", path, "svc")).write(Secret(FIRST))
     assert vault.latest(f"secret/{path}") == {"svc": FIRST}
-
-
-def test_without_the_library_the_extra_is_named(open_server, monkeypatch) -> None:
-    """Without the library the error says how to install the extra."""
-    monkeypatch.setitem(sys.modules, "hvac.adapters", None)
-    error = _error_of(lambda: open_server().sink(SVC).check())
-    assert error.code == "sink_extra_missing"
-    assert "twenty-provisioner[vault]" in error.remedy

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import requests
+from builders import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provisioner.http_client.client import HttpAnswer
 from provisioner.twenty import transport
 from provisioner.twenty.answers import (
     NOT_JSON,
@@ -129,14 +130,12 @@ def test_throttling_is_recognized_in_every_form(
 )
 def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> None:
     """The newest servers state their limit a minute; a value that is not a number is ignored."""
-    response = requests.Response()
-    response.status_code = 429
-    response.headers["X-RateLimit-Limit"] = header
-    response.headers["Retry-After"] = "2"
-    found = transport._answer(response, b"{}", duration=0.25)
+    headers = {"X-RateLimit-Limit": header, "Retry-After": "2"}
+    received = HttpAnswer(429, headers, b"{}", NOW)
+    found = transport._answer(received, 0.25, is_list=False)
     assert (found.rate_limit, found.retry_after, found.duration) == (limit, 2.0, 0.25)
-    del response.headers["X-RateLimit-Limit"]
-    assert transport._answer(response, b"{}", duration=0.0).rate_limit is None
+    received = HttpAnswer(429, {}, b"{}", NOW)
+    assert transport._answer(received, 0.0, is_list=False).rate_limit is None
 
 
 @pytest.mark.parametrize("server", ["nginx", "nginx/1.27.3", "openresty/1.21.4.1"])

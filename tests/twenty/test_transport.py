@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builders import NOW, environment_with, limits_with
-from urllib3 import HTTPConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
 from provisioner import __version__
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.secret import Secret
-from provisioner.twenty import transport as transport_module
 from provisioner.twenty.answers import NOT_JSON
 from provisioner.twenty.rate_limit import Rate, RateLimit
 from provisioner.twenty.transport import LostAnswerError, Transport
@@ -221,21 +218,29 @@ def test_idle_connections_are_closed_and_opened_again(serve, to) -> None:
     served = serve()
     transport = to(served.sandbox.url)
     transport.send("GET", "/", repeatable=True)
-    manager = transport._session.get_adapter(served.sandbox.url).poolmanager
+    manager = transport._client._manager
     assert len(manager.pools) == 1
     transport.close_idle_connections()
     assert len(manager.pools) == 0
     assert transport.send("GET", "/", repeatable=True).status
 
 
-def test_a_connection_that_times_out_is_not_tried_again() -> None:
+@pytest.mark.parametrize(
+    ("error", "connects"), [(TimeoutError("timed out"), 1), (ConnectionRefusedError(111, "no"), 3)]
+)
+def test_a_connection_that_times_out_is_not_tried_again(to, monkeypatch, error, connects) -> None:
     """Three attempts would take three timeouts; a refused connection costs nothing."""
-    pool = HTTPConnectionPool("host")
-    retry = transport_module._Retry(connect=2, read=False)
-    with pytest.raises(MaxRetryError):
-        retry.increment("GET", "/", error=ConnectTimeoutError(), _pool=pool)
-    refused = NewConnectionError(None, "refused")  # type: ignore[arg-type]
-    assert retry.increment("GET", "/", error=refused, _pool=pool).connect == 1
+    tried: list[object] = []
+
+    def connect(*address: object, **_: object) -> None:
+        tried.append(address)
+        raise error
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    with pytest.raises(WorkspaceError) as caught:
+        to("http://127.0.0.1:9").send("POST", "/", body={}, repeatable=False)
+    assert caught.value.code == "unreachable"
+    assert len(tried) == connects
 
 
 def test_a_write_that_the_rate_limit_refused_is_repeated(scripted, answer, to) -> None:

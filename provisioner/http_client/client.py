@@ -1,0 +1,229 @@
+"""Kept-alive connections to one server.
+
+The client sends a request once. It keeps no cookies, follows no redirects and reads no `~/.netrc`,
+and it reads the process environment for proxies once, not at every request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.client import HTTPException
+from ipaddress import ip_address, ip_network
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from urllib3 import HTTPHeaderDict, PoolManager, ProxyManager, Timeout, make_headers
+from urllib3.exceptions import HTTPError
+
+from provisioner import __version__
+from provisioner.errors.codes import Code
+from provisioner.http_client.bounded import (
+    ACCEPT_ENCODING,
+    POOL_CLASSES,
+    AnswerTooLargeError,
+    body_of,
+)
+from provisioner.http_client.no_answer import NoAnswer, no_answer_of, not_opened
+from provisioner.http_client.retry import retry_after, server_time
+from provisioner.http_client.tls import tls_context
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from provisioner.secret import Secret
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_HEADERS = {
+    "User-Agent": f"twenty-provisioner/{__version__}",
+    "Accept": "application/json",
+    "Accept-Encoding": ACCEPT_ENCODING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The address of a server, and how to verify it.
+
+    Attributes:
+        base: `http(s)://host[:port][/prefix]`.
+        ca_path: the path of a PEM file, or of a folder of them; None for the default CA
+            certificates.
+        ca_pem: the same as PEM text.
+        server_name: the name in the certificate, if it is not the host name of `base`.
+        verify: whether to verify the certificate.
+        proxy: the URL of a proxy; None for the proxy of the process environment, empty for none.
+        ca_setting: what names the CA certificates, for advice.
+    """
+
+    base: str
+    ca_path: str | None = None
+    ca_pem: str | None = None
+    server_name: str | None = None
+    verify: bool = True
+    proxy: str | None = None
+    ca_setting: str = "REQUESTS_CA_BUNDLE"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """A complete answer.
+
+    Attributes:
+        body: unpacked; it may contain secrets.
+        received_at: by our own clock.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    received_at: datetime
+
+    @property
+    def server_time(self) -> datetime | None:
+        """Return the server's `Date`, to the second; None without a valid one."""
+        return server_time(self.headers.get("Date"))
+
+    @property
+    def retry_after(self) -> float | None:
+        """Return the seconds that the server asks to wait; None if it does not."""
+        header = self.headers.get("Retry-After")
+        return retry_after(header, self.server_time or self.received_at) if header else None
+
+
+class HttpClient:
+    """The connections to one server, for any number of threads.
+
+    Args:
+        route: the address of the server.
+        headers: sent with every request.
+        connections: how many are kept alive.
+        client_certificate: a certificate with its chain and key, as PEM text.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        headers: Mapping[str, str],
+        connections: int,
+        client_certificate: Secret | None = None,
+    ) -> None:
+        self._route = route
+        self._headers = HTTPHeaderDict(_HEADERS)
+        self._headers.update(headers)
+        self._connections = connections
+        self._client_certificate = client_certificate
+        self._lock = threading.Lock()
+        self._manager: PoolManager | None = None
+
+    def request(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] = _NO_HEADERS,
+        timeout: tuple[float, float],
+        max_bytes: int,
+    ) -> HttpAnswer | NoAnswer:
+        """Send one request once, and read its whole answer.
+
+        Args:
+            method: the HTTP method.
+            path: begins with a slash and includes the query.
+            body: sent as JSON, unless None.
+            content_type: the media type of the body.
+            headers: in addition to those of the client.
+            timeout: seconds to connect, and for the whole answer.
+            max_bytes: of the unpacked body.
+        """
+        try:
+            manager = self._manager or self._open()
+        except (OSError, ValueError) as error:
+            return not_opened(error, self._route.ca_setting)
+        merged = self._headers.copy()
+        merged.update(headers)
+        if body is not None:
+            merged["Content-Type"] = content_type
+        try:
+            response = manager.urlopen(
+                method,
+                self._route.base + path,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=merged,
+                timeout=Timeout(connect=timeout[0], read=timeout[1]),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+            try:
+                content = body_of(response, max_bytes)
+            finally:
+                response.close()
+                response.release_conn()
+        except AnswerTooLargeError:
+            reason = f"it has more than {max_bytes >> 20} MiB"
+            remedy = "Check that this is the address of the server itself."
+            return NoAnswer(Code.UNEXPECTED_ANSWER, reason, remedy, sent=True, lasting=True)
+        except (HTTPError, HTTPException, OSError, ValueError) as error:
+            return no_answer_of(error, self._route.ca_setting, timeout[1])
+        return HttpAnswer(response.status, response.headers, content, datetime.now(UTC))
+
+    def close(self) -> None:
+        """Close the idle connections; a later request opens new ones."""
+        if self._manager is not None:
+            self._manager.clear()
+
+    def _open(self) -> PoolManager:
+        with self._lock:
+            if self._manager is None:
+                manager = _pool_manager(self._route, self._connections, self._client_certificate)
+                manager.pool_classes_by_scheme = POOL_CLASSES
+                self._manager = manager
+            return self._manager
+
+
+def _pool_manager(route: Route, connections: int, client_certificate: Secret | None) -> PoolManager:
+    options: dict[str, Any] = {"maxsize": connections}
+    if urlsplit(route.base).scheme == "https":
+        options["ssl_context"] = tls_context(
+            route.ca_path, route.ca_pem, client_certificate, verify=route.verify
+        )
+        if route.server_name:
+            options["server_hostname"] = route.server_name
+    proxy = _proxy_of(route.base) if route.proxy is None else route.proxy
+    if not proxy:
+        return PoolManager(**options)
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if proxy.startswith("https:"):
+        options["proxy_ssl_context"] = tls_context(route.ca_path)
+    credential = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
+    headers = make_headers(proxy_basic_auth=credential or None)
+    return ProxyManager(proxy, proxy_headers=headers, **options)
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy that the process environment names for a server; None without one."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if proxy_bypass(parts.netloc.rpartition("@")[2]) or _in_no_proxy(host):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def _in_no_proxy(host: str) -> bool:
+    """Return whether an address is in a network of `NO_PROXY`, which `urllib` does not read."""
+    for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","):
+        try:
+            if ip_address(host) in ip_network(entry.strip(), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False

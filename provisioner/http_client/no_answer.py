@@ -1,0 +1,131 @@
+"""Reasons why a request has no answer, read from the types of errors and never from their texts.
+
+A text may quote the request or the server. Whether a request was sent decides whether it may be
+repeated, so no server may influence that.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationValueError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+from urllib3.exceptions import TimeoutError as PoolTimeoutError
+
+from provisioner.errors.codes import Code
+from provisioner.http_client.bounded import NoTunnelError
+from provisioner.runtime.file_descriptors import is_out_of_descriptors
+
+_E = TypeVar("_E", bound=BaseException)
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """No complete answer came back.
+
+    Attributes:
+        code: what is wrong, as an environment reports it.
+        reason: a clause, with nothing from the request or the answer.
+        remedy: one sentence that says what to do.
+        sent: whether the server may have handled the request.
+        lasting: whether a later attempt will fail too.
+        again: whether connecting again at once may help, because the attempt took no time.
+    """
+
+    code: Code
+    reason: str
+    remedy: str = "Run again; if it fails again, check the logs of the server and of any proxy."
+    sent: bool = False
+    lasting: bool = False
+    again: bool = False
+
+
+_NO_DESCRIPTOR = NoAnswer(
+    Code.UNREACHABLE,
+    "this process has reached its limit on open files",
+    "Raise the limit (`ulimit -n`), or process fewer environments at once.",
+)
+_PROXY_FAILS = NoAnswer(
+    Code.UNREACHABLE, "nothing gets through the proxy", "Check HTTPS_PROXY and NO_PROXY."
+)
+
+
+def not_opened(error: Exception, ca_setting: str) -> NoAnswer:
+    """Return the reason why no connection could be prepared.
+
+    Args:
+        error: of loading certificates or of parsing the address of a proxy.
+        ca_setting: what names the CA certificates.
+    """
+    if is_out_of_descriptors(error):
+        return _NO_DESCRIPTOR
+    if not isinstance(error, OSError):
+        return _PROXY_FAILS
+    return NoAnswer(
+        Code.TLS_FAILED,
+        "a file with certificates cannot be read",
+        f"Check {ca_setting}, and the client certificate if there is one.",
+        lasting=True,
+    )
+
+
+def no_answer_of(error: Exception, ca_setting: str, timeout: float) -> NoAnswer:
+    """Return the reason for an error of the libraries while a request was sent.
+
+    Args:
+        error: of urllib3.
+        ca_setting: what names the CA certificates.
+        timeout: seconds for the whole answer.
+    """
+    inner = error.original_error if isinstance(error, ProxyError) else error
+    if isinstance(inner, ConnectTimeoutError) or isinstance(error, NoTunnelError):
+        return _not_connected(error, inner)
+    if isinstance(inner, LocationValueError):
+        reason, remedy = "this is not a valid host name", "Check the address of the server."
+        return NoAnswer(Code.UNREACHABLE, reason, remedy, lasting=True)
+    if isinstance(inner, SSLError):
+        refusal = _inner(inner, ssl.SSLCertVerificationError)
+        if refusal is None:
+            reason, remedy = "the encryption failed", "Check that the server uses https."
+            return NoAnswer(Code.TLS_FAILED, reason, remedy, sent=True)
+        reason = f"its certificate is not trusted: {refusal.verify_message.rstrip('.')}"
+        remedy = f"Name the certificate authority of the server in {ca_setting}."
+        return NoAnswer(Code.TLS_FAILED, reason, remedy, lasting=True)
+    if isinstance(inner, PoolTimeoutError) or _inner(inner, TimeoutError) is not None:
+        return NoAnswer(Code.TIMEOUT, f"it did not come in time ({timeout:g} s)", sent=True)
+    return NoAnswer(Code.CONNECTION_LOST, "the connection closed before its end", sent=True)
+
+
+def _not_connected(error: Exception, inner: Exception) -> NoAnswer:
+    again = isinstance(inner, NewConnectionError)
+    if is_out_of_descriptors(inner):
+        return replace(_NO_DESCRIPTOR, again=again)
+    if isinstance(error, ProxyError):
+        return replace(_PROXY_FAILS, again=again)
+    if isinstance(inner, NameResolutionError):
+        reason = "its host name is not known"
+    elif not again:
+        reason = "no connection within the timeout"
+    elif isinstance(inner.__cause__, ConnectionRefusedError):
+        reason = "nothing listens at that address"
+    else:
+        cause = inner.__cause__
+        reason = (cause.strerror if isinstance(cause, OSError) else "") or "the connection failed"
+    remedy = "Check the address, the network and that the server is running."
+    return NoAnswer(Code.UNREACHABLE, reason, remedy, again=again)
+
+
+def _inner(error: BaseException, kind: type[_E]) -> _E | None:
+    """Return the error of a type that an error is or wraps; None without one."""
+    if isinstance(error, kind):
+        return error
+    wrapped = next((one for one in error.args if isinstance(one, BaseException)), None)
+    return None if wrapped is None else _inner(wrapped, kind)
