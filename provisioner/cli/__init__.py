@@ -30,6 +30,13 @@ def provision() -> None:
 
     Manifests in git list the keys that each environment should have. `provision apply` creates
     the missing ones; `provision plan` shows first what it would do.
+
+    Examples:
+        # Write a first project, which works without a server:
+        $ provision init
+
+        # Create the keys that the manifest declares:
+        $ provision apply
     """
 
 

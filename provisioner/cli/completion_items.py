@@ -98,12 +98,6 @@ def directories(
     return [CompletionItem(incomplete, type="dir")]
 
 
-def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Let the shell complete files."""
-    del ctx, param
-    return [CompletionItem(incomplete, type="file")]
-
-
 command_names = _names(_commands)
 explained_codes = _names(_codes)
 environment_names = _names(_declared_environments)

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Enable completion in bash; add this line to ~/.bashrc:",
-            'eval "$(provision completion bash)"',
-        ),
-        Example(
-            "Enable completion in fish:",
-            "provision completion fish > ~/.config/fish/completions/provision.fish",
-        ),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script for a shell.
@@ -27,6 +15,13 @@ def completion(shell: str) -> None:
     The script completes commands, options, and the names of environments and keys, which are
     read from the manifests. Nothing is sent. For zsh, add `eval "$(provision completion zsh)"`
     to ~/.zshrc.
+
+    Examples:
+        # Enable completion in bash; add this line to ~/.bashrc:
+        $ eval "$(provision completion bash)"
+
+        # Enable completion in fish:
+        $ provision completion fish > ~/.config/fish/completions/provision.fish
     """
     from click.shell_completion import (
         ShellComplete,
