@@ -91,13 +91,12 @@ def _not_empty(consequence: str) -> Callable[[click.Context, click.Parameter, _V
         variable = str(option.envvar)
         typed = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
         if not typed and not os.environ.get(variable, "set").strip():
-            raise click.BadParameter(
-                f"{variable} is empty. Set it, or unset it to {consequence}.", context, option
-            )
+            message = f"{variable} is empty. Set it, or unset it to {consequence}."
+            raise click.BadParameter(message)
         for one in value if isinstance(value, tuple) else (value,):
             if one == Path() or (isinstance(one, str) and not one.strip()):
                 message = f"A value is empty. Set it, or omit the option to {consequence}."
-                raise click.BadParameter(message, context, option)
+                raise click.BadParameter(message)
         return value
 
     return check
@@ -159,36 +158,24 @@ one_environment_option = common_option(
     "Work on this environment; required if there are several.",
     shell_complete=environment_names,
 )
-environments_option = common_option(
+_environments = partial(
+    common_option,
     "--environments FILE",
     "Read this file instead of environments.yaml in the manifests directory.",
-    name="environments_file",
     type=_PATH,
     callback=_require_restriction,
 )
+environments_option = _environments(name="environments_file")
 
 
-def _restrictions(
-    *,
-    environments_file: Path | None,
-    against: Path | None,
-    allow_host: tuple[str, ...],
-    allow_sink: tuple[SinkRule, ...],
-    no_programs: bool,
-) -> Restrictions:
-    return Restrictions(
-        environments=environments_file,
-        against=against,
-        hosts=allow_host,
-        programs=not no_programs,
-        sinks=allow_sink,
-    )
+def _programs(context: click.Context, option: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click passes it
+    return not _require_restriction(context, option, value)
 
 
 add_restrictions = _collect(
     "restrictions",
-    _restrictions,
-    environments_option,
+    Restrictions,
+    _environments(),
     common_option(
         "--against DIR",
         "Refuse any environments.yaml, `deliver` or `check` that is not also in DIR.",
@@ -198,19 +185,22 @@ add_restrictions = _collect(
     common_option(
         "--allow-host GLOB",
         "Connect only to hosts that match. Repeatable.",
+        name="hosts",
         multiple=True,
         callback=_require_restriction,
     ),
     common_option(
         "--allow-sink KIND[:GLOB]",
         "Use only sinks of this kind that match GLOB, if given. Repeatable.",
+        name="sinks",
         multiple=True,
         callback=_sink_rules,
     ),
     common_option(
         "--no-programs",
         "Do not run programs named in manifests or in sink configurations.",
-        callback=_require_restriction,
+        name="programs",
+        callback=_programs,
     ),
 )
 """Add the options of `Restrictions`; the command gets them as its argument `restrictions`."""
@@ -332,45 +322,38 @@ class OutputTargets(NamedTuple):
 
     Attributes:
         reports: the format and the file of each report.
-        events: the file to write events to, or None.
         ci: True to write annotations, a summary and outputs for GitHub Actions.
+        events: the file to write events to, or None.
     """
 
     reports: tuple[tuple[OutputFormat, str], ...]
-    events: str | None
     ci: bool
+    events: str | None = None
 
 
-def _output_targets(
-    *, report: tuple[tuple[OutputFormat, str], ...], no_ci: bool, events: str | None = None
-) -> OutputTargets:
-    return OutputTargets(report, events, not no_ci)
-
-
-def _reports(
-    context: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    """Parse the values of `--report`, each `FORMAT=FILE`."""
-    reports = []
-    for text in values:
-        format_, _, file = text.partition("=")
-        if format_ not in REPORT_FORMATS or not file:
-            known = ", ".join(REPORT_FORMATS)
-            raise click.BadParameter(
-                f"{text!r} is not FORMAT=FILE. Choose the format from {known}.", context, option
-            )
-        reports.append((format_, file))
-    return tuple(reports)
+def _report(text: str) -> tuple[str, str]:
+    """Parse a value of `--report`, which is `FORMAT=FILE`."""
+    format_, _, file = text.partition("=")
+    if format_ not in REPORT_FORMATS or not file:
+        known = ", ".join(REPORT_FORMATS)
+        raise click.BadParameter(f"{text!r} is not FORMAT=FILE. Choose the format from {known}.")
+    return format_, file
 
 
 _OUTPUT_TARGETS = (
     common_option(
         "--report FORMAT=FILE",
         f"Also write a report to a file. FORMAT is one of {', '.join(REPORT_FORMATS)}. Repeatable.",
+        name="reports",
         multiple=True,
-        callback=_reports,
+        type=_report,
     ),
-    common_option("--no-ci", "Do not write annotations, a summary or outputs for GitHub Actions."),
+    common_option(
+        "--no-ci",
+        "Do not write annotations, a summary or outputs for GitHub Actions.",
+        name="ci",
+        callback=lambda _context, _option, value: not value,
+    ),
     common_option(
         "--events FILE", "Write events to a file as they happen, one JSON object per line."
     ),
@@ -384,7 +367,7 @@ def add_output_targets(*, events: bool) -> Decorator:
         events: True if the command has events to write.
     """
     options = _OUTPUT_TARGETS if events else _OUTPUT_TARGETS[:-1]
-    return _collect("output_targets", _output_targets, *options)
+    return _collect("output_targets", OutputTargets, *options)
 
 
 class OutputOptions(NamedTuple):

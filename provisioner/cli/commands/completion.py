@@ -29,8 +29,7 @@ def completion(shell: str) -> None:
     )
 
     shell_class = get_completion_class(shell)
-    if shell_class is None:  # pragma: no cover - click knows the three
-        raise click.BadParameter(f"click has no completion for {shell}.")
+    assert shell_class is not None  # noqa: S101 - for the type checker: click knows the three
     root = click.get_current_context().find_root().command
     completion_ = shell_class(root, {}, "provision", "_PROVISION_COMPLETE")
     # Not `completion_.source()`: the method of bash starts a bash to ask for its version.
