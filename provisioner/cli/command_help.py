@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import cleandoc
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,18 +15,6 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 """Columns of a help page at most."""
-
-
-class Example(NamedTuple):
-    """An invocation that a help page shows.
-
-    Attributes:
-        purpose: what it does, as a short sentence in the imperative.
-        line: the command line, as a user types it.
-    """
-
-    purpose: str
-    line: str
 
 
 class CommonOption(click.Option):
@@ -68,8 +56,9 @@ def option(
 class DocumentedCommand(click.Command):
     """A command whose help page has headings for its own and common options, and examples.
 
+    The examples are those at the end of the docstring.
+
     Args:
-        examples: the invocations to show, if the docstring does not end with them.
         foreign_options: options of other programs that users may try, each with the command that
             does that here.
     """
@@ -77,13 +66,11 @@ class DocumentedCommand(click.Command):
     def __init__(
         self,
         *arguments: Any,
-        examples: Sequence[Example] = (),
         foreign_options: Mapping[str, str] | None = None,
         **named: Any,
     ) -> None:
         super().__init__(*arguments, **named)
         self.help, self.examples = split_examples(self.help)
-        self.examples += "\n\n".join(f"# {one.purpose}\n$ {one.line}" for one in examples)
         self.foreign_options = foreign_options or {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
