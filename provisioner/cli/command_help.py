@@ -64,10 +64,7 @@ class DocumentedCommand(click.Command):
     """
 
     def __init__(
-        self,
-        *arguments: Any,
-        foreign_options: Mapping[str, str] | None = None,
-        **named: Any,
+        self, *arguments: Any, foreign_options: Mapping[str, str] | None = None, **named: Any
     ) -> None:
         super().__init__(*arguments, **named)
         self.help, self.examples = split_examples(self.help)

@@ -131,19 +131,17 @@ class Console:
             yield lambda _: None
             return
         # Importing rich takes as long as the rest of a small run.
-        from rich.console import Console as RichConsole
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import console, progress
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+        )
         no_color = not _has_colour(self.output.color, sys.stderr)
-        stderr = RichConsole(stderr=True, no_color=no_color)
-        with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
+        stderr = console.Console(stderr=True, no_color=no_color)
+        with progress.Progress(*columns, console=stderr, transient=True) as bar:
             task = bar.add_task(description, total=total)
             yield lambda count: bar.advance(task, count)
 

@@ -23,10 +23,7 @@ def completion(shell: str) -> None:
         # Enable completion in fish:
         $ provision completion fish > ~/.config/fish/completions/provision.fish
     """
-    from click.shell_completion import (
-        ShellComplete,
-        get_completion_class,
-    )
+    from click.shell_completion import ShellComplete, get_completion_class
 
     shell_class = get_completion_class(shell)
     assert shell_class is not None  # noqa: S101 - for the type checker: click knows the three
