@@ -38,13 +38,7 @@ if TYPE_CHECKING:
 @add_one_environment
 @add_output_options()
 @stoppable
-def export(
-    selection: Selection,
-    only: tuple[str, ...],
-    file: Path | None,
-    output: OutputOptions,
-    signals: Signals,
-) -> int:
+def export(selection: Selection, file: Path | None, output: OutputOptions, signals: Signals) -> int:
     """Write a manifest for the keys in a workspace.
 
     Use this to adopt existing keys: a plan made with this manifest changes nothing. Only
@@ -68,12 +62,12 @@ def export(
     from provisioner.render.text import visible
     from provisioner.runtime.log_context import extra
 
-    console = Console(output)
+    console, only = Console(output), selection.only
     if str(file) == "-":
         file = None
     if file is not None and os.path.lexists(file):
         raise _exists(file)
-    prepared = prepare(selection._replace(only=only), keys_matter=False, one=True)
+    prepared = prepare(selection, keys_matter=False, one=True)
     with reconciler_of(prepared, signals.stop) as reconciler:
         ((source, observation),) = reconciler.observe()
     if reconciler.internal_error is not None:
