@@ -8,11 +8,7 @@ import re
 import sys
 import threading
 from html import escape
-from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MASK = "***"
 
@@ -200,7 +196,10 @@ def _forms(value: str) -> set[str]:
         repr(raw)[2:-1],
     }
     forms |= {json.dumps(form)[1:-1] for form in tuple(forms)}
-    forms |= set(_markup_forms(value))
+    for markup in (escape(value), escape(value, quote=False)):
+        forms |= {markup, markup.encode("ascii", "xmlcharrefreplace").decode()}
+    # As our Markdown escapes it.
+    forms.add("".join(one if one.isalnum() or one in " -" else f"&#{ord(one)};" for one in value))
     for offset in range(3):
         # The first and last characters also encode bits of the neighbouring bytes.
         first = -(-8 * offset // 6)
@@ -208,14 +207,6 @@ def _forms(value: str) -> set[str]:
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             forms.add(encode(bytes(offset) + raw).decode()[first:last])
     return {form for form in forms if len(form) >= _MIN_TEXT_LENGTH}
-
-
-def _markup_forms(value: str) -> Iterator[str]:
-    """Yield the value as HTML, XML and our Markdown escape it."""
-    for text in (escape(value), escape(value, quote=False)):
-        yield text
-        yield text.encode("ascii", "xmlcharrefreplace").decode()
-    yield "".join(char if char.isalnum() or char in " -" else f"&#{ord(char)};" for char in value)
 
 
 _KNOWN = _Known()

@@ -13,9 +13,11 @@ import click
 from provisioner import __version__
 from provisioner.cli.command_help import WIDTH
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
-from provisioner.cli.explain_hint import explain_hint
 from provisioner.cli.group import CommandGroup
 from provisioner.cli.standard_streams import flush_streams
+
+_MAX_EXPLAINED = 3
+"""Codes that the last line on stderr names at most, so that it stays short."""
 
 
 @click.group(
@@ -30,22 +32,36 @@ def provision() -> None:
 
     Manifests in git list the keys that each environment should have. `provision apply` creates
     the missing ones; `provision plan` shows first what it would do.
+
+    Examples:
+        # Write a first project, which works without a server:
+        $ provision init
+
+        # Create the keys that the manifest declares:
+        $ provision apply
     """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
-    with explain_hint():
-        code = _run(arguments)
-    flush_streams()
-    return code
-
-
-def _run(arguments: list[str] | None) -> int:
-    try:
-        code = provision.main(arguments, prog_name="provision", standalone_mode=False)
-    except click.ClickException as error:
+    printed_codes: list[str] = []
+    exit_code = _run(arguments, printed_codes)
+    if printed_codes:
+        codes = " ".join([*dict.fromkeys(printed_codes)][:_MAX_EXPLAINED])
         with suppress(OSError):  # the exit code says what failed even if stderr is gone
+            click.echo(f'Run "provision explain {codes}" to learn more.', err=True)
+    flush_streams()
+    return exit_code
+
+
+def _run(arguments: list[str] | None, printed_codes: list[str]) -> int:
+    """Run a command, which adds the codes of errors that it prints as text on stderr."""
+    try:
+        code = provision.main(
+            arguments, prog_name="provision", standalone_mode=False, obj=printed_codes
+        )
+    except click.ClickException as error:
+        with suppress(OSError):  # as above
             error.show()
         return USAGE if isinstance(error, click.UsageError) else error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -56,11 +72,7 @@ def _run(arguments: list[str] | None) -> int:
         # Click exits like this when the reader of its output has gone (`| head`).
         return 0
     except Exception as error:  # noqa: BLE001 - reports every bug with a traceback
-        return _report(error)
+        from provisioner.cli.exits import report_error
+
+        return report_error(error, printed_codes)
     return code if isinstance(code, int) else 0
-
-
-def _report(error: Exception) -> int:
-    from provisioner.cli.exits import report_error
-
-    return report_error(error)

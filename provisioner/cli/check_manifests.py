@@ -57,10 +57,9 @@ def check(paths: Iterable[Path], now: datetime, environments: Path | None = None
     keys = declared = 0
     for directory, files in selected.items():
         manifests = load(directory, now=now, environments=environments)
-        found = (*manifests.problems, *_no_manifest(manifests))
+        found = (*manifests.problems, *_not_read(files or set(), manifests))
         problems += [one for one in found if _concerns(one, files, manifests)]
         warnings += [one for one in look_alikes(manifests) if _concerns(one, files, manifests)]
-        problems += _unread(files or set(), manifests)
         sources += manifests.sources if files is None else sorted(files)
         keys += sum(map(len, manifests.desired.values()))
         declared += len(manifests.environments)
@@ -85,22 +84,18 @@ def _split_path(path: Path) -> tuple[Path, str | None]:
     return path.parent, path.as_posix()
 
 
-def _no_manifest(manifests: Manifests) -> Iterable[Problem]:
-    """Yield a problem if only environments.yaml was read, because nothing was checked."""
+def _not_read(files: set[str], manifests: Manifests) -> Iterable[Problem]:
+    """Yield a problem if there is no manifest, and one for each file that no run would read."""
     if manifests.none_read:
         message = (
             "there is no manifest in this file's directory: write one, or name another directory"
         )
         yield Problem(Place(manifests.sources[0]), Code.MANIFESTS_MISSING, message)
-
-
-def _unread(files: set[str], manifests: Manifests) -> Iterable[Problem]:
-    """Yield a problem for each file that no run would read."""
-    known = {*manifests.sources, *(problem.place.file for problem in manifests.problems)}
     message = (
         "this file is not read: a manifest is a *.yaml or *.yml file below the manifests "
         "directory, not hidden and not behind a linked folder"
     )
+    known = {*manifests.sources, *(problem.place.file for problem in manifests.problems)}
     for file in sorted(files - known):
         yield Problem(Place(file), Code.FILE_UNREAD, message)
 

@@ -1,52 +1,73 @@
-"""Commands whose `--help` shows examples, and that know options of other programs."""
+"""Commands and options as help pages show them: headings, variables and examples."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from inspect import cleandoc
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    Command = Callable[..., int]
+    Decorator = Callable[[Command], Command]
 
 WIDTH = 80
 """Columns of a help page at most."""
-
-
-class Example(NamedTuple):
-    """An invocation that a help page shows.
-
-    Attributes:
-        purpose: what it does, as a short sentence in the imperative.
-        line: the command line, as a user types it.
-    """
-
-    purpose: str
-    line: str
 
 
 class CommonOption(click.Option):
     """An option that many commands share; help pages list it after a command's own options."""
 
 
+def option(
+    shown: str,
+    text: str,
+    *,
+    name: str | None = None,
+    cls: type[click.Option] = click.Option,
+    **settings: Any,
+) -> Decorator:
+    """Declare an option, and the variable that can also set it.
+
+    Args:
+        shown: the option as its help page shows it: its flags, and the name of its value or its
+            choices in brackets. Without these and without a type, it is a flag.
+        text: its help text.
+        name: the parameter of the command; None for the name of the option.
+        cls: `CommonOption` if many commands have the option.
+        settings: other arguments of `click.option`.
+    """
+    words = shown.replace(",", "").split()
+    flags = [word for word in words if word.startswith("-")]
+    value = " ".join(words[len(flags) :])
+    if value.startswith("["):
+        settings["type"] = click.Choice(value.strip("[]").split("|"))
+    elif value:
+        settings["metavar"] = value
+    settings.setdefault("is_flag", not value and "type" not in settings)
+    settings.setdefault("show_default", "default" in settings)
+    variable = f"PROVISION_{flags[-1][2:].replace('-', '_').upper()}"
+    names = flags if name is None else [*flags, name]
+    return click.option(*names, cls=cls, envvar=variable, help=text, **settings)
+
+
 class DocumentedCommand(click.Command):
     """A command whose help page has headings for its own and common options, and examples.
 
+    The examples are those at the end of the docstring.
+
     Args:
-        examples: the invocations to show.
         foreign_options: options of other programs that users may try, each with the command that
             does that here.
     """
 
     def __init__(
-        self,
-        *arguments: Any,
-        examples: Sequence[Example] = (),
-        foreign_options: Mapping[str, str] | None = None,
-        **named: Any,
+        self, *arguments: Any, foreign_options: Mapping[str, str] | None = None, **named: Any
     ) -> None:
         super().__init__(*arguments, **named)
-        self.examples = examples
+        self.help, self.examples = split_examples(self.help)
         self.foreign_options = foreign_options or {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -65,12 +86,11 @@ class DocumentedCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, the common ones, and the variables of both."""
         options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
-        common: list[click.Option] = [one for one in options if isinstance(one, CommonOption)]
-        own = [one for one in options if one not in common]
-        if common and len(own) > 1:
-            common.append(own.pop())  # --help, which click adds last
+        common = [one for one in options if isinstance(one, CommonOption)]
+        *own, help_option = [one for one in options if one not in common]
+        if own and common:
             _write_options(ctx, formatter, "Options", own)
-            _write_options(ctx, formatter, "Common options", common)
+            _write_options(ctx, formatter, "Common options", [*common, help_option])
         else:
             _write_options(ctx, formatter, "Options", options)
         with_variable = [one for one in (*own, *common) if one.envvar is not None]
@@ -84,6 +104,20 @@ class DocumentedCommand(click.Command):
         """Write the examples."""
         del ctx
         write_examples(formatter, self.examples)
+
+
+def split_examples(docstring: str | None) -> tuple[str, str]:
+    """Return the text of a docstring, and the examples at its end."""
+    text, _, examples = cleandoc(docstring or "").partition("\n\nExamples:\n")
+    return text, examples
+
+
+def write_examples(formatter: click.HelpFormatter, examples: str) -> None:
+    """Write invocations as they are typed, each below a comment that says what it does."""
+    with formatter.section("Examples"):
+        indent = " " * formatter.current_indent
+        for line in examples.splitlines():
+            formatter.write(f"{indent}{line.strip()}".rstrip() + "\n")
 
 
 def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> str:
@@ -114,16 +148,6 @@ def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> s
         if name in shared:
             line += option_words
     return shlex.join(line)
-
-
-def write_examples(formatter: click.HelpFormatter, examples: Iterable[Example]) -> None:
-    """Write invocations as they are typed, each below a comment that says what it does."""
-    with formatter.section("Examples"):
-        for number, example in enumerate(examples):
-            if number:
-                formatter.write_paragraph()
-            indent = " " * formatter.current_indent
-            formatter.write(f"{indent}# {example.purpose}\n{indent}$ {example.line}\n")
 
 
 def _about_variables(options: Sequence[click.Option]) -> str:

@@ -62,11 +62,6 @@ def _declared_keys(ctx: click.Context) -> Iterable[str]:
     return (key.name for environment in environments for key in desired.get(environment, ()))
 
 
-def _commands(ctx: click.Context) -> Iterable[str]:
-    del ctx
-    return COMMANDS
-
-
 def _codes(ctx: click.Context) -> Iterable[str]:
     from provisioner.errors import explanations
 
@@ -98,13 +93,7 @@ def directories(
     return [CompletionItem(incomplete, type="dir")]
 
 
-def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Let the shell complete files."""
-    del ctx, param
-    return [CompletionItem(incomplete, type="file")]
-
-
-command_names = _names(_commands)
+command_names = _names(lambda _: COMMANDS)
 explained_codes = _names(_codes)
 environment_names = _names(_declared_environments)
 key_names = _names(_declared_keys)

@@ -8,10 +8,11 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
-from provisioner.cli.explain_hint import remember_codes
+import click
+
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
-from provisioner.cli.run_id import new_run_id
+from provisioner.cli.output_file import write_all
 from provisioner.cli.standard_streams import discard_output
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import InvalidInputError, OutputError
@@ -40,7 +41,8 @@ class Console:
 
     def __init__(self, output: OutputOptions) -> None:
         self.output = output
-        self.run_id = new_run_id()
+        self._printed_codes: list[str] = click.get_current_context().obj
+        self.run_id = os.urandom(16).hex()
         set_up_log(output.log_level, output.log_format, self.run_id)
 
     @property
@@ -104,9 +106,8 @@ class Console:
         if logs_json():
             for line in text.splitlines():
                 _LOG.log(max(logging.WARNING, _LOG.getEffectiveLevel()), "%s", line)
-            return
-        with suppress(OutputError):
-            _write(sys.stderr, without_commands(masked(text)))
+        else:
+            write_stderr(text)
 
     def print_commands(self, text: str) -> None:
         """Write workflow commands for a CI runner to stderr, even if the log is JSON."""
@@ -120,15 +121,7 @@ class Console:
             failure: the failure of a key or an environment.
             environment: the name of the environment, in a command that works on several.
         """
-        if logs_json():
-            context: LogContext = {"code": failure.code}
-            if environment is not None:
-                context["environment"] = environment
-            _LOG.error("%s", failure.text, extra=extra(**context))
-        else:
-            remember_codes([failure.code])
-            place = "" if environment is None else f"{environment}: "
-            self.print_stderr(visible(f"{place}{failure.code}: {failure.text}") + "\n")
+        print_failure(failure, self._printed_codes, environment)
 
     @contextmanager
     def progress(self, total: int, description: str) -> Iterator[Callable[[int], None]]:
@@ -138,33 +131,50 @@ class Console:
             yield lambda _: None
             return
         # Importing rich takes as long as the rest of a small run.
-        from rich.console import Console as RichConsole
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import console, progress
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+        )
         no_color = not _has_colour(self.output.color, sys.stderr)
-        stderr = RichConsole(stderr=True, no_color=no_color)
-        with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
+        stderr = console.Console(stderr=True, no_color=no_color)
+        with progress.Progress(*columns, console=stderr, transient=True) as bar:
             task = bar.add_task(description, total=total)
             yield lambda count: bar.advance(task, count)
+
+
+def print_failure(
+    failure: Failure, printed_codes: list[str], environment: str | None = None
+) -> None:
+    """Report a failure on stderr, and add its code to the printed ones if it is text."""
+    if logs_json():
+        context: LogContext = {"code": failure.code}
+        if environment is not None:
+            context["environment"] = environment
+        _LOG.error("%s", failure.text, extra=extra(**context))
+    else:
+        printed_codes.append(failure.code)
+        place = "" if environment is None else f"{environment}: "
+        write_stderr(visible(f"{place}{failure.code}: {failure.text}") + "\n")
+
+
+def write_stderr(text: str) -> None:
+    """Write text for people to stderr, even if the log is JSON; an error of stderr is ignored."""
+    with suppress(OutputError):
+        _write(sys.stderr, without_commands(masked(text)))
 
 
 def _write(stream: TextIO | None, text: str) -> None:
     if stream is None:  # closed before the program started
         return
     encoding = stream.encoding or "utf-8"
-    rest = memoryview(text.encode(encoding, "backslashreplace"))
     try:
         stream.flush()
-        while rest:
-            # An unbuffered stream may write only a part when a signal arrives.
-            rest = rest[stream.buffer.write(rest) or 0 :]
+        # An unbuffered stream may write only a part when a signal arrives.
+        write_all(stream.buffer, text.encode(encoding, "backslashreplace"))
         stream.flush()
     except BrokenPipeError:
         # The reader has gone (`| head`); that changes neither the work nor the exit code.

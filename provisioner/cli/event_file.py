@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("provisioner")
 
-_CLOSE_TIMEOUT = 5.0
-
 
 class EventFile:
     """A file of events; if it cannot be written any longer, the run continues without it.
@@ -37,7 +35,7 @@ class EventFile:
         WrongUsageError: if the file cannot be opened.
     """
 
-    def __init__(self, file: str, run_id: str, timeout: float = _CLOSE_TIMEOUT) -> None:
+    def __init__(self, file: str, run_id: str, timeout: float = 5.0) -> None:
         self._timeout = timeout
         self._file = file
         self._stream = open_output(file, "--events")

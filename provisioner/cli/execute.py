@@ -18,8 +18,8 @@ from provisioner.cli.show import (
     show_result,
     warn_if_nothing_selected,
 )
-from provisioner.cli.suggestions import did_you_mean
 from provisioner.errors.codes import Code
+from provisioner.errors.did_you_mean import did_you_mean
 from provisioner.errors.exceptions import StalePlanError, WrongUsageError
 from provisioner.errors.failure import Failure
 from provisioner.plan import Planned, Revoke, digest

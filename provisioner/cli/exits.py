@@ -13,10 +13,8 @@ from contextlib import suppress
 import click
 
 from provisioner import __version__
-from provisioner.cli.console import output_error
+from provisioner.cli.console import output_error, print_failure, write_stderr
 from provisioner.cli.exit_codes import UNEXPECTED
-from provisioner.cli.explain_hint import remember_codes
-from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
@@ -25,10 +23,9 @@ from provisioner.errors.exceptions import (
     WorkspaceError,
     WrongUsageError,
 )
-from provisioner.render.text import PLAIN, problems_text, visible
+from provisioner.render.text import PLAIN, problems_text
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
 from provisioner.runtime.log_context import extra
-from provisioner.secret import masked
 
 _LOG = logging.getLogger("provisioner")
 
@@ -37,8 +34,13 @@ _STDOUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of the device behind stdout; they have no file name when click writes to it."""
 
 
-def report_error(error: Exception) -> int:
-    """Print on stderr why the command failed, and return its exit code."""
+def report_error(error: Exception, printed_codes: list[str]) -> int:
+    """Print on stderr why the command failed, and return its exit code.
+
+    Args:
+        error: the error.
+        printed_codes: the codes of errors printed as text, to which those of this one are added.
+    """
     match error:
         case FileNotFoundError() if not _has_working_directory():
             error = WrongUsageError(
@@ -54,8 +56,17 @@ def report_error(error: Exception) -> int:
             )
         case OSError(filename=None) if error.errno in _STDOUT_ERRORS:
             error = output_error(error)
-    with suppress(OSError):  # the exit code says what failed even if stderr is gone
-        _print_error(error)
+    match error:
+        case InvalidInputError() if logs_json():
+            for problem in error.problems:
+                _LOG.error("%s: %s", problem.place, problem.message, extra=extra(code=problem.code))
+        case InvalidInputError():
+            printed_codes += [problem.code for problem in error.problems]
+            write_stderr(problems_text(error.problems, PLAIN))
+        case ProvisionError():
+            print_failure(error.failure, printed_codes)
+        case _:
+            _print_bug(error)
     return error.exit_code if isinstance(error, ProvisionError) else UNEXPECTED
 
 
@@ -67,29 +78,15 @@ def _has_working_directory() -> bool:
     return True
 
 
-def _print_error(error: Exception) -> None:
-    match error:
-        case InvalidInputError() if logs_json():
-            for problem in error.problems:
-                _LOG.error("%s: %s", problem.place, problem.message, extra=extra(code=problem.code))
-        case InvalidInputError():
-            text = masked(problems_text(error.problems, PLAIN))
-            remember_codes(problem.code for problem in error.problems)
-            click.echo(without_commands(text), err=True, nl=False)
-        case ProvisionError() if logs_json():
-            _LOG.error("%s", error.failure.text, extra=extra(code=error.code))
-        case ProvisionError():
-            remember_codes([error.code])
-            text = f"{error.code}: {visible(error.message)} {visible(error.remedy)}"
-            click.echo(without_commands(masked(text)), err=True)
-        case _:
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            text = (
-                f"{frames}{type(error).__name__}\n\nThis is a bug in provision {__version__} "
-                f"(Python {platform.python_version()}, {sys.platform}). Please report it with "
-                "the lines above; they contain no variable values."
-            )
-            if logs_json():
-                _LOG.critical("%s", text, extra=extra(code=Code.INTERNAL_ERROR))
-            else:
-                click.echo(text, err=True)
+def _print_bug(error: Exception) -> None:
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    text = (
+        f"{frames}{type(error).__name__}\n\nThis is a bug in provision {__version__} "
+        f"(Python {platform.python_version()}, {sys.platform}). Please report it with "
+        "the lines above; they contain no variable values."
+    )
+    if logs_json():
+        _LOG.critical("%s", text, extra=extra(code=Code.INTERNAL_ERROR))
+    else:
+        with suppress(OSError):  # the exit code says what failed even if stderr is gone
+            click.echo(text, err=True)

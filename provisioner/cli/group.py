@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
-from provisioner.cli.command_help import Example, write_examples
+from provisioner.cli.command_help import split_examples, write_examples
 
 COMMANDS = {
     "init": ("init", "Write a starter environments.yaml and manifest."),
@@ -29,14 +30,13 @@ COMMANDS = {
 }
 """Module and summary of each command, in the order of first use."""
 
-_EXAMPLES = (
-    Example("Write a first project, which works without a server:", "provision init"),
-    Example("Create the keys that the manifest declares:", "provision apply"),
-)
-
 
 class CommandGroup(click.Group):
     """The group of all commands; it imports a command when that is run."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.help, self._examples = split_examples(self.help)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of first use."""
@@ -63,7 +63,7 @@ class CommandGroup(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, and where to read on."""
-        write_examples(formatter, _EXAMPLES)
+        write_examples(formatter, self._examples)
         super().format_epilog(ctx, formatter)
 
     def resolve_command(
@@ -75,22 +75,7 @@ class CommandGroup(click.Group):
         except click.NoSuchOption:
             raise
         except click.UsageError:
-            raise _unknown(args[0], ctx) from None
+            from provisioner.cli.suggestions import suggest_command
 
-    def require_command(self, ctx: click.Context, name: str) -> click.Command:
-        """Return the command of that name.
-
-        Raises:
-            UsageError: if there is none; with a suggestion.
-        """
-        command = self.get_command(ctx, name)
-        if command is None:
-            raise _unknown(name, ctx)
-        return command
-
-
-def _unknown(name: str, ctx: click.Context) -> click.UsageError:
-    from provisioner.cli.suggestions import suggest_command
-
-    message = f"No such command {name!r}. {suggest_command(name, COMMANDS)}"
-    return click.UsageError(message.rstrip(), ctx)
+            message = f"No such command {args[0]!r}. {suggest_command(args[0], COMMANDS)}"
+            raise click.UsageError(message.rstrip(), ctx) from None

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
-from provisioner.cli.command_help import CommonOption
+from provisioner.cli.command_help import CommonOption, option
 from provisioner.cli.completion_items import directories, environment_names, key_names
 from provisioner.model.restrictions import Restrictions, SinkRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.cli.command_help import Command, Decorator
     from provisioner.model.environment import SinkKind
     from provisioner.reconcile.guards import GuardOverrides
     from provisioner.render.formats import OutputFormat
 
-    Command = Callable[..., int]
+
+_Value = TypeVar("_Value")
 
 REPORT_FORMATS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
 """The formats of `--report`: those of `provisioner.render.formats`."""
@@ -37,39 +39,70 @@ SINK_KINDS: tuple[SinkKind, ...] = (
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_common_option = partial(click.option, cls=CommonOption)
+_PATH = click.Path(path_type=Path)
 
 
-class OutputOptions(NamedTuple):
-    """The format of a command's output on stdout and stderr.
+common_option = partial(option, cls=CommonOption)
 
-    Attributes:
-        format: the format of the data on stdout, one of those that the command offers.
-        quiet: True to print only warnings and errors.
-        color: `auto`, `always` or `never`.
-        log_level: the lowest level of log messages on stderr.
-        log_format: the format of the log, `text` or `json`.
+
+def _add(*options: Decorator) -> Decorator:
+    """Return a decorator that adds these options, which --help shows in this order."""
+
+    def decorate(command: Command) -> Command:
+        for one in reversed(options):
+            command = one(command)
+        return command
+
+    return decorate
+
+
+def _collect(argument: str, build: Callable[..., object], *options: Decorator) -> Decorator:
+    """Return a decorator that hands the values of several options to a command as one argument.
+
+    Args:
+        argument: the name of the argument.
+        build: makes its value; its parameters, or the fields of the class, are named as the
+            options. An option that the command does not have is left out.
+        options: the options that the decorator adds.
+    """
+    names = [name for name in build.__annotations__ if name != "return"]
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def collect(**arguments: object) -> int:
+            values = {name: arguments.pop(name) for name in names if name in arguments}
+            return command(**{argument: build(**values)}, **arguments)
+
+        return _add(*options)(collect)
+
+    return decorate
+
+
+def _not_empty(consequence: str) -> Callable[[click.Context, click.Parameter, _Value], _Value]:
+    """Return a callback that refuses an empty value or variable of an option that limits a run.
+
+    A pipeline that lost a value leaves its variable empty; click ignores an empty variable.
+
+    Args:
+        consequence: the words for what a run without the option does.
     """
 
-    format: str
-    quiet: bool
-    color: str
-    log_level: str
-    log_format: str
+    def check(context: click.Context, option: click.Parameter, value: _Value) -> _Value:
+        variable = str(option.envvar)
+        typed = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+        if not typed and not os.environ.get(variable, "set").strip():
+            message = f"{variable} is empty. Set it, or unset it to {consequence}."
+            raise click.BadParameter(message)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one == Path() or (isinstance(one, str) and not one.strip()):
+                message = f"A value is empty. Set it, or omit the option to {consequence}."
+                raise click.BadParameter(message)
+        return value
+
+    return check
 
 
-class OutputTargets(NamedTuple):
-    """The outputs of a command other than stdout and stderr.
-
-    Attributes:
-        reports: the format and the file of each report.
-        events: the file to write events to, or None.
-        ci: True to write annotations, a summary and outputs for GitHub Actions.
-    """
-
-    reports: tuple[tuple[OutputFormat, str], ...]
-    events: str | None
-    ci: bool
+# The manifests, the environments and the keys
 
 
 class Selection(NamedTuple):
@@ -90,31 +123,140 @@ class Selection(NamedTuple):
     restrictions: Restrictions = Restrictions()
 
 
-def _manifests_option(text: str) -> Callable[[Command], Command]:
-    return _common_option(
-        "-m",
-        "--manifests",
-        type=click.Path(path_type=Path),
-        default=Path("manifests"),
-        show_default=True,
-        envvar="PROVISION_MANIFESTS",
-        metavar="DIR",
-        shell_complete=directories,
-        help=text,
+_require_restriction = _not_empty("run without this restriction")
+
+
+def _sink_rules(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[SinkRule, ...]:
+    """Parse the values of `--allow-sink`, each `KIND` or `KIND:GLOB`."""
+    rules = []
+    for text in _require_restriction(context, option, values):
+        name, colon, glob = text.partition(":")
+        kind = next((one for one in SINK_KINDS if one == name), None)
+        if kind is None or (colon and not glob):
+            raise click.BadParameter(
+                f"{text!r} is not KIND or KIND:GLOB. Choose the kind from {', '.join(SINK_KINDS)}.",
+                context,
+                option,
+            )
+        rules.append(SinkRule(kind, glob or "*"))
+    return tuple(rules)
+
+
+_manifests = partial(
+    common_option,
+    "-m, --manifests DIR",
+    type=_PATH,
+    default=Path("manifests"),
+    shell_complete=directories,
+)
+manifests_option = _manifests("Read environments.yaml and manifests from this directory.")
+new_manifests_option = _manifests("Write the files to this directory.")
+one_environment_option = common_option(
+    "-e, --environment NAME",
+    "Work on this environment; required if there are several.",
+    shell_complete=environment_names,
+)
+_environments = partial(
+    common_option,
+    "--environments FILE",
+    "Read this file instead of environments.yaml in the manifests directory.",
+    type=_PATH,
+    callback=_require_restriction,
+)
+environments_option = _environments(name="environments_file")
+
+
+def _programs(context: click.Context, option: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click passes it
+    return not _require_restriction(context, option, value)
+
+
+add_restrictions = _collect(
+    "restrictions",
+    Restrictions,
+    _environments(),
+    common_option(
+        "--against DIR",
+        "Refuse any environments.yaml, `deliver` or `check` that is not also in DIR.",
+        type=_PATH,
+        callback=_require_restriction,
+    ),
+    common_option(
+        "--allow-host GLOB",
+        "Connect only to hosts that match. Repeatable.",
+        name="hosts",
+        multiple=True,
+        callback=_require_restriction,
+    ),
+    common_option(
+        "--allow-sink KIND[:GLOB]",
+        "Use only sinks of this kind that match GLOB, if given. Repeatable.",
+        name="sinks",
+        multiple=True,
+        callback=_sink_rules,
+    ),
+    common_option(
+        "--no-programs",
+        "Do not run programs named in manifests or in sink configurations.",
+        name="programs",
+        callback=_programs,
+    ),
+)
+"""Add the options of `Restrictions`; the command gets them as its argument `restrictions`."""
+
+
+def _selection(
+    manifests: Path,
+    environment: str | tuple[str, ...] | None,
+    restrictions: Restrictions,
+    only: tuple[str, ...] = (),
+    parallel: int | None = None,
+) -> Selection:
+    names = environment or ()
+    environments = (names,) if isinstance(names, str) else names
+    return Selection(manifests, environments, only, parallel, restrictions)
+
+
+def add_selection(*, revokes: bool) -> Decorator:
+    """Add the options of `Selection`; the command gets them as its argument `selection`.
+
+    Args:
+        revokes: True if the command, or its plan file, can revoke keys; it then refuses an empty
+            `-e` or `--only`.
+    """
+    repeatable = partial(
+        common_option, multiple=True, callback=_not_empty("work on all") if revokes else None
+    )
+    return _add_selection(
+        manifests_option,
+        repeatable(
+            "-e, --environment NAME",
+            "Work only on this environment. Repeatable.",
+            shell_complete=environment_names,
+        ),
+        repeatable(
+            "--only GLOB",
+            "Work only on keys whose names match. Repeatable.",
+            shell_complete=key_names,
+        ),
+        common_option(
+            "--parallel N",
+            "Send up to N simultaneous requests to each environment, instead of limits.parallel.",
+            type=click.IntRange(1, 100),
+        ),
     )
 
 
-manifests_option = _manifests_option("Read environments.yaml and manifests from this directory.")
-new_manifests_option = _manifests_option("Write the files to this directory.")
+def _add_selection(*options: Decorator) -> Decorator:
+    collect = _collect("selection", _selection)
+    return lambda command: _add(*options)(add_restrictions(collect(command)))
 
-one_environment_option = _common_option(
-    "-e",
-    "--environment",
-    envvar="PROVISION_ENVIRONMENT",
-    metavar="NAME",
-    shell_complete=environment_names,
-    help="Work on this environment; required if there are several.",
-)
+
+add_one_environment = _add_selection(manifests_option, one_environment_option)
+"""Add the options of a `Selection` of one environment; the argument is `selection` too."""
+
+# The changes that a run may make
 
 
 class PlanFlags(NamedTuple):
@@ -150,382 +292,128 @@ class GuardOptions(NamedTuple):
         return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
 
 
-def add_plan_flags(command: Command) -> Command:
-    """Add the options of `PlanFlags`; the command gets them as its argument `plan_flags`."""
-
-    @wraps(command)
-    def collect(*, prune: bool, dedupe: bool, redeliver: bool, **others: object) -> int:
-        return command(plan_flags=PlanFlags(prune, dedupe, redeliver), **others)
-
-    return _add_options(collect, *_PLAN_FLAGS)
-
-
-def add_guard_options(command: Command) -> Command:
-    """Add the options of `GuardOptions`; the command gets them as its argument `guard_options`."""
-
-    @wraps(command)
-    def collect(*, max_revoke: int | None, allow_protected: bool, **others: object) -> int:
-        return command(guard_options=GuardOptions(max_revoke, allow_protected), **others)
-
-    return _add_options(collect, *_GUARD_OPTIONS)
-
-
-_PLAN_FLAGS = (
-    click.option(
-        "--prune",
-        is_flag=True,
-        envvar="PROVISION_PRUNE",
-        help="Revoke owned keys that no manifest declares.",
-    ),
-    click.option(
-        "--dedupe",
-        is_flag=True,
-        envvar="PROVISION_DEDUPE",
-        help="Revoke duplicates of owned keys.",
-    ),
-    click.option(
-        "--redeliver",
-        is_flag=True,
-        envvar="PROVISION_REDELIVER",
-        help="Deliver a new token for every key to its sinks.",
-    ),
+add_plan_flags = _collect(
+    "plan_flags",
+    PlanFlags,
+    option("--prune", "Revoke owned keys that no manifest declares."),
+    option("--dedupe", "Revoke duplicates of owned keys."),
+    option("--redeliver", "Deliver a new token for every key to its sinks."),
 )
-_GUARD_OPTIONS = (
-    click.option(
-        "--max-revoke",
+"""Add the options of `PlanFlags`; the command gets them as its argument `plan_flags`."""
+
+add_guard_options = _collect(
+    "guard_options",
+    GuardOptions,
+    option(
+        "--max-revoke N",
+        "Allow up to N revocations in each environment, instead of guards.max_revoke.",
         type=click.IntRange(0),
-        envvar="PROVISION_MAX_REVOKE",
-        metavar="N",
-        help="Allow up to N revocations in each environment, instead of guards.max_revoke.",
     ),
-    click.option(
-        "--allow-protected",
-        is_flag=True,
-        envvar="PROVISION_ALLOW_PROTECTED",
-        help="Allow revoking keys that `protect: true` protects.",
-    ),
+    option("--allow-protected", "Allow revoking keys that `protect: true` protects."),
 )
+"""Add the options of `GuardOptions`; the command gets them as its argument `guard_options`."""
 
 
-def add_restrictions(command: Command) -> Command:
-    """Add the options of `Restrictions`; the command gets them as its argument `restrictions`."""
-
-    @wraps(command)
-    def collect(
-        *,
-        environments_file: Path | None,
-        against: Path | None,
-        allow_host: tuple[str, ...],
-        no_programs: bool,
-        allow_sink: tuple[SinkRule, ...],
-        **others: object,
-    ) -> int:
-        restrictions = Restrictions(
-            environments=environments_file,
-            against=against,
-            hosts=allow_host,
-            programs=not no_programs,
-            sinks=allow_sink,
-        )
-        return command(restrictions=restrictions, **others)
-
-    return _add_options(collect, *_RESTRICTIONS)
+# The output
 
 
-_Value = TypeVar("_Value")
+class OutputTargets(NamedTuple):
+    """The outputs of a command other than stdout and stderr.
 
-
-def _require_value(context: click.Context, option: click.Parameter, value: _Value) -> _Value:
-    """Return the value of a restriction; an empty value or variable is wrong usage."""
-    variable = str(option.envvar)
-    # Click ignores an empty variable, which would lift the restriction.
-    source = context.get_parameter_source(str(option.name))
-    if source is not ParameterSource.COMMANDLINE and not os.environ.get(variable, "set").strip():
-        raise click.BadParameter(
-            f"{variable} is empty. Set it, or unset it to run without this restriction.",
-            context,
-            option,
-        )
-    values = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(one, (str, Path)) and str(one).strip() in {"", "."} for one in values):
-        raise click.BadParameter("A value is empty.", context, option)
-    return value
-
-
-def _sink_rules(
-    context: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> tuple[SinkRule, ...]:
-    """Parse the values of `--allow-sink`, each `KIND` or `KIND:GLOB`."""
-    rules = []
-    for text in _require_value(context, option, values):
-        name, colon, glob = text.partition(":")
-        kind = next((one for one in SINK_KINDS if one == name), None)
-        if kind is None or (colon and not glob):
-            raise click.BadParameter(
-                f"{text!r} is not KIND or KIND:GLOB. Choose the kind from {', '.join(SINK_KINDS)}.",
-                context,
-                option,
-            )
-        rules.append(SinkRule(kind, glob or "*"))
-    return tuple(rules)
-
-
-environments_option = _common_option(
-    "--environments",
-    "environments_file",
-    type=click.Path(path_type=Path),
-    callback=_require_value,
-    envvar="PROVISION_ENVIRONMENTS",
-    metavar="FILE",
-    help="Read this file instead of environments.yaml in the manifests directory.",
-)
-
-_RESTRICTIONS = (
-    environments_option,
-    _common_option(
-        "--against",
-        type=click.Path(path_type=Path),
-        callback=_require_value,
-        envvar="PROVISION_AGAINST",
-        metavar="DIR",
-        help="Refuse any environments.yaml, `deliver` or `check` that is not also in DIR.",
-    ),
-    _common_option(
-        "--allow-host",
-        multiple=True,
-        callback=_require_value,
-        envvar="PROVISION_ALLOW_HOST",
-        metavar="GLOB",
-        help="Connect only to hosts that match. Repeatable.",
-    ),
-    _common_option(
-        "--allow-sink",
-        multiple=True,
-        callback=_sink_rules,
-        envvar="PROVISION_ALLOW_SINK",
-        metavar="KIND[:GLOB]",
-        help="Use only sinks of this kind that match GLOB, if given. Repeatable.",
-    ),
-    _common_option(
-        "--no-programs",
-        is_flag=True,
-        callback=_require_value,
-        envvar="PROVISION_NO_PROGRAMS",
-        help="Do not run programs named in manifests or in sink configurations.",
-    ),
-)
-
-
-def add_selection(*, revokes: bool) -> Callable[[Command], Command]:
-    """Add the options of `Selection`; the command gets them as its argument `selection`.
-
-    Args:
-        revokes: True if the command, or its plan file, can revoke keys. An empty `-e` or `--only`
-            is wrong usage then: a pipeline that lost a value leaves its variable empty.
+    Attributes:
+        reports: the format and the file of each report.
+        ci: True to write annotations, a summary and outputs for GitHub Actions.
+        events: the file to write events to, or None.
     """
-    callback = _require_selection if revokes else None
-    options = (
-        manifests_option,
-        _common_option(
-            "-e",
-            "--environment",
-            multiple=True,
-            callback=callback,
-            envvar="PROVISION_ENVIRONMENT",
-            metavar="NAME",
-            shell_complete=environment_names,
-            help="Work only on this environment. Repeatable.",
-        ),
-        _common_option(
-            "--only",
-            multiple=True,
-            callback=callback,
-            envvar="PROVISION_ONLY",
-            metavar="GLOB",
-            shell_complete=key_names,
-            help="Work only on keys whose names match. Repeatable.",
-        ),
-        _common_option(
-            "--parallel",
-            type=click.IntRange(1, 100),
-            envvar="PROVISION_PARALLEL",
-            metavar="N",
-            help="Send up to N simultaneous requests to each environment, instead of "
-            "limits.parallel.",
-        ),
-    )
 
-    def decorate(command: Command) -> Command:
-        @wraps(command)
-        def collect(
-            manifests: Path,
-            environment: tuple[str, ...],
-            only: tuple[str, ...],
-            parallel: int | None,
-            restrictions: Restrictions,
-            **others: object,
-        ) -> int:
-            selection = Selection(manifests, environment, only, parallel, restrictions)
-            return command(selection=selection, **others)
-
-        return _add_options(add_restrictions(collect), *options)
-
-    return decorate
+    reports: tuple[tuple[OutputFormat, str], ...]
+    ci: bool
+    events: str | None = None
 
 
-def _require_selection(
-    context: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Return the values of an option that limits a run; an empty one is wrong usage."""
-    variable = str(option.envvar)
-    # Click ignores an empty variable, so the run would work on everything.
-    if not values and not os.environ.get(variable, "set").strip():
-        raise click.BadParameter(
-            f"{variable} is empty. Set it, or unset it to work on all.", context, option
-        )
-    if not all(map(str.strip, values)):
-        raise click.BadParameter(
-            "A value is empty. Set it, or omit the option to work on all.", context, option
-        )
-    return values
+def _report(text: str) -> tuple[str, str]:
+    """Parse a value of `--report`, which is `FORMAT=FILE`."""
+    format_, _, file = text.partition("=")
+    if format_ not in REPORT_FORMATS or not file:
+        known = ", ".join(REPORT_FORMATS)
+        raise click.BadParameter(f"{text!r} is not FORMAT=FILE. Choose the format from {known}.")
+    return format_, file
 
 
-def add_output_targets(*, events: bool) -> Callable[[Command], Command]:
+_OUTPUT_TARGETS = (
+    common_option(
+        "--report FORMAT=FILE",
+        f"Also write a report to a file. FORMAT is one of {', '.join(REPORT_FORMATS)}. Repeatable.",
+        name="reports",
+        multiple=True,
+        type=_report,
+    ),
+    common_option(
+        "--no-ci",
+        "Do not write annotations, a summary or outputs for GitHub Actions.",
+        name="ci",
+        callback=lambda _context, _option, value: not value,
+    ),
+    common_option(
+        "--events FILE", "Write events to a file as they happen, one JSON object per line."
+    ),
+)
+
+
+def add_output_targets(*, events: bool) -> Decorator:
     """Add the options of `OutputTargets`; the command gets them as `output_targets`.
 
     Args:
         events: True if the command has events to write.
     """
-
-    def decorate(command: Command) -> Command:
-        @wraps(command)
-        def collect(
-            *, report: tuple[tuple[OutputFormat, str], ...], no_ci: bool, **others: object
-        ) -> int:
-            file = others.pop("events", None)
-            output_targets = OutputTargets(report, None if file is None else str(file), not no_ci)
-            return command(output_targets=output_targets, **others)
-
-        return _add_options(collect, *_OUTPUT_TARGETS[: 3 if events else 2])
-
-    return decorate
+    options = _OUTPUT_TARGETS if events else _OUTPUT_TARGETS[:-1]
+    return _collect("output_targets", OutputTargets, *options)
 
 
-def _reports(
-    context: click.Context, option: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    """Parse the values of `--report`, each `FORMAT=FILE`."""
-    reports = []
-    for text in values:
-        format_, _, file = text.partition("=")
-        if format_ not in REPORT_FORMATS or not file:
-            known = ", ".join(REPORT_FORMATS)
-            raise click.BadParameter(
-                f"{text!r} is not FORMAT=FILE. Choose the format from {known}.", context, option
-            )
-        reports.append((format_, file))
-    return tuple(reports)
+class OutputOptions(NamedTuple):
+    """The format of a command's output on stdout and stderr.
+
+    Attributes:
+        quiet: True to print only warnings and errors.
+        log_level: the lowest level of log messages on stderr.
+        log_format: the format of the log, `text` or `json`.
+        color: `auto`, `always` or `never`.
+        format: the format of the data on stdout, one of those that the command offers.
+    """
+
+    quiet: bool
+    log_level: str
+    log_format: str
+    color: str
+    format: str = "json"
 
 
-_OUTPUT_TARGETS = (
-    _common_option(
-        "--report",
-        multiple=True,
-        callback=_reports,
-        envvar="PROVISION_REPORT",
-        metavar="FORMAT=FILE",
-        help="Also write a report to a file. FORMAT is one of "
-        f"{', '.join(REPORT_FORMATS)}. Repeatable.",
+_OUTPUT_OPTIONS = (
+    common_option("-q, --quiet", "Print only warnings and errors."),
+    common_option(
+        "--log-level",
+        "Write log messages at this level and above to stderr.",
+        type=click.Choice(_LOG_LEVELS, case_sensitive=False),
+        default="warning",
     ),
-    _common_option(
-        "--no-ci",
-        is_flag=True,
-        envvar="PROVISION_NO_CI",
-        help="Do not write annotations, a summary or outputs for GitHub Actions.",
+    common_option(
+        "--log-format [text|json]", "Write the log to stderr in this format.", default="text"
     ),
-    _common_option(
-        "--events",
-        envvar="PROVISION_EVENTS",
-        metavar="FILE",
-        help="Write events to a file as they happen, one JSON object per line.",
+    common_option(
+        "--color [auto|always|never]",
+        "Colour text output; auto respects NO_COLOR and FORCE_COLOR.",
+        default="auto",
     ),
 )
 
 
-def add_output_options(*formats: str) -> Callable[[Command], Command]:
+def add_output_options(*formats: str) -> Decorator:
     """Add the options of `OutputOptions`; the command gets them as its argument `output`.
 
     Args:
         formats: the choices of `--format`, the default first; empty for a command without it.
     """
-
-    def decorate(command: Command) -> Command:
-        @wraps(command)
-        def collect(
-            *, quiet: bool, color: str, log_level: str, log_format: str, **others: object
-        ) -> int:
-            format_ = str(others.pop("format_", "json"))
-            output = OutputOptions(format_, quiet, color, log_level, log_format)
-            return command(output=output, **others)
-
-        return _add_options(
-            collect, *(_format_options(formats) if formats else ()), *_OUTPUT_OPTIONS
-        )
-
-    return decorate
-
-
-def _format_options(formats: tuple[str, ...]) -> tuple[Callable[[Command], Command], ...]:
-    return (
-        click.option(
-            "--format",
-            "format_",
-            type=click.Choice(formats),
-            default=formats[0],
-            show_default=True,
-            envvar="PROVISION_FORMAT",
-            help="Print results on stdout in this format.",
-        ),
-    )
-
-
-_OUTPUT_OPTIONS = (
-    _common_option(
-        "-q",
-        "--quiet",
-        is_flag=True,
-        envvar="PROVISION_QUIET",
-        help="Print only warnings and errors.",
-    ),
-    _common_option(
-        "--log-level",
-        type=click.Choice(_LOG_LEVELS, case_sensitive=False),
-        default="warning",
-        show_default=True,
-        envvar="PROVISION_LOG_LEVEL",
-        help="Write log messages at this level and above to stderr.",
-    ),
-    _common_option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        envvar="PROVISION_LOG_FORMAT",
-        help="Write the log to stderr in this format.",
-    ),
-    _common_option(
-        "--color",
-        type=click.Choice(["auto", "always", "never"]),
-        default="auto",
-        show_default=True,
-        envvar="PROVISION_COLOR",
-        help="Colour text output; auto respects NO_COLOR and FORCE_COLOR.",
-    ),
-)
-
-
-def _add_options(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """Return the command with these options, which --help shows in this order."""
-    for option in reversed(options):
-        command = option(command)
-    return command
+    choices = f"--format [{'|'.join(formats)}]"
+    text = "Print results on stdout in this format."
+    own = (option(choices, text, default=formats[0]),) if formats else ()
+    return _collect("output", OutputOptions, *own, *_OUTPUT_OPTIONS)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from provisioner.cli.suggestions import did_you_mean
 from provisioner.errors.codes import Code
+from provisioner.errors.did_you_mean import did_you_mean
 from provisioner.errors.exceptions import (
     InvalidInputError,
     RefusedError,

@@ -16,8 +16,6 @@ from provisioner.render.text import plan_text, result_text, visible
 from provisioner.runtime.log_context import extra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from provisioner.cli.console import Console
     from provisioner.cli.options import Selection
     from provisioner.cli.run import Prepared
@@ -78,30 +76,23 @@ def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool
 
 def announce_revocations(plan: Plan, console: Console) -> None:
     """Name on stderr every key that is about to be revoked, whatever the log level is."""
+    level = max(logging.WARNING, _LOG.getEffectiveLevel())
     for part in plan.environments:
-        if not isinstance(part, Planned):
-            continue
-        environment = part.environment
-        for name, message in _revocations(part):
-            if _LOG.isEnabledFor(logging.WARNING) or logs_json():
-                level = max(logging.WARNING, _LOG.getEffectiveLevel())
-                context = extra(environment=environment, key=name)
-                _LOG.log(level, "%s: %s", environment, message, extra=context)
+        for action in part.unblocked if isinstance(part, Planned) else ():
+            name = action.name
+            match action:
+                case Revoke(key_id=key_id, reason=reason):
+                    text = f"revoking {name} ({key_id}), {reason}"
+                case Rotate(at_once=True, predecessors=ids):
+                    text = f"revoking {name} ({', '.join(ids)}) once its successor is delivered"
+                case _:
+                    continue
+            message = f"{part.environment}: {text}"
+            if level == logging.WARNING or logs_json():
+                context = extra(environment=part.environment, key=name)
+                _LOG.log(level, "%s", message, extra=context)
             else:
-                console.print_stderr(f"{visible(f'{environment}: {message}')}\n")
-
-
-def _revocations(part: Planned) -> Iterator[tuple[str, str]]:
-    """Yield the name of each key that is about to be revoked, and a message about it."""
-    for action in part.unblocked:
-        name = action.name
-        match action:
-            case Revoke(key_id=key_id, reason=reason):
-                yield name, f"revoking {name} ({key_id}), {reason}"
-            case Rotate(at_once=True, predecessors=ids):
-                yield name, f"revoking {name} ({', '.join(ids)}) once its successor is delivered"
-            case _:
-                pass
+                console.print_stderr(f"{visible(message)}\n")
 
 
 def warn_if_nothing_selected(plan: Plan, selection: Selection) -> None:

@@ -11,45 +11,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WrongUsageError
 from provisioner.manifests import ENVIRONMENTS
 
-_ADDRESS = "{schemas}"
-
-_ENVIRONMENTS = """\
-# yaml-language-server: $schema={schemas}/environments.schema.json
-# The workspaces that manifests in this directory can name.
-version: 1
-environments:
-  development:
-    url: "sandbox:"          # the embedded Twenty: needs no server and no credentials
-    role: Integrations       # the role of keys that do not name one
-    owns: ["svc-*"]          # only keys with these names may be changed or revoked
-
-  # A real workspace. Secrets come from variables, or from files that token_file and
-  # password_file name; do not write them here.
-  # production:
-  #   url: https://crm.example.com
-  #   auth: {email: "${TWENTY_EMAIL}", password: "${TWENTY_PASSWORD}"}
-  #   role: Integrations
-  #   owns: ["svc-*"]
-"""
-
-_MANIFEST = """\
-# yaml-language-server: $schema={schemas}/manifest.schema.json
-# API keys that should exist. `provision apply` creates those that are missing.
-version: 1
-environments: [development]
-depth: 1                     # how much of a created key is reported: 0, 1 or 2
-defaults:
-  expires: 90d               # a date, a date-time, hours, days or weeks, or never
-  deliver:                   # where tokens are written; git must ignore the file
-    - file: secrets/{environment}.env
-keys:
-  - name: svc-billing
-    description: Nightly billing export
-  - name: "svc-{service}-{region}"
-    matrix: {service: [etl, mail], region: [eu, us]}
-    expires: 26w
-"""
-
+_TEMPLATES = Path(__file__).with_name("starter")
 
 _IGNORED = """\
 # Written by provision: the state of the embedded Twenty, and delivered tokens.
@@ -79,8 +41,8 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
     # Editors resolve the path relative to the manifest.
     address = Path(os.path.relpath(schema_folder, manifests)).as_posix()
     new_files = {
-        manifests / ENVIRONMENTS: _ENVIRONMENTS.replace(_ADDRESS, address),
-        manifests / "keys.yaml": _MANIFEST.replace(_ADDRESS, address),
+        manifests / one.name: one.read_text(encoding="utf-8").replace("{schemas}", address)
+        for one in (_TEMPLATES / ENVIRONMENTS, _TEMPLATES / "keys.yaml")
     }
     for path in new_files:
         if os.path.lexists(path):

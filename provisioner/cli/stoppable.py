@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,7 +34,7 @@ def stoppable(command: Command) -> Command:
                     raise
                 from provisioner.cli.exits import report_error
 
-                report_error(error)
+                report_error(error, click.get_current_context().obj)
                 return signals.exit_code
 
     return run_stoppable

@@ -44,6 +44,8 @@ class ThreadExecutor(Executor):
         context = copy_context()
 
         def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 result = context.run(fn, *args, **kwargs)
             except BaseException as error:  # noqa: BLE001 - the future hands it on
@@ -82,6 +84,4 @@ class ThreadExecutor(Executor):
 
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:
-            future, call = item
-            if future.set_running_or_notify_cancel():
-                call()
+            item[1]()

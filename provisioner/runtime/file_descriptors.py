@@ -72,19 +72,13 @@ def can_open(count: int) -> bool:
 def is_out_of_descriptors(error: BaseException) -> bool:
     """Return whether this error, or one that caused it, means that no descriptor was left."""
     errors: list[BaseException] = [error]
-    for current in errors:
-        if isinstance(current, OSError) and current.errno in _ERRNOS:
+    for one in errors:
+        if isinstance(one, OSError) and one.errno in _ERRNOS:
             return True
         # Libraries keep the first error as an argument or as `reason`.
-        causes = [
-            current.__cause__,
-            current.__context__,
-            getattr(current, "reason", None),
-            *current.args,
-        ]
-        errors += [
-            inner for inner in causes if isinstance(inner, BaseException) and inner not in errors
-        ]
+        causes = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+        new = [cause for cause in causes if isinstance(cause, BaseException)]
+        errors += [cause for cause in new if cause not in errors]
         if len(errors) > _MAX_ERRORS:
             break
     return any(f"[Errno {number}]" in str(error) for number in _ERRNOS)

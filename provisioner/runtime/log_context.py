@@ -48,7 +48,7 @@ _EXTRA = "subject"
 @contextmanager
 def bind(**fields: Unpack[LogContext]) -> Iterator[None]:
     """Add these fields to all log lines until the end of the block."""
-    token = _CONTEXT.set(_merged(_CONTEXT.get({}), fields))
+    token = _CONTEXT.set(_CONTEXT.get({}) | fields)
     try:
         yield
     finally:
@@ -62,13 +62,4 @@ def extra(**fields: Unpack[LogContext]) -> dict[str, object]:
 
 def log_context_of(record: logging.LogRecord) -> LogContext:
     """Return the fields of a line; call it in the thread that wrote the line."""
-    return _merged(_CONTEXT.get({}), cast("LogContext", getattr(record, _EXTRA, {})))
-
-
-def _merged(outer: LogContext, inner: LogContext) -> LogContext:
-    # Fields keep the order of the class, wherever they were bound.
-    merged = cast("LogContext", {**outer, **inner})
-    return cast(
-        "LogContext",
-        {name: merged.get(name) for name in LogContext.__annotations__ if name in merged},
-    )
+    return _CONTEXT.get({}) | cast("LogContext", getattr(record, _EXTRA, {}))

@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from provisioner.cli.explain_hint import explain_hint, remember_codes
-
 KEYS = "version: 1\nenvironment: dev\ndefaults: {expires: 90d, role: Admin}\nkeys: [{name: a}]\n"
 LINE = 'Run "provision explain {}" to learn more.'
 
@@ -113,11 +111,9 @@ def test_the_line_is_the_last_of_a_process(project) -> None:
     assert last == LINE.format("unreachable")
 
 
-def test_codes_outside_of_a_command_are_not_kept(capsys) -> None:
-    """A command does not print the codes of an earlier one."""
-    remember_codes(["dead"])
-    with explain_hint():
-        remember_codes(["drift"])
-    with explain_hint():
-        pass
-    assert capsys.readouterr().err == f"{LINE.format('drift')}\n"
+def test_a_command_does_not_print_the_codes_of_an_earlier_one(run, project) -> None:
+    """Each command starts without codes, also in one process."""
+    run("plan", "-e", "zz")
+    err = run("list", "--only", "zz")[2]
+    assert err.splitlines()[-1] == LINE.format("nothing_selected")
+    assert "provision explain" not in run("list")[2]

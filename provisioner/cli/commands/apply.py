@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.options import (
     add_guard_options,
     add_output_options,
@@ -46,23 +46,14 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
 
 @click.command(
     cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Create what is missing in production, without confirmation:",
-            "provision apply --environment production --yes",
-        ),
-        Example("Carry out a reviewed plan, and nothing else:", "provision apply plan.json"),
-    ),
     foreign_options=dict.fromkeys(("--dry-run", "--check", "--what-if"), "plan"),
 )
 @click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[PLANFILE]")
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
-@click.option(
-    "--digest",
-    envvar="PROVISION_DIGEST",
-    metavar="DIGEST",
+@option("--yes", "Do not ask for confirmation.")
+@option(
+    "--digest DIGEST",
+    "Change nothing unless the plan has this digest, sha256:...",
     callback=_digest,
-    help="Change nothing unless the plan has this digest, sha256:...",
 )
 @add_plan_flags
 @add_guard_options
@@ -92,6 +83,13 @@ def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
     With PLANFILE, a file written by `provision plan --out`, apply does exactly what was
     reviewed. If the manifests or workspaces have changed since then, it changes nothing and
     exits with code 6.
+
+    Examples:
+        # Create what is missing in production, without confirmation:
+        $ provision apply --environment production --yes
+
+        # Carry out a reviewed plan, and nothing else:
+        $ provision apply plan.json
     """
     from provisioner.cli import plan_file
     from provisioner.cli.execute import carry_out

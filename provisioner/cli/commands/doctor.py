@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -16,16 +16,7 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example("Check all environments and their sinks:", "provision doctor"),
-        Example(
-            "Check production, and show only what needs attention:",
-            "provision doctor --environment production --quiet",
-        ),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @add_selection(revokes=False)
 @add_output_options("text", "json")
 @stoppable
@@ -35,6 +26,13 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     Show what works and what to fix in each environment, without changing anything. Only
     environments.yaml is needed. If the manifests are valid, the sinks of their keys are checked
     too. Exit with code 4 if a check fails.
+
+    Examples:
+        # Check all environments and their sinks:
+        $ provision doctor
+
+        # Check production, and show only what needs attention:
+        $ provision doctor --environment production --quiet
     """
     from provisioner.audit import Doctor
     from provisioner.cli.console import Console

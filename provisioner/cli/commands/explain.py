@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import click
 
-from provisioner.cli.command_help import WIDTH, DocumentedCommand, Example
+from provisioner.cli.command_help import WIDTH, DocumentedCommand
 from provisioner.cli.completion_items import explained_codes
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example("Explain the code in an error message:", "provision explain plan_stale"),
-        Example("Explain exit code 4:", "provision explain 4"),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @click.argument("codes", nargs=-1, metavar="[CODE]...", shell_complete=explained_codes)
 def explain(codes: tuple[str, ...]) -> None:
     """Explain an error, finding or exit code.
 
     CODE is a code from a message, such as plan_stale, or an exit code of `provision`. Without
     CODE, list all codes. This works offline.
+
+    Examples:
+        # Explain the code in an error message:
+        $ provision explain plan_stale
+
+        # Explain exit code 4:
+        $ provision explain 4
     """
     import shutil
     import textwrap
 
-    from provisioner.cli.suggestions import did_you_mean
     from provisioner.errors import explanations
+    from provisioner.errors.did_you_mean import did_you_mean
 
     explained = explanations.load()
     columns = shutil.get_terminal_size().columns

@@ -8,76 +8,49 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import (
-    Selection,
-    add_output_options,
-    add_restrictions,
-    manifests_option,
-    one_environment_option,
-)
+from provisioner.cli.options import add_one_environment, add_output_options
 from provisioner.cli.stoppable import stoppable
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions
+    from provisioner.cli.options import OutputOptions, Selection
     from provisioner.cli.signals import Signals
-    from provisioner.model.restrictions import Restrictions
     from provisioner.operations.export import ExportedManifest
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Write a manifest for the keys in production:",
-            "provision export --environment production --to manifests/production.yaml",
-        ),
-        Example(
-            "Print a manifest for some of them:",
-            "provision export --environment production --only 'svc-*'",
-        ),
-    ),
-)
-@click.option(
-    "--only",
+@click.command(cls=DocumentedCommand)
+@option(
+    "--only GLOB",
+    "Write only keys whose names match. Repeatable.",
     multiple=True,
-    envvar="PROVISION_ONLY",
-    metavar="GLOB",
     shell_complete=key_names,
-    help="Write only keys whose names match. Repeatable.",
 )
-@click.option(
-    "--to",
-    "file",
+@option(
+    "--to FILE",
+    "Write to this file, which must not exist yet, instead of stdout.",
+    name="file",
     type=click.Path(path_type=Path),
-    envvar="PROVISION_TO",
-    metavar="FILE",
-    help="Write to this file, which must not exist yet, instead of stdout.",
 )
-@manifests_option
-@one_environment_option
-@add_restrictions
+@add_one_environment
 @add_output_options()
 @stoppable
-def export(  # noqa: PLR0913 - one for each part of a command line
-    manifests: Path,
-    environment: str | None,
-    only: tuple[str, ...],
-    file: Path | None,
-    output: OutputOptions,
-    *,
-    signals: Signals,
-    restrictions: Restrictions,
-) -> int:
+def export(selection: Selection, file: Path | None, output: OutputOptions, signals: Signals) -> int:
     """Write a manifest for the keys in a workspace.
 
     Use this to adopt existing keys: a plan made with this manifest changes nothing. Only
     environments.yaml is needed. Keys that a manifest cannot declare are left out, with a
     comment for each.
+
+    Examples:
+        # Write a manifest for the keys in production:
+        $ provision export --environment production --to manifests/production.yaml
+
+        # Print a manifest for some of them:
+        $ provision export --environment production --only 'svc-*'
     """
     import logging
 
@@ -89,13 +62,11 @@ def export(  # noqa: PLR0913 - one for each part of a command line
     from provisioner.render.text import visible
     from provisioner.runtime.log_context import extra
 
-    console = Console(output)
+    console, only = Console(output), selection.only
     if str(file) == "-":
         file = None
     if file is not None and os.path.lexists(file):
         raise _exists(file)
-    selection = Selection(manifests, (environment,) if environment else (), only)
-    selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
     with reconciler_of(prepared, signals.stop) as reconciler:
         ((source, observation),) = reconciler.observe()

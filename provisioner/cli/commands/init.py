@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.options import new_manifests_option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example("Write example files to ./manifests:", "provision init"),
-        Example("Write them to another directory:", "provision init --manifests ops/api-keys"),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @new_manifests_option
 def init(manifests: Path) -> int:
     """Write a starter environments.yaml and manifest.
@@ -27,6 +21,13 @@ def init(manifests: Path) -> int:
     The example works immediately with the embedded Twenty. The JSON Schemas that editors use
     and a .gitignore for tokens are written next to the directory. Existing files are never
     overwritten.
+
+    Examples:
+        # Write example files to ./manifests:
+        $ provision init
+
+        # Write them to another directory:
+        $ provision init --manifests ops/api-keys
     """
     from provisioner.cli.starter_files import write_first_files
 

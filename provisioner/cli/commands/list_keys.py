@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -17,17 +17,7 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command(
-    "list",
-    cls=DocumentedCommand,
-    examples=(
-        Example("List the keys in all environments:", "provision list"),
-        Example(
-            "List some keys in production as JSON:",
-            "provision list --environment production --only 'svc-*' --format json",
-        ),
-    ),
-)
+@click.command("list", cls=DocumentedCommand)
 @add_selection(revokes=False)
 @add_output_options("text", "json")
 @stoppable
@@ -36,6 +26,13 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
 
     Only environments.yaml is needed. Revoked keys are listed if the server returns them, which
     only the legacy generation does.
+
+    Examples:
+        # List the keys in all environments:
+        $ provision list
+
+        # List some keys in production as JSON:
+        $ provision list --environment production --only 'svc-*' --format json
     """
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import (
     add_guard_options,
@@ -29,28 +29,13 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Show what apply would change in production:", "provision plan --environment production"
-        ),
-        Example("Write the plan to a file for review:", "provision plan --out plan.json"),
-    ),
-)
-@click.option(
-    "--detailed-exitcode",
-    is_flag=True,
-    envvar="PROVISION_DETAILED_EXITCODE",
-    help="Exit with code 2 if there are changes.",
-)
-@click.option(
-    "--out",
-    "file",
+@click.command(cls=DocumentedCommand)
+@option("--detailed-exitcode", "Exit with code 2 if there are changes.")
+@option(
+    "--out FILE",
+    "Also write the plan to a file, for `provision apply FILE`.",
+    name="file",
     type=click.Path(path_type=Path),
-    envvar="PROVISION_OUT",
-    metavar="FILE",
-    help="Also write the plan to a file, for `provision apply FILE`.",
 )
 @add_plan_flags
 @add_guard_options
@@ -77,6 +62,13 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
 
     With --out, also write the plan to a file, which `provision apply FILE` carries out. No file
     is written if the plan is refused or an environment cannot be read.
+
+    Examples:
+        # Show what apply would change in production:
+        $ provision plan --environment production
+
+        # Write the plan to a file for review:
+        $ provision plan --out plan.json
     """
     from provisioner.cli import plan_file
     from provisioner.cli.console import Console

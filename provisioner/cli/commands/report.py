@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
@@ -35,25 +35,11 @@ def _duration(
         raise click.BadParameter(f"{error}.", context, option) from None
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Exit with code 2 if a key expires within two weeks:",
-            "provision report --expiring-within 14d",
-        ),
-        Example(
-            "Write the report as one HTML page:", "provision report --format html > report.html"
-        ),
-    ),
-)
-@click.option(
-    "--expiring-within",
+@click.command(cls=DocumentedCommand)
+@option(
+    "--expiring-within DURATION",
+    "Exit with code 2 if a key is missing, or is due within this time, such as 36h, 14d or 12w.",
     callback=_duration,
-    envvar="PROVISION_EXPIRING_WITHIN",
-    metavar="DURATION",
-    help="Exit with code 2 if a key is missing, or is due within this time, such as "
-    "36h, 14d or 12w.",
 )
 @add_selection(revokes=False)
 @add_output_options("text", "json", "markdown", "html")
@@ -66,6 +52,13 @@ def report(
     Read every environment and the sinks of its declared keys, without changing anything. For
     each live key, show when it expires, whether its token is in its sinks, and what needs
     attention. Exit with code 4 if an environment cannot be read.
+
+    Examples:
+        # Exit with code 2 if a key expires within two weeks:
+        $ provision report --expiring-within 14d
+
+        # Write the report as one HTML page:
+        $ provision report --format html > report.html
     """
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console

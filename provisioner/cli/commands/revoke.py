@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     add_guard_options,
@@ -21,20 +21,9 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Revoke all live keys named svc-billing in staging:",
-            "provision revoke svc-billing --environment staging",
-        ),
-        Example(
-            "Revoke one key by its id:", "provision revoke 2a8c5ef5-788b-46ff-94d8-2f9cd657a73c"
-        ),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID...", shell_complete=key_names)
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
+@option("--yes", "Do not ask for confirmation.")
 @add_guard_options
 @add_selection(revokes=True)
 @add_output_options("text", "json", "markdown")
@@ -56,6 +45,13 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
     some. Passing an id revokes one key. Only keys that match the `owns` globs of their
     environment are revoked, and never the key that this run is signed in with. If a manifest
     declares a revoked key, the next `provision apply` creates it again.
+
+    Examples:
+        # Revoke all live keys named svc-billing in staging:
+        $ provision revoke svc-billing --environment staging
+
+        # Revoke one key by its id:
+        $ provision revoke 2a8c5ef5-788b-46ff-94d8-2f9cd657a73c
     """
     from provisioner.cli.execute import SelectedNames, carry_out
     from provisioner.plan import PlanOptions

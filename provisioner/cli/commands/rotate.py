@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.options import (
     add_guard_options,
@@ -21,28 +21,14 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Replace a key; the old one stays valid during the overlap:",
-            "provision rotate svc-billing --environment production",
-        ),
-        Example(
-            "Replace a leaked key and revoke the old one at once:",
-            "provision rotate svc-billing --now",
-        ),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=key_names)
-@click.option(
+@option(
     "--now",
-    "at_once",
-    is_flag=True,
-    envvar="PROVISION_NOW",
-    help="Revoke the old keys as soon as the new tokens are delivered; use this for a leaked key.",
+    "Revoke the old keys as soon as the new tokens are delivered; use this for a leaked key.",
+    name="at_once",
 )
-@click.option("--yes", is_flag=True, envvar="PROVISION_YES", help="Do not ask for confirmation.")
+@option("--yes", "Do not ask for confirmation.")
 @add_guard_options
 @add_selection(revokes=True)
 @add_output_options("text", "json", "markdown")
@@ -67,6 +53,13 @@ def rotate(  # noqa: PLR0913 - one for each part of a command line
     the new token is delivered.
 
     Keys are rotated in every environment that has a key with that name, unless -e selects some.
+
+    Examples:
+        # Replace a key; the old one stays valid during the overlap:
+        $ provision rotate svc-billing --environment production
+
+        # Replace a leaked key and revoke the old one at once:
+        $ provision rotate svc-billing --now
     """
     from provisioner.cli.execute import SelectedNames, carry_out
     from provisioner.plan import PlanOptions

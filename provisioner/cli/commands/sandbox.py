@@ -3,66 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
+from provisioner.cli.stoppable import stoppable
 from provisioner.errors.codes import Code
 
-_DIALECTS = ("core", "core-1", "legacy")
+if TYPE_CHECKING:
+    from provisioner.cli.signals import Signals
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example("Serve the newest API on a free port:", "provision sandbox"),
-        Example(
-            "Serve the API of Twenty 0.60 on port 3000:", "provision sandbox legacy --port 3000"
-        ),
-    ),
-)
-@click.argument("dialect", type=click.Choice(_DIALECTS), default="core")
-@click.option(
-    "--port",
+@click.command(cls=DocumentedCommand)
+@click.argument("dialect", type=click.Choice(["core", "core-1", "legacy"]), default="core")
+@option(
+    "--port PORT",
+    "Listen on this loopback port; 0 picks a free one.",
     type=click.IntRange(0, 65535),
     default=0,
-    metavar="PORT",
-    envvar="PROVISION_PORT",
-    help="Listen on this loopback port; 0 picks a free one.",
+    show_default=False,
 )
-@click.option(
-    "--file",
+@option(
+    "--file FILE",
+    "Keep the workspace in this file.",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path(".provision/served.sqlite3"),
-    show_default=True,
-    envvar="PROVISION_FILE",
-    help="Keep the workspace in this file.",
 )
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["text", "json"]),
+@option(
+    "--format [text|json]",
+    "Print the address and credentials in this format.",
+    name="format_",
     default="text",
-    show_default=True,
-    envvar="PROVISION_FORMAT",
-    help="Print the address and credentials in this format.",
 )
-def sandbox(dialect: str, port: int, file: Path, format_: str) -> int:
+@stoppable
+def sandbox(dialect: str, port: int, file: Path, format_: str, signals: Signals) -> int:
     """Run the embedded Twenty as a server for other programs.
 
     Respond to API-key requests on a loopback port as Twenty 2.21 (core), 1.10 (core-1) or 0.60
     (legacy) would, and print the address and credentials. The server runs until it is
     interrupted. It is meant for trying things out: do not keep secrets in it.
+
+    Examples:
+        # Serve the newest API on a free port:
+        $ provision sandbox
+
+        # Serve the API of Twenty 0.60 on port 3000:
+        $ provision sandbox legacy --port 3000
     """
     import json
 
-    from provisioner.cli.signals import Signals
     from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
     from provisioner.sandbox import Dialect, Sandbox
 
-    signals = Signals()
     try:
-        with signals.caught(), Sandbox(file, Dialect(dialect), port=port) as server:
+        with Sandbox(file, Dialect(dialect), port=port) as server:
             facts = {
                 "url": server.url,
                 "dialect": dialect,

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.completion_items import schema_names
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example("List the names of all schemas:", "provision schema"),
-        Example("Print the schema for manifests:", "provision schema manifest"),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @click.argument("name", required=False, shell_complete=schema_names)
 def schema(name: str | None) -> None:
     """Print a JSON Schema, or list the names of all schemas.
@@ -27,6 +21,13 @@ def schema(name: str | None) -> None:
     Results with --format json:    plan, result, problems, keys, doctor, report
     Lines of --events:             events
     Lines of --log-format json:    log
+
+    Examples:
+        # List the names of all schemas:
+        $ provision schema
+
+        # Print the schema for manifests:
+        $ provision schema manifest
     """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
     from provisioner import schemas
 

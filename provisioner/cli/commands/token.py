@@ -7,66 +7,43 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
-from provisioner.cli.options import (
-    Selection,
-    add_output_options,
-    add_restrictions,
-    manifests_option,
-    one_environment_option,
-)
+from provisioner.cli.options import add_one_environment, add_output_options
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions
+    from provisioner.cli.options import OutputOptions, Selection
     from provisioner.cli.signals import Signals
-    from provisioner.model.restrictions import Restrictions
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example(
-            "Write a token for a key to a file:",
-            "provision token svc-billing --environment staging --to billing.token",
-        ),
-        Example(
-            "Do the same in a script, without output:",
-            "provision token svc-billing --to billing.token --quiet",
-        ),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @click.argument("name", shell_complete=key_names)
-@click.option(
-    "--to",
-    "file",
+@option(
+    "--to FILE",
+    "Write the token to this file, which will contain nothing else.",
+    name="file",
     required=True,
     type=click.Path(path_type=Path),
-    envvar="PROVISION_TO",
-    metavar="FILE",
-    help="Write the token to this file, which will contain nothing else.",
 )
-@manifests_option
-@one_environment_option
-@add_restrictions
+@add_one_environment
 @add_output_options()
 @stoppable
-def token(  # noqa: PLR0913 - one for each part of a command line
-    name: str,
-    manifests: Path,
-    environment: str | None,
-    file: Path,
-    output: OutputOptions,
-    *,
-    signals: Signals,
-    restrictions: Restrictions,
+def token(
+    name: str, selection: Selection, file: Path, output: OutputOptions, signals: Signals
 ) -> int:
     """Mint a token for a live key and write it to a file.
 
     Use this for a key that has no sink, or to get an additional token: earlier tokens stay
     valid. The token is checked, then written to FILE, which only the current user can read
     (mode 0600). It is never printed.
+
+    Examples:
+        # Write a token for a key to a file:
+        $ provision token svc-billing --environment staging --to billing.token
+
+        # Do the same in a script, without output:
+        $ provision token svc-billing --to billing.token --quiet
     """
     from provisioner.cli.console import Console
     from provisioner.cli.run import prepare, reconciler_of
@@ -81,8 +58,6 @@ def token(  # noqa: PLR0913 - one for each part of a command line
     if str(file) == "-":
         raise click.UsageError("A token is never printed. Name a file with --to.")
     console = Console(output)
-    selection = Selection(manifests, (environment,) if environment else ())
-    selection = selection._replace(restrictions=restrictions)
     prepared = prepare(selection, keys_matter=False, one=True)
     (target,) = prepared.environments
     context = bind(environment=target.name, key=name)
@@ -92,23 +67,16 @@ def token(  # noqa: PLR0913 - one for each part of a command line
         desired = prepared.manifests.desired.get(target.name, ())
         declared = next((one for one in desired if one.name == name), None)
         workspace = reconciler.open(target)
-        key = (
-            None
-            if workspace is None
-            else deliver_token(
-                workspace,
-                name,
-                sink,
-                address,
-                desired_key=declared,
-                read_sinks=reconciler.read_sinks,
-            )
-        )
-        if key is None:
+        if workspace is None:
             console.print_failure(STOPPED)
-        elif not output.quiet:
-            expires_at = format_timestamp(key.expires_at)
-            console.print_text(
-                f"wrote {file}: token of {visible(name)} ({key.id}), expires {expires_at}\n"
-            )
+            return signals.exit_code or 0
+        read_sinks = reconciler.read_sinks
+        key = deliver_token(
+            workspace, name, sink, address, desired_key=declared, read_sinks=read_sinks
+        )
+    if not output.quiet:
+        expires_at = format_timestamp(key.expires_at)
+        console.print_text(
+            f"wrote {file}: token of {visible(name)} ({key.id}), expires {expires_at}\n"
+        )
     return signals.exit_code or 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from provisioner.cli.command_help import DocumentedCommand, Example
+from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.exit_codes import INVALID
 from provisioner.cli.options import (
     add_output_options,
@@ -21,16 +21,7 @@ if TYPE_CHECKING:
     from provisioner.render.formats import OutputFormat
 
 
-@click.command(
-    cls=DocumentedCommand,
-    examples=(
-        Example("Check all manifests in ./manifests:", "provision validate"),
-        Example(
-            "Check one file, and report problems for a code scanner:",
-            "provision validate manifests/keys.yaml --format sarif",
-        ),
-    ),
-)
+@click.command(cls=DocumentedCommand)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @manifests_option
 @environments_option
@@ -48,6 +39,13 @@ def validate(
     The variables that manifests use are not read, and nothing is sent. PATH is a directory of
     manifests or a file in such a directory. If PATH is a file, the whole directory is still
     read, but only problems in that file are reported.
+
+    Examples:
+        # Check all manifests in ./manifests:
+        $ provision validate
+
+        # Check one file, and report problems for a code scanner:
+        $ provision validate manifests/keys.yaml --format sarif
     """
     import logging
     from datetime import UTC, datetime
