@@ -43,6 +43,10 @@ class Schema:
             self._checks[part] = compile_check(schema, self._document["$defs"])
         return self._checks[part]
 
+    def defines(self, part: str, name: str) -> bool:
+        """Return whether the mapping under `$defs` with this name has a member with this name."""
+        return name in self._document["$defs"][part]["properties"]
+
     def errors(self, value: object) -> Iterator[ValidationError]:
         """Yield the errors that jsonschema finds."""
         if self._validator is None:

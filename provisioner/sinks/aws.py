@@ -9,19 +9,20 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.http_client.loopback import is_loopback
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
+from provisioner.sinks.kind import Allowed, Option, SinkKind
 from provisioner.sinks.sink import Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from provisioner.errors.exceptions import SinkError
-    from provisioner.model.sink_address import AwsAddress
     from provisioner.sinks.sink import Content, Sink
 
 _CONNECT_TIMEOUT = 10
@@ -32,6 +33,32 @@ _NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}|arn:[A-Za-z0-9/_+=.@:-]{1,2044}")
 """The `Name` of CreateSecret, or the ARN, which every other request also accepts."""
 
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class AwsAddress(Address):
+    """A secret of AWS Secrets Manager; its text is the token.
+
+    Attributes:
+        region: None for the region of the AWS configuration.
+    """
+
+    kind: ClassVar[str] = "aws"
+    secret: str
+    region: str | None = None
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the identity of the place."""
+        return ("aws", self.region or "", self.secret)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the name of the secret."""
+        return (self.secret,)
+
+    def __str__(self) -> str:
+        return f"aws {self.secret}" + (f" in {self.region}" if self.region else "")
 
 
 def server_of(environment: Mapping[str, str], region: str | None) -> str:
@@ -451,3 +478,33 @@ def _check_encrypted(address: AwsAddress, endpoint: str) -> None:
             f"{address} is refused: plain http would expose the token to the network.",
             "Set AWS_ENDPOINT_URL to an https:// address.",
         )
+
+
+SINK = SinkKind(
+    title="AWS",
+    description="A secret in AWS Secrets Manager. Its text is the token.",
+    options=(
+        Option(
+            "aws",
+            "Secret",
+            "The name of the secret.",
+            # AWS Secrets Manager API reference, CreateSecret, `Name`
+            Allowed(
+                re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}"),
+                "1 to 512 letters, digits or characters of /_+=.@-",
+            ),
+            examples=("twenty/{environment}/{name}",),
+        ),
+        Option(
+            "region",
+            "Region",
+            "The region of the secret. By default the region of the AWS configuration.",
+            Allowed(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "a region, such as eu-central-1"),
+            examples=("eu-central-1",),
+        ),
+    ),
+    address=lambda values: AwsAddress(values.text("aws"), values.optional("region")),
+    connect=lambda context: SecretsManager(context.environ).sink,
+    server_of=server_of,
+    program_of=lambda _address, _environ: program_of(),
+)

@@ -9,6 +9,7 @@ file, and its folder must be closed to other users.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import stat
 import threading
@@ -16,10 +17,11 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.errors.codes import Code
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
 from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import (
@@ -32,13 +34,22 @@ from provisioner.sinks.file_text import (
 )
 from provisioner.sinks.file_write import DiskFile, FileError, FileFailure, Folders, file_failure
 from provisioner.sinks.git import Git
+from provisioner.sinks.kind import (
+    CLEAN,
+    DEFAULT_VARIABLE,
+    NO_DOTS,
+    VARIABLE,
+    Allowed,
+    Option,
+    SinkKind,
+)
 from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from provisioner.errors.exceptions import SinkError
-    from provisioner.model.sink_address import FileAddress
+    from provisioner.sinks.kind import OptionValues
 
 _TIMESTAMP_RESOLUTION = 100_000_000
 """Nanoseconds; more than any file system needs."""
@@ -49,6 +60,46 @@ _NUL = FileFailure(Code.SINK_UNSUITABLE, "has a NUL character in its path", "Cho
 _NOT_A_FILE = FileFailure(
     Code.SINK_UNSUITABLE, "is not a regular file", "Choose the path of a file."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class FileAddress(Address):
+    """A variable of a dotenv file, a member of a JSON object, or a whole file.
+
+    Attributes:
+        path: as written; a relative one starts at the parent of the manifests directory.
+        variable: empty for a `bare` file, which contains only a token.
+    """
+
+    kind: ClassVar[str] = "file"
+    path: str
+    variable: str
+    format: FileFormat = "dotenv"
+
+    @property
+    def file(self) -> str:
+        """Return the normalized path; it does not resolve links or the root directory."""
+        normal = posixpath.normpath(self.path)
+        # POSIX lets each system decide on two leading slashes; here they count as one.
+        return f"/{normal.lstrip('/')}" if normal.startswith("/") else normal
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the identity of the place."""
+        return ("file", self.file, self.variable)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the path."""
+        return (self.file,)
+
+    @property
+    def shared_file(self) -> tuple[str, str]:
+        """Return the path and the format."""
+        return (self.file, self.format)
+
+    def __str__(self) -> str:
+        return f"file {self.path} {self.variable}".rstrip()
 
 
 class Files:
@@ -325,3 +376,71 @@ class _ParsedFile:
 
     fingerprint: tuple[int, ...]
     entries: Entries
+
+
+def _aliases(address: FileAddress, root: Path) -> tuple[str, ...]:
+    """Return the path of a file in the root after resolving symbolic links, if it differs."""
+    if "\0" in address.path:
+        return ()
+    root = Path(os.path.realpath(root))
+    path = Path(os.path.normpath(root / address.file))
+    real = Path(os.path.realpath(path))
+    if real == path or not path.is_relative_to(root):
+        return ()
+    return ((real.relative_to(root) if real.is_relative_to(root) else real).as_posix(),)
+
+
+_OTHER_FORMATS = frozenset({".yaml", ".yml", ".toml", ".ini", ".xml"})
+"""Suffixes of file formats that a sink cannot write."""
+
+
+def _address(values: OptionValues) -> FileAddress:
+    path = values.text("file")
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix in _OTHER_FORMATS and not values.optional("format"):
+        values.reject(
+            "file",
+            f"`file` ends in {suffix}, which is neither dotenv nor JSON",
+            "a path that ends in .env or .json, or add `format: dotenv` if that is what you mean",
+        )
+    if values.text("format", "json" if suffix == ".json" else "dotenv") == "json":
+        return FileAddress(path, values.text("variable", values.variable), "json")
+    return FileAddress(path, values.text("variable", values.variable, VARIABLE))
+
+
+SINK = SinkKind(
+    title="File",
+    description="A variable in a dotenv file, or a member of a JSON object.",
+    options=(
+        Option(
+            "file",
+            "File",
+            "The path of the file. Relative paths start at the parent of the manifests directory.",
+            Allowed(
+                re.compile(rf"(?:{CLEAN}*/)?{NO_DOTS}(?:(?!/){CLEAN})+"),
+                "the path of a file, without control characters",
+            ),
+            examples=("secrets/{environment}.env",),
+            is_path=True,
+        ),
+        Option(
+            "variable",
+            "Variable",
+            f"The variable or member that contains the token. {DEFAULT_VARIABLE}",
+            examples=("SVC_BILLING",),
+        ),
+        Option(
+            "format",
+            "Format",
+            "The format of the file: dotenv or json. By default json for a path that ends in "
+            ".json, and dotenv otherwise. Required for a path that ends in .yaml, .yml, .toml, "
+            ".ini or .xml.",
+            choices=("dotenv", "json"),
+        ),
+    ),
+    address=_address,
+    connect=lambda context: (
+        Files(context.root, (one for one in context.declared if isinstance(one, FileAddress))).sink
+    ),
+    aliases=_aliases,
+)

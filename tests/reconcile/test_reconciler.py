@@ -25,7 +25,6 @@ from provisioner.errors.problem import Place
 from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, Unfinished
 from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.model.expiry import format_timestamp
-from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
 from provisioner.reconcile.connection import workspace_opener
@@ -33,6 +32,7 @@ from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sandbox import Dialect
 from provisioner.secret import Secret
+from provisioner.sinks.file import FileAddress
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.sinks.sink import Empty
 

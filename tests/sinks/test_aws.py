@@ -23,9 +23,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import AwsAddress
 from provisioner.secret import Secret
-from provisioner.sinks.aws import SecretsManager
+from provisioner.sinks.aws import AwsAddress, SecretsManager
 from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:

@@ -28,11 +28,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
 from provisioner.sinks.dotenv import quote_value
-from provisioner.sinks.file import Files
+from provisioner.sinks.file import FileAddress, Files
 from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import entries_of, values_of, with_value
 from provisioner.sinks.file_write import Folders, LockWait
@@ -532,9 +531,9 @@ def test_standard_output_is_refused(tmp_path: Path, path: str) -> None:
     """It may be a regular file, whose other content would be lost."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from provisioner.model.sink_address import FileAddress\n"
         "from provisioner.errors.exceptions import SinkError\n"
-        "from provisioner.secret import Secret; from provisioner.sinks.file import Files\n"
+        "from provisioner.secret import Secret\n"
+        "from provisioner.sinks.file import FileAddress, Files\n"
         "try: Files(Path()).sink(FileAddress(sys.argv[1], 'KEY')).write(Secret('token'))\n"
         "except SinkError as error: print(error.code)\n"
     )
@@ -585,9 +584,8 @@ def test_a_file_of_another_user_is_taken_over(tmp_path: Path) -> None:
 
 WRITES = (
     "import resource, sys; from pathlib import Path\n"
-    "from provisioner.model.sink_address import FileAddress\n"
     "from provisioner.errors.exceptions import SinkError\n"
-    "from provisioner.secret import Secret; from provisioner.sinks.file import Files\n"
+    "from provisioner.secret import Secret; from provisioner.sinks.file import FileAddress, Files\n"
     "path, limit, number, times = Path(sys.argv[1]), *map(int, sys.argv[2:])\n"
     "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
     "sinks = [Files(path.parent).sink(FileAddress(path.name, f'KEY_{number}_{n}'))"

@@ -20,10 +20,9 @@ from compliance import FIRST, SECOND, Backend, Compliance
 from files import NOBODY, Step, as_user, locked, run_steps
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file_write
-from provisioner.sinks.file import Files
+from provisioner.sinks.file import FileAddress, Files
 from provisioner.sinks.file_write import Folders, LockWait
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ from github_server import GithubServer
 from tls_server import HttpRequest, HttpResponse
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
-from provisioner.sinks.github import Github
+from provisioner.sinks.github import Github, GithubAddress
 from provisioner.sinks.sink import Empty, WriteOnly
 
 if TYPE_CHECKING:

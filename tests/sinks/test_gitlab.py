@@ -12,9 +12,8 @@ from throttling import Clock, Limit, assert_all_delivered
 from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import GitlabAddress
 from provisioner.secret import Secret
-from provisioner.sinks.gitlab import Gitlab
+from provisioner.sinks.gitlab import Gitlab, GitlabAddress
 from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from throttling import Clock, Limit, assert_all_delivered
 from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import KubernetesAddress
 from provisioner.secret import Secret
-from provisioner.sinks.kubernetes import Kubernetes
+from provisioner.sinks.kubernetes import Kubernetes, KubernetesAddress
 from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:

@@ -13,22 +13,20 @@ from builders import NOW
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.errors.failure import Failure
-from provisioner.model.sink_address import (
-    AwsAddress,
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    GitlabAddress,
-    KubernetesAddress,
-    VaultAddress,
-)
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.runtime.cancellation import STOPPED, Cancellation
 from provisioner.sandbox import Sandbox
 from provisioner.secret import Secret
+from provisioner.sinks.aws import AwsAddress
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.file import FileAddress
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.gitlab import GitlabAddress
+from provisioner.sinks.kubernetes import KubernetesAddress
 from provisioner.sinks.probe import check_all, read_all
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, sink_error
+from provisioner.sinks.vault import VaultAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
