@@ -215,13 +215,6 @@ def test_the_public_key_is_read_once(backend: GithubBackend) -> None:
     assert len(lookups) == 1
 
 
-@pytest.mark.parametrize("name", ["GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"])
-def test_invalid_names_are_refused_by_the_check(backend: GithubBackend, name: str) -> None:
-    """No request is sent for a name that no secret can have."""
-    assert code_of(backend.open_sink(GithubAddress("acme", name, "billing"))) == "sink_unsuitable"
-    assert backend.server.requests == []
-
-
 @pytest.mark.parametrize(
     "address",
     [

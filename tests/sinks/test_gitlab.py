@@ -171,13 +171,6 @@ def test_a_missing_path_is_reported(backend: GitlabBackend) -> None:
     assert code_of(backend.open_sink(GitlabAddress("acme/nowhere", "KEY"))) == "sink_missing"
 
 
-@pytest.mark.parametrize("key", ["A-B", "A B", "", "K" * 256, "É"])
-def test_invalid_keys_are_refused_by_the_check(backend: GitlabBackend, key: str) -> None:
-    """No request is sent for a key that no variable can have."""
-    assert code_of(backend.open_sink(GitlabAddress("acme/billing", key))) == "sink_unsuitable"
-    assert backend.server.requests == []
-
-
 def test_a_hidden_variable_is_write_only(backend: GitlabBackend) -> None:
     """GitLab does not return its value, so it is not reported as empty either."""
     variable = add(backend, hidden=True, masked=True, value=FIRST)

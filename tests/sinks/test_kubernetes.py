@@ -319,26 +319,6 @@ def test_a_conflict_is_retried(backend: KubernetesBackend) -> None:
     assert code_of(backend.sink(), "write") == "sink_failed"
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        KubernetesAddress("shop", "Twenty"),
-        KubernetesAddress("shop", "a/b"),
-        KubernetesAddress("sh op", "twenty"),
-        KubernetesAddress("shop", "a" * 254),
-        KubernetesAddress("shop", "twenty", "a/b"),
-        KubernetesAddress("shop", "twenty", ".."),
-        KubernetesAddress("shop", "twenty", ""),
-    ],
-)
-def test_invalid_names_are_refused_by_the_check(
-    backend: KubernetesBackend, address: KubernetesAddress
-) -> None:
-    """No request is sent for them."""
-    assert code_of(backend.open_sink(address)) == "sink_unsuitable"
-    assert backend.server.requests == []
-
-
 def test_binary_content_is_read(backend: KubernetesBackend) -> None:
     """Bytes that someone wrote are content, but not the token."""
     backend.server.secrets[SECRET] = StoredSecret(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from provisioner import schemas
+from provisioner.sinks.kind import OptionValues
 from provisioner.sinks.registry import KINDS, kind_of
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,34 @@ def test_policies_list_the_same_kinds() -> None:
     parts = policy["anyOf"][2]["properties"].values()
     listed = [policy["anyOf"][1]["items"]["enum"], *(part["items"]["enum"] for part in parts)]
     assert listed == [list(KINDS)] * 3
+
+
+REFUSED = {
+    ("aws", "aws"): ("", "a b", "ü", "a:b", "x" * 513, "a\n", "arn:aws:secretsmanager:x"),
+    ("github", "secret"): ("GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"),
+    ("gitlab", "variable"): ("A-B", "A B", "", "K" * 256, "É"),
+    ("kubernetes", "kubernetes"): (
+        *("shop/Twenty", "shop/a/b", "sh op/twenty", f"shop/{'a' * 254}", "a.b/twenty"),
+    ),
+    ("kubernetes", "key"): ("a/b", "..", ""),
+    ("vault", "vault"): ("secret", "/secret/a", "secret/a/", "secret/../a", "secret/\n"),
+}
+"""Values of options that the vendors refuse."""
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [(*option, value) for option, values in REFUSED.items() for value in values],
+)
+def test_a_name_that_the_vendor_refuses_is_rejected(name: str, option: str, value: str) -> None:
+    """The address is rejected with the option and the advice, before anything is sent."""
+    kind = kind_of(name)
+    valid = {"aws": "a", "github": "a/b", "gitlab": "a/b", "kubernetes": "a/b", "vault": "a/b"}
+    values = OptionValues(kind, {name: (valid[name],)} | {option: (value,)}, "svc-billing")
+    kind.address(values)
+    (rejection,) = values.rejections
+    assert (rejection.option, rejection.value) == (option, value)
+    assert rejection.advice == kind.option(option).allowed.advice
 
 
 def test_the_command_would_not_change_the_schemas() -> None:
