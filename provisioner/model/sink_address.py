@@ -23,9 +23,9 @@ class Address(ABC):
     """The name of the kind of sink: the name of its own option in `deliver`."""
 
     @property
-    @abstractmethod
     def place(self) -> tuple[str, ...]:
         """Return the kind, then the identity of the place, which can hold only one token."""
+        return (self.kind, *(getattr(self, one.name) or "" for one in fields(self)))
 
     @property
     @abstractmethod

@@ -45,11 +45,6 @@ class AwsAddress(Address):
     region: str | None = None
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place."""
-        return ("aws", self.region or "", self.secret)
-
-    @property
     def targets(self) -> tuple[str, ...]:
         """Return the name of the secret."""
         return (self.secret,)

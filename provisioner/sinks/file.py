@@ -20,19 +20,19 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 
-from provisioner.errors.codes import Code
 from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
-from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import (
     Entries,
+    FileError,
+    FileFailure,
     FileFormat,
-    check_name,
     effective_entry,
     entries_of,
+    unsuitable,
     with_value,
 )
-from provisioner.sinks.file_write import DiskFile, FileError, FileFailure, Folders, file_failure
+from provisioner.sinks.file_write import DiskFile, Folders, file_failure
 from provisioner.sinks.git import Git
 from provisioner.sinks.kind import (
     CLEAN,
@@ -48,18 +48,12 @@ from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from provisioner.errors.exceptions import SinkError
     from provisioner.sinks.kind import OptionValues
 
 _TIMESTAMP_RESOLUTION = 100_000_000
 """Nanoseconds; more than any file system needs."""
 
 _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/.*)|/proc/.*")
-
-_NUL = FileFailure(Code.SINK_UNSUITABLE, "has a NUL character in its path", "Choose another path.")
-_NOT_A_FILE = FileFailure(
-    Code.SINK_UNSUITABLE, "is not a regular file", "Choose the path of a file."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,32 +127,26 @@ class Files:
         """Open the sink of an address; symbolic links are followed now.
 
         Raises:
-            SinkError: the path or the variable name is not valid, or another address leads to the
-                same variable of the same file.
+            SinkError: the path is not valid, or another address leads to the same variable of the
+                same file.
         """
         with _as_sink_errors(address):
             if "\0" in address.path:
-                raise FileError(_NUL)
-            check_name(address.variable, address.format)
+                raise FileError(unsuitable("has a NUL character in its path", "Choose another."))
             path = self._root / address.file
             real = Path(os.path.realpath(path))
             for other in self._shared_locations.get((str(real), address.variable), ()):
                 if other.place != address.place:
-                    raise FileError(_shared_location_failure(other))
+                    reason = f"leads to the same place as {other} through a symbolic link"
+                    remedy = "Give each key its own file or variable."
+                    raise FileError(unsuitable(reason, remedy))
         with self._lock:
-            file = self._files.get((real, address.format))
-            if file is None:
+            if (real, address.format) not in self._files:
                 disk = DiskFile(real, self._folders)
-                file = _File(
-                    path,
-                    real,
-                    address.format,
-                    disk,
-                    self._git,
-                    timestamp_resolution=self._resolution,
+                self._files[real, address.format] = _File(
+                    path, address.format, disk, self._git, self._resolution
                 )
-                self._files[real, address.format] = file
-        return FileSink(address, file)
+        return FileSink(address, self._files[real, address.format])
 
 
 class FileSink:
@@ -227,32 +215,22 @@ def _shared_locations(
     return shared
 
 
-def _shared_location_failure(other: FileAddress) -> FileFailure:
-    return FileFailure(
-        Code.SINK_UNSUITABLE,
-        f"leads to the same place as {other} through a symbolic link",
-        "Give each key its own file or variable.",
-    )
-
-
 @contextmanager
 def _as_sink_errors(address: FileAddress) -> Iterator[None]:
     """Turn the errors of a file into errors of one of its sinks."""
+    name = str(address)
     try:
         yield
     except FileError as error:
-        raise _to_sink_error(address, error.failure) from None
-    except InvalidTextError as error:
-        raise sink_error(Code.SINK_UNSUITABLE, f"{address} {error.reason}.", error.remedy) from None
+        failure = error.failure
     except OSError as error:
-        raise _to_sink_error(address, file_failure(error)) from None
+        failure = file_failure(error)
     except UnicodeEncodeError:
-        message = f"{str(address)!a} has a path or a value that cannot be encoded."
-        raise sink_error(Code.SINK_UNSUITABLE, message, "Choose another path.") from None
-
-
-def _to_sink_error(address: FileAddress, failure: FileFailure) -> SinkError:
-    return sink_error(failure.code, f"{address} {failure.reason}.", failure.remedy)
+        name = ascii(name)
+        failure = unsuitable("has a path or a value that cannot be encoded", "Choose another path.")
+    else:
+        return
+    raise sink_error(failure.code, f"{name} {failure.reason}.", failure.remedy)
 
 
 class _File:
@@ -260,59 +238,38 @@ class _File:
 
     Args:
         declared_path: the path in the manifest, made absolute.
-        path: the same path without symbolic links, so that a link stays and its target is replaced.
         file_format: the format of its text.
-        disk: the same file on the disk.
+        disk: the same file on the disk, at its path without symbolic links, so that a link stays
+            and its target is replaced.
         git: finds out whether git would publish the file.
-        timestamp_resolution: the nanoseconds within which it may change twice without a new
-            timestamp.
+        resolution: the nanoseconds within which it may change twice without a new timestamp.
     """
 
-    def __init__(  # noqa: PLR0913 - everything that its variables share
+    def __init__(
         self,
         declared_path: Path,
-        path: Path,
         file_format: FileFormat,
         disk: DiskFile,
         git: Git,
-        *,
-        timestamp_resolution: int,
+        resolution: int,
     ) -> None:
         self._declared_path = declared_path
-        self._path = path
         self._format = file_format
         self._disk = disk
         self._git = git
-        self._resolution = timestamp_resolution
-        self._probe_lock = threading.Lock()
-        self._probed = False
-        self._probe_failure: FileFailure | None = None
+        self._resolution = resolution
         self._parse_lock = threading.Lock()
-        self._parsed: _ParsedFile | None = None
+        self._parsed: tuple[tuple[int, ...], Entries] | None = None
 
     def check(self) -> None:
-        """Try, once a run, what a write will do, without leaving anything behind."""
+        """Try what a write will do, without leaving anything behind."""
         self._check_not_published()
         self._status()
-        with self._probe_lock:
-            if not self._probed:
-                self._probe_failure = self._probe()
-                self._probed = True
-        if self._probe_failure is not None:
-            raise FileError(self._probe_failure)
-
-    def _probe(self) -> FileFailure | None:
-        try:
-            self._disk.probe()
-        except FileError as error:
-            return error.failure
-        except OSError as error:
-            return file_failure(error)
-        return None
+        self._disk.probe()
 
     def value(self, variable: str) -> str:
         """Return the value of a variable, empty without it; an unchanged file is parsed once."""
-        entry = effective_entry(self.current_entries().get(variable, ()), self._format)
+        entry = effective_entry(self._entries().get(variable, ()), self._format)
         return "" if entry is None else entry.value
 
     def set_value(self, variable: str, value: Secret) -> None:
@@ -328,7 +285,7 @@ class _File:
 
     @cached_property
     def _publication_failure(self) -> FileFailure | None:
-        return self._git.publication_failure(self._path)
+        return self._git.publication_failure(self._disk.path)
 
     def _check_not_published(self) -> None:
         if self._publication_failure is not None:
@@ -340,13 +297,12 @@ class _File:
             status = self._declared_path.stat()
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(status.st_mode) or _STREAM.fullmatch(
-            os.path.normpath(self._declared_path)
-        ):
-            raise FileError(_NOT_A_FILE)
+        is_stream = _STREAM.fullmatch(os.path.normpath(self._declared_path))
+        if is_stream or not stat.S_ISREG(status.st_mode):
+            raise FileError(unsuitable("is not a regular file", "Choose the path of a file."))
         return status
 
-    def current_entries(self) -> Entries:
+    def _entries(self) -> Entries:
         """Return the current entries of each variable of the file."""
         with self._parse_lock:
             status = self._status()
@@ -354,28 +310,20 @@ class _File:
                 return {}
             times = (status.st_mtime_ns, status.st_ctime_ns)
             fingerprint = (status.st_dev, status.st_ino, status.st_size, *times)
-            if self._parsed is None or self._parsed.fingerprint != fingerprint:
-                parsed = _ParsedFile(fingerprint, entries_of(self._text(), self._format))
-                is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._resolution
-                self._parsed = parsed if is_stable else None
-                return parsed.entries
-            return self._parsed.entries
+            if self._parsed is not None and self._parsed[0] == fingerprint:
+                return self._parsed[1]
+            entries = entries_of(self._text(), self._format)
+            is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._resolution
+            self._parsed = (fingerprint, entries) if is_stable else None
+            return entries
 
     def _text(self) -> str:
         try:
-            data = self._path.read_bytes()
+            data = self._disk.path.read_bytes()
         except FileNotFoundError:
             return ""
         # A killed write in place may leave NULs at the end.
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-
-
-@dataclass(frozen=True, slots=True)
-class _ParsedFile:
-    """The entries of a file, and a fingerprint that tells whether it has changed since."""
-
-    fingerprint: tuple[int, ...]
-    entries: Entries
 
 
 def _aliases(address: FileAddress, root: Path) -> tuple[str, ...]:

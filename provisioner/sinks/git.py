@@ -15,8 +15,7 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from provisioner.errors.codes import Code
-from provisioner.sinks.file_write import FileFailure
+from provisioner.sinks.file_text import FileFailure, unsuitable
 from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)
@@ -24,31 +23,24 @@ _LOG = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 """Seconds to wait for an answer of git."""
 
-_INSIDE_GIT_FOLDER = FileFailure(
-    Code.SINK_UNSUITABLE, "is in a .git folder", "Choose a path outside it."
-)
-_TRACKED = FileFailure(
-    Code.SINK_UNSUITABLE,
+_INSIDE_GIT_FOLDER = unsuitable("is in a .git folder", "Choose a path outside it.")
+_TRACKED = unsuitable(
     "is tracked by git",
     "Remove it from git with `git rm --cached`, and add it to .gitignore.",
 )
-_NOT_IGNORED = FileFailure(
-    Code.SINK_UNSUITABLE,
+_NOT_IGNORED = unsuitable(
     "is in a git work tree that does not ignore it",
     "Add it to .gitignore, or choose a path outside the work tree.",
 )
-_NESTED = FileFailure(
-    Code.SINK_UNSUITABLE,
+_NESTED = unsuitable(
     "is in a repository inside a git work tree that does not ignore that repository",
     "Add the inner repository to the outer .gitignore, or choose a path outside the work tree.",
 )
-_NO_ANSWER = FileFailure(
-    Code.SINK_UNSUITABLE,
+_NO_ANSWER = unsuitable(
     "is in a git work tree, and git cannot tell whether it ignores the file",
     "Run `git check-ignore` on it to see why, or choose a path outside the work tree.",
 )
-_UNREADABLE = FileFailure(
-    Code.SINK_UNSUITABLE,
+_UNREADABLE = unsuitable(
     "is in a git work tree with a .gitignore that cannot be read",
     "Give the current user read access to it, or choose a path outside the work tree.",
 )

@@ -52,11 +52,6 @@ class KubernetesAddress(Address):
     key: str = "token"
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place."""
-        return ("kubernetes", self.namespace, self.secret, self.key)
-
-    @property
     def targets(self) -> tuple[str, ...]:
         """Return the Secret with its namespace."""
         return (f"{self.namespace}/{self.secret}",)

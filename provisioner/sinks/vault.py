@@ -79,11 +79,6 @@ class VaultAddress(Address):
     field: str = "token"
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place."""
-        return ("vault", self.mount, self.path, self.field)
-
-    @property
     def targets(self) -> tuple[str, ...]:
         """Return the path of the secret."""
         return (f"{self.mount}/{self.path}",)

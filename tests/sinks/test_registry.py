@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provisioner import schemas
-from provisioner.sinks.kind import OptionValues
+from provisioner.sinks.kind import VARIABLE, OptionValues
 from provisioner.sinks.registry import KINDS, kind_of
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,7 @@ def test_policies_list_the_same_kinds() -> None:
 
 
 REFUSED = {
+    ("file", "variable"): ("", "A B", "A=B", "A\nB", "ö", "A'", "#A", "$A"),
     ("aws", "aws"): ("", "a b", "ü", "a:b", "x" * 513, "a\n", "arn:aws:secretsmanager:x"),
     ("github", "secret"): ("GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"),
     ("gitlab", "variable"): ("A-B", "A B", "", "K" * 256, "É"),
@@ -53,12 +54,19 @@ REFUSED = {
 def test_a_name_that_the_vendor_refuses_is_rejected(name: str, option: str, value: str) -> None:
     """The address is rejected with the option and the advice, before anything is sent."""
     kind = kind_of(name)
-    valid = {"aws": "a", "github": "a/b", "gitlab": "a/b", "kubernetes": "a/b", "vault": "a/b"}
+    valid = {
+        "file": "a.env",
+        "aws": "a",
+        "github": "a/b",
+        "gitlab": "a/b",
+        "kubernetes": "a/b",
+        "vault": "a/b",
+    }
     values = OptionValues(kind, {name: (valid[name],)} | {option: (value,)}, "svc-billing")
     kind.address(values)
     (rejection,) = values.rejections
     assert (rejection.option, rejection.value) == (option, value)
-    assert rejection.advice == kind.option(option).allowed.advice
+    assert rejection.advice in (kind.option(option).allowed.advice, VARIABLE.advice)
 
 
 def test_the_command_would_not_change_the_schemas() -> None:
