@@ -27,6 +27,7 @@ from provisioner.runtime.atomic_write import (
     ForeignOwnerError,
     sync_folder,
     temporary_file,
+    write_atomically,
 )
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sinks.file_text import FileError, FileFailure, unsuitable
@@ -189,28 +190,19 @@ class Folder:
             if size <= self._probed_size:
                 return
             try:
-                if for_new and not self._is_free():
-                    # The process with the lock may remove the probe as a leftover, which is fine.
-                    with suppress(FileNotFoundError), temporary_file(self.path, os.urandom(size)):
-                        pass
-                    return
-                with self.locked():
+                with self.locked(wait=not for_new):
                     self.remove_leftovers()
                     with temporary_file(self.path, os.urandom(size)):
                         self._probed_size = size
+            except FileError as error:
+                if not (for_new and error.failure is _LOCKED):
+                    raise
+                # Creating a folder in here needs no lock, whose owner may remove the probe.
+                with suppress(FileNotFoundError), temporary_file(self.path, os.urandom(size)):
+                    pass
             except OSError as error:
                 self._probe_error = error
                 raise
-
-    def _is_free(self) -> bool:
-        """Return whether no process has the lock. Creating a folder in here does not need it."""
-        try:
-            with self.locked(wait=False):
-                return True
-        except FileError as error:
-            if error.failure is _LOCKED:
-                return False
-            raise
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes left behind. Only under the lock is it certainly unused."""
@@ -266,9 +258,7 @@ class DiskFile:
             self._check_not_mounted()
             with self._folder.locked():
                 self._folder.remove_leftovers()
-                with temporary_file(self._folder.path, new_content()) as temporary:
-                    temporary.replace(self.path)
-                    sync_folder(self._folder.path)
+                write_atomically(self.path, new_content())
         except OSError as error:
             if not self._allows_write_in_place(error):
                 raise
