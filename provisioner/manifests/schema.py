@@ -111,7 +111,7 @@ def _checks(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[C
     checks: list[Check] = []
     for keyword, value in sorted(schema.items(), key=lambda item: item[0] != "type"):
         match keyword:
-            case _ if keyword in _ANNOTATIONS:
+            case _ if keyword in _ANNOTATIONS or keyword.startswith("x-"):
                 pass
             case "$ref":
                 checks.append(_reference(value, definitions))

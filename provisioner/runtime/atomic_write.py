@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ def temporary_file(folder: Path, data: bytes, *, mode: int = 0o600) -> Iterator[
         ForeignOwnerError: the file would belong to another user; the data was not written.
         OSError: the file could not be written.
     """
+    from tempfile import TemporaryDirectory  # noqa: PLC0415 - `validate` writes nothing
+
     with TemporaryDirectory(
         prefix=PREFIX, suffix=SUFFIX, dir=folder, ignore_cleanup_errors=True
     ) as name:

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import re
-import shutil
 import stat
 import sys
 import threading
@@ -206,6 +205,8 @@ class Folder:
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes left behind. Only under the lock is it certainly unused."""
+        import shutil  # noqa: PLC0415 - `validate` writes nothing
+
         for path in self.path.glob(_LEFTOVERS):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import subprocess
 import threading
 from functools import cached_property
 from itertools import zip_longest
@@ -65,7 +63,9 @@ class Git:
     """
 
     def __init__(self, root: Path) -> None:
-        program = shutil.which("git")
+        from shutil import which  # noqa: PLC0415 - `validate` runs nothing
+
+        program = which("git")
         # A relative path is in the current folder and may come from a pull request.
         self._program = program if program and Path(program).is_absolute() else None
         self._root = root
@@ -150,6 +150,8 @@ def _trees(path: Path, checkout: Path | None) -> tuple[Path, ...]:
 
 def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | None:
     """Return the exit code of a git command about one path; None if git does not finish."""
+    import subprocess  # noqa: PLC0415 - `validate` runs nothing
+
     environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
     # Git must not search above the tree, or fetch objects that are missing.
     environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "GIT_ALLOW_PROTOCOL": "none"}

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from provisioner.errors.codes import Code
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
@@ -78,10 +80,18 @@ class Option:
     is_path: bool = False
     is_program: bool = False
 
-    def schema(self) -> dict[str, object]:
-        """Return the JSON Schema of the option as written, with placeholders."""
+    def schema(self, *, names_kind: bool) -> dict[str, object]:
+        """Return the JSON Schema of the option as written, with placeholders and advice.
+
+        Args:
+            names_kind: True for the option that decides the kind of the sink.
+        """
         schema: dict[str, object] = {"title": self.title, "description": self.description}
+        if names_kind:
+            schema["x-parent"] = "an item of `deliver`"
         if self.choices:
+            schema["x-advice"] = f"write {' or '.join(self.choices)}"
+            schema |= {"x-mistyped": Code.INVALID_VALUE, "x-shown": False}
             schema["enum"] = list(self.choices)
         else:
             schema["$ref"] = f"#/$defs/{'program' if self.is_program else 'sinkText'}"
@@ -216,11 +226,15 @@ class SinkKind(Generic[A]):
 
     def schema(self) -> dict[str, object]:
         """Return the JSON Schema of a sink of this kind in `deliver`."""
+        article = "an" if self.name[0] in "aeiou" else "a"
         return {
             "title": self.title,
             "description": self.description,
+            "x-where": f"{article} `{self.name}` sink",
             "type": "object",
             "additionalProperties": False,
             "required": [self.name],
-            "properties": {one.name: one.schema() for one in self.options},
+            "properties": {
+                one.name: one.schema(names_kind=one.name == self.name) for one in self.options
+            },
         }

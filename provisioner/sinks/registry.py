@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, SinkError
 from provisioner.model.restrictions import Restrictions
-from provisioner.runtime.process import Processes
 from provisioner.sinks.kind import SinkContext
 from provisioner.sinks.not_run import NotRun
 from provisioner.sinks.sink import sink_error
@@ -60,6 +59,8 @@ class SinkRegistry:
         declared: Iterable[Address] = (),
         restrictions: Restrictions = _NO_RESTRICTIONS,
     ) -> None:
+        from provisioner.runtime.process import Processes  # noqa: PLC0415 - `validate` runs nothing
+
         self._processes = Processes()
         self._context = SinkContext(root, environ, stop.sleep, self._processes, declared)
         self._restrictions = restrictions

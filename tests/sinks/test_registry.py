@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +27,12 @@ def test_the_schema_of_manifests_contains_each_kind(name: str) -> None:
     assert {"$ref": f"#/$defs/{name}"} in definitions["sink"]["anyOf"]
 
 
-def test_policies_list_the_same_kinds() -> None:
-    """`sinks` of a policy lists exactly the kinds of `deliver`."""
-    policy = schemas.load("environments")["$defs"]["policy"]["properties"]["sinks"]
-    parts = policy["anyOf"][2]["properties"].values()
-    listed = [policy["anyOf"][1]["items"]["enum"], *(part["items"]["enum"] for part in parts)]
-    assert listed == [list(KINDS)] * 3
+@pytest.mark.parametrize("name", ["environments", "planfile"])
+def test_the_other_schemas_list_the_same_kinds(name: str) -> None:
+    """Policies and plan files accept exactly the kinds of `deliver`."""
+    listed = re.findall(r'"enum": (\[\s*"file",[^\]]*\])', schemas.text(name))
+    assert listed
+    assert all(json.loads(one) == list(KINDS) for one in listed)
 
 
 REFUSED = {
