@@ -367,7 +367,7 @@ class _Manifest:
         if code == Code.POLICY_SINK_FORBIDDEN and breach.rule is not None and self._deliver:
             forbidden = breach.rule.value or ()
             sinks = zip(self._deliver.positions, key.deliver, strict=True)
-            position = next(at for at, sink in sinks if sink.place[0] in forbidden)
+            position = next(at for at, sink in sinks if sink.kind in forbidden)
         return Cause(code, self._document.place(position), single=key.place if unowned else None)
 
     def _has_room(self, count: int, position: Position) -> bool:
