@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from provisioner.errors.codes import Code
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
@@ -91,7 +89,7 @@ class Option:
             schema["x-parent"] = "an item of `deliver`"
         if self.choices:
             schema["x-advice"] = f"write {' or '.join(self.choices)}"
-            schema |= {"x-mistyped": Code.INVALID_VALUE, "x-shown": False}
+            schema |= {"x-mistyped": "invalid_value", "x-shown": False}
             schema["enum"] = list(self.choices)
         else:
             schema["$ref"] = f"#/$defs/{'program' if self.is_program else 'sinkText'}"
