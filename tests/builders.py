@@ -15,7 +15,6 @@ from provisioner.model.environment import Environment, Limits, Policy
 from provisioner.model.expiry import parse_expiry
 from provisioner.model.key import DesiredKey, Rotation
 from provisioner.model.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role
-from provisioner.model.sink_address import CommandAddress, FileAddress, GithubAddress, VaultAddress
 from provisioner.plan import (
     Change,
     Create,
@@ -28,6 +27,10 @@ from provisioner.plan import (
     Unobserved,
     Update,
 )
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.file import FileAddress
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.vault import VaultAddress
 
 if TYPE_CHECKING:
     from provisioner.model.expiry import Expiry

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.cli.command_help import Command, Decorator
-    from provisioner.model.environment import SinkKind
     from provisioner.reconcile.guards import GuardOverrides
     from provisioner.render.formats import OutputFormat
 
@@ -32,10 +31,6 @@ _Value = TypeVar("_Value")
 REPORT_FORMATS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
 """The formats of `--report`: those of `provisioner.render.formats`."""
 
-SINK_KINDS: tuple[SinkKind, ...] = (
-    *("file", "command", "vault", "aws", "github", "gitlab", "kubernetes"),
-)
-"""The kinds of `--allow-sink`: those of `provisioner.model.environment.SinkKind`."""
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -130,13 +125,14 @@ def _sink_rules(
     context: click.Context, option: click.Parameter, values: tuple[str, ...]
 ) -> tuple[SinkRule, ...]:
     """Parse the values of `--allow-sink`, each `KIND` or `KIND:GLOB`."""
+    from provisioner.sinks.registry import KINDS
+
     rules = []
     for text in _require_restriction(context, option, values):
-        name, colon, glob = text.partition(":")
-        kind = next((one for one in SINK_KINDS if one == name), None)
-        if kind is None or (colon and not glob):
+        kind, colon, glob = text.partition(":")
+        if kind not in KINDS or (colon and not glob):
             raise click.BadParameter(
-                f"{text!r} is not KIND or KIND:GLOB. Choose the kind from {', '.join(SINK_KINDS)}.",
+                f"{text!r} is not KIND or KIND:GLOB. Choose the kind from {', '.join(KINDS)}.",
                 context,
                 option,
             )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.model.sink_address import CommandAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import EXPIRY_TOLERANCE, Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
@@ -358,11 +357,10 @@ def delivery_advice(action: Action) -> str:
     if isinstance(action, Rotate) and action.reason == "asked":
         advice = f"The old key is still live: run `provision rotate {quote(action.name)}` again."
         return "" if action.at_once else advice
-    unreadable = (isinstance(one, CommandAddress) and not one.check for one in action.sinks)
     advice = (
         f"No later run can tell that the token is missing: run {_redeliver_command(action.name)}."
     )
-    return advice if any(unreadable) else ""
+    return "" if all(one.shows_delivery for one in action.sinks) else advice
 
 
 def _written_again(now: Content, before: WriteOnly) -> bool:

@@ -18,11 +18,10 @@ from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.schema import is_expiry, published
 from provisioner.manifests.schema_errors import manifest_problems, show
 from provisioner.manifests.templates import (
-    ADDRESSES,
     Fault,
-    FilledSink,
     PlaceholderText,
     SinkTemplate,
+    address_of,
     split_placeholders,
 )
 from provisioner.model.expiry import (
@@ -34,7 +33,7 @@ from provisioner.model.expiry import (
     parse_expiry,
 )
 from provisioner.model.key import Depth, DesiredKey, Rotation
-from provisioner.model.sink_address import Address, FileAddress
+from provisioner.sinks.registry import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from provisioner.manifests.causes import Describe
     from provisioner.manifests.policy_check import Breach, PolicyCheck
+    from provisioner.model.sink_address import Address
 
 MAX_MATRIX = 10_000
 """The limit of keys from one matrix in one environment."""
@@ -367,7 +367,7 @@ class _Manifest:
         if code == Code.POLICY_SINK_FORBIDDEN and breach.rule is not None and self._deliver:
             forbidden = breach.rule.value or ()
             sinks = zip(self._deliver.positions, key.deliver, strict=True)
-            position = next(at for at, sink in sinks if sink.place[0] in forbidden)
+            position = next(at for at, sink in sinks if sink.kind in forbidden)
         return Cause(code, self._document.place(position), single=key.place if unowned else None)
 
     def _has_room(self, count: int, position: Position) -> bool:
@@ -477,7 +477,7 @@ class _Manifest:
             # One text may contain several mistakes.
             affected += [self._record_fault(one, (one.place, one.what)) for one in faults]
             if not faults and sink.position.index not in self._document.partial:
-                kind = next(kind for kind in ADDRESSES if kind in sink)
+                kind = next(kind for kind in KINDS if kind in sink)
                 sinks.append(SinkTemplate(kind, texts, self._document.place(sink.position)))
         return tuple(sinks), affected
 
@@ -493,11 +493,10 @@ class _Manifest:
         values |= {"environment": key.environment, "name": key.name}
         addresses = {}
         for sink in sinks:
-            filled = FilledSink(sink, values)
-            address = ADDRESSES[sink.kind](filled)
-            for fault in filled.faults:
+            address, faults = address_of(sink, values)
+            for fault in faults:
                 self._record_fault(fault).add((key.place, axes), key.name, key.environment)
-            if not filled.faults:
+            if not faults:
                 addresses[sink.place] = address
         return addresses
 
@@ -513,10 +512,11 @@ class _Manifest:
         occupied, formats = self._collection.occupied, self._collection.formats
         for written, address in addresses.items():
             place = address.place
-            if isinstance(address, FileAddress):
-                file_format, first = formats.setdefault(address.file, (address.format, key))
-                if file_format != address.format:
-                    describe = partial(_two_formats, address, file_format, first)
+            if address.shared_file is not None:
+                file, own_format = address.shared_file
+                file_format, first = formats.setdefault(file, (own_format, key))
+                if file_format != own_format:
+                    describe = partial(_two_formats, file, own_format, file_format, first)
                     cause = Cause(Code.SINK_COLLISION, written, (written, "format"))
                     self._record_conflict(cause, describe, key, axes, first)
                     continue
@@ -578,11 +578,11 @@ def _two_keys(key: DesiredKey, first: DesiredKey, affected: Affected) -> str:
 
 
 def _two_formats(
-    address: FileAddress, file_format: str, first: DesiredKey, affected: Affected
+    file: str, own_format: str, file_format: str, first: DesiredKey, affected: Affected
 ) -> str:
     return (
-        f"the file {show(address.file)} is {file_format} for {_describe_key(first)}, but "
-        f"{address.format} for {affected.key}: use one format per file"
+        f"the file {show(file)} is {file_format} for {_describe_key(first)}, but "
+        f"{own_format} for {affected.key}: use one format per file"
     )
 
 

@@ -227,7 +227,7 @@ def _describe(
                 f"{allowed} to `deliver`"
             )
         case Code.POLICY_SINK_FORBIDDEN:
-            kinds = {address.place[0]: None for address in key.deliver}
+            kinds = {address.kind: None for address in key.deliver}
             found = ", ".join(show(kind) for kind in kinds if any(kind in other for other in rules))
             message = (
                 f"{policy} forbids the sink {found} {line}, which {affected.key} has: use another "

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from provisioner.manifests import document, text
 from provisioner.manifests.load import ENVIRONMENTS, load
-from provisioner.model.sink_address import CommandAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,4 +86,4 @@ def _deliveries(folder: Path) -> frozenset[str]:
 def _commands(desired: Mapping[str, tuple[DesiredKey, ...]]) -> frozenset[object]:
     """Return the programs of all sinks with their arguments, their placeholders replaced."""
     sinks = (address for keys in desired.values() for key in keys for address in key.deliver)
-    return frozenset((one.argv, one.check) for one in sinks if isinstance(one, CommandAddress))
+    return frozenset(one.programs for one in sinks if one.programs)

@@ -43,6 +43,10 @@ class Schema:
             self._checks[part] = compile_check(schema, self._document["$defs"])
         return self._checks[part]
 
+    def defines(self, part: str, name: str) -> bool:
+        """Return whether the mapping under `$defs` with this name has a member with this name."""
+        return name in self._document["$defs"][part]["properties"]
+
     def errors(self, value: object) -> Iterator[ValidationError]:
         """Yield the errors that jsonschema finds."""
         if self._validator is None:
@@ -107,7 +111,7 @@ def _checks(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[C
     checks: list[Check] = []
     for keyword, value in sorted(schema.items(), key=lambda item: item[0] != "type"):
         match keyword:
-            case _ if keyword in _ANNOTATIONS:
+            case _ if keyword in _ANNOTATIONS or keyword.startswith("x-"):
                 pass
             case "$ref":
                 checks.append(_reference(value, definitions))

@@ -26,6 +26,7 @@ from provisioner.manifests.document import (
 )
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import parse_expiry
+from provisioner.sinks.registry import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,7 +123,7 @@ _BOOLEAN = _Rule(Code.INVALID_VALUE, "write true or false, without quotes", Code
 _GLOB = _Rule(Code.INVALID_VALUE, "write a glob: svc-*")
 _KIND = _Rule(
     Code.INVALID_VALUE,
-    "write file, command, vault, aws, github, gitlab or kubernetes",
+    f"write {', '.join(KINDS[:-1])} or {KINDS[-1]}",
     Code.INVALID_VALUE,
 )
 _POLICY: dict[tuple[str, ...], _Rule] = {
@@ -155,20 +156,26 @@ _POLICY: dict[tuple[str, ...], _Rule] = {
 _PROGRAM = _Rule(
     Code.SINK_INVALID, "list a program and up to 99 arguments, for example [gh, secret, set, KEY]"
 )
+_SINK_TEXT = _Rule(Code.SINK_INVALID, "write text of 1 to 4096 characters")
 _SINKS: dict[tuple[str, ...], _Rule] = {
     (): _Rule(Code.INVALID_VALUE, "list up to 20 sinks: `- file: secrets/{environment}.env`"),
     ("*",): _Rule(
         Code.INVALID_VALUE, "a sink must be a mapping: write `- file: secrets/{environment}.env`"
     ),
-    ("*", "format"): _Rule(
-        Code.INVALID_VALUE, "write dotenv or json", Code.INVALID_VALUE, shown=False
-    ),
-    ("*", "command"): _PROGRAM,
-    ("*", "check"): _PROGRAM,
-    ("*", "*"): _Rule(Code.SINK_INVALID, "write text of 1 to 4096 characters"),
+    ("*", "*"): _SINK_TEXT,
     ("*", "*", "*"): _Rule(Code.SINK_INVALID, "write text of up to 4096 characters"),
 }
 """The rules for `deliver` in a key and in `defaults`."""
+
+
+def _option_rule(rule: _Rule, schema: Any) -> _Rule:
+    """Return the rule for a value; for an option of a sink, from the schema that rejects it."""
+    if rule is not _SINK_TEXT:
+        return rule
+    if "enum" in schema:
+        advice = f"write {' or '.join(schema['enum'])}"
+        return _Rule(Code.INVALID_VALUE, advice, Code.INVALID_VALUE, shown=False)
+    return _PROGRAM if schema.get("type") == "array" else _SINK_TEXT
 
 
 def _count(maximum: int) -> _Rule:
@@ -309,7 +316,7 @@ def _explain(
     if "propertyNames" in error.absolute_schema_path:
         yield _misnamed(document, kind, node, str(error.instance))
         return
-    rule = _rule(kind, path)
+    rule = _option_rule(_rule(kind, path), error.schema)
     expected: Any = error.validator_value
     match str(error.validator):
         case "additionalProperties":
@@ -373,20 +380,12 @@ def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem
 
 _LEVELS = {
     "manifest": {
-        "the top of the manifest": ("version", "environments", "depth", "defaults", "keys"),
-        "the top of the manifest or a `github` sink": ("environment",),
+        "the top of the manifest": ("version", "environment", "environments", "depth", "defaults",
+                                    "keys"),
         "a key": ("name", "description", "protect", "matrix"),
         "a key or `defaults`": ("expires", "role", "deliver", "rotate"),
         "`rotate`": ("before", "overlap"),
-        "an item of `deliver`": ("file", "command", "vault", "aws", "github", "gitlab",
-                                 "kubernetes"),
-        "a `file` sink": ("format",),
-        "a `file` or `gitlab` sink": ("variable",),
-        "a `command` sink": ("check",),
-        "a `vault` sink": ("field",),
-        "an `aws` sink": ("region",),
-        "a `github` sink": ("secret",),
-        "a `kubernetes` sink": ("key",),
+        "an item of `deliver`": KINDS,
     },
     "environments": {
         "the top of the file": ("version", "environments"),
@@ -415,19 +414,30 @@ def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Itera
     for key, position in zip(node, node.positions[::2], strict=True):
         if key in known:
             continue
-        parent = next((level for level, keys in _LEVELS[kind].items() if key in keys), None)
+        parent = _level(kind, key)
         word = _FIRST_WORD.match(key)
         if node[key] is None and word is not None and word[1] in known:
             message = f"a colon and a space are missing after `{word[1]}`: add them"
         elif not _SHOWABLE.fullmatch(key):
             message = f"this key is unknown here: use {', '.join(known)}"
-        elif parent is not None and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
+        elif parent and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
             message = f"`{key}` is unknown here: move it to {parent}"
         elif close := difflib.get_close_matches(key, known, n=1):
             message = f"`{key}` is unknown here: did you mean `{close[0]}`?"
         else:
             message = f"`{key}` is unknown here: use {', '.join(known)}"
         yield Problem(document.place(position), Code.UNKNOWN_KEY, message)
+
+
+def _level(kind: str, key: str) -> str:
+    """Return where a key belongs; empty if it is unknown everywhere."""
+    levels = [level for level, keys in _LEVELS[kind].items() if key in keys]
+    if kind == "manifest" and key not in KINDS:
+        sinks = [f"`{name}`" for name in KINDS if published(kind).defines(name, key)]
+        if sinks:
+            article = "an" if sinks[0][1] in "aeiou" else "a"
+            levels.append(f"{article} {' or '.join(sinks)} sink")
+    return " or ".join(levels)
 
 
 _MISSING = {

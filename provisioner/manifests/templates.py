@@ -8,28 +8,21 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.manifests import variables
 from provisioner.manifests.schema_errors import show
-from provisioner.model.sink_address import (
-    Address,
-    AwsAddress,
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    GitlabAddress,
-    KubernetesAddress,
-    VaultAddress,
-)
+from provisioner.sinks.kind import OptionValues
+from provisioner.sinks.registry import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from provisioner.errors.problem import Place
     from provisioner.manifests.causes import Affected
+    from provisioner.model.sink_address import Address
+    from provisioner.sinks.kind import Rejection
 
 _BRACES = re.compile(r"(?P<left>\{\{)|(?P<right>\}\})|\{(?P<name>[^{}]*)\}|(?P<lone>[{}])")
 
@@ -133,197 +126,45 @@ class SinkTemplate:
     place: Place
 
 
-class _Format(NamedTuple):
-    """The allowed values of an option.
+def address_of(sink: SinkTemplate, values: dict[str, str]) -> tuple[Address, tuple[Fault, ...]]:
+    """Return the address of a sink for one key, and the values that the sink cannot have.
 
-    Attributes:
-        pattern: matches the allowed values.
-        want: describes them.
+    Args:
+        sink: the sink as written.
+        values: the values of the placeholders.
     """
-
-    pattern: re.Pattern[str]
-    want: str
-
-
-class FilledSink:
-    """The texts of a sink with the values of one key in place of the placeholders.
-
-    Attributes:
-        faults: the values that the sink cannot have, in the order in which they were read.
-    """
-
-    def __init__(self, sink: SinkTemplate, values: dict[str, str]) -> None:
-        self.faults: list[Fault] = []
-        self._sink = sink
-        self._values = values
-
-    def text(self, option: str, allowed: _Format, default: str = "") -> str:
-        """Return the value of an option, or its default."""
-        if option in self._sink.texts:
-            (template,) = self._sink.texts[option]
-            return self._checked(option, allowed, template)
-        if allowed.pattern.fullmatch(default) is None:
-            what = f"`{option}` cannot be {show(default)}, the default derived from the key's name"
-            self._refuse(self._sink.place, what, f"write `{option}` with {allowed.want}")
-        return default
-
-    def optional(self, option: str, allowed: _Format) -> str | None:
-        """Return the value of an option without a default."""
-        return self.text(option, allowed) if option in self._sink.texts else None
-
-    def has(self, option: str) -> bool:
-        """Return whether the option is written."""
-        return option in self._sink.texts
-
-    def program(self, option: str) -> tuple[str, ...]:
-        """Return a program and its arguments; empty if the option is not written."""
-        return tuple(
-            self._checked(option, _ARGUMENT if index else _PROGRAM, template)
-            for index, template in enumerate(self._sink.texts.get(option, ()))
-        )
-
-    def path(self, option: str, allowed: _Format) -> str:
-        """Return a path, whose placeholders may not lead to another folder."""
-        (template,) = self._sink.texts[option]
-        for placeholder in template.parts[1::2]:
-            value = self._values[placeholder]
-            # Dots may become `..` next to another dot.
-            if "/" in value or "\\" in value or not value.strip("."):
-                what = f"{{{placeholder}}} is {show(value)}, which leads to another folder"
-                self._refuse(template.place, what, "do not use it in a path")
-        return self._checked(option, allowed, template)
-
-    @property
-    def variable(self) -> str:
-        """Return the key's name as the name of a variable."""
-        name = _NOT_IN_A_VARIABLE.sub("_", self._values["name"]).upper()
-        return f"_{name}" if name[0].isdigit() else name
-
-    def refuse(self, option: str, what: str, advice: str) -> None:
-        """Record a mistake in an option other than its format."""
-        self._refuse(self._sink.texts[option][0].place, what, advice)
-
-    def _refuse(self, place: Place, what: str, advice: str) -> None:
-        self.faults.append(Fault(place, Code.SINK_INVALID, what, advice))
-
-    def _checked(self, option: str, allowed: _Format, template: PlaceholderText) -> str:
-        value = template.filled(self._values)
-        if allowed.pattern.fullmatch(value) is None:
-            what = f"`{option}` cannot be {show(value)}"
-            self._refuse(template.place, what, f"write {allowed.want}")
-        return value
+    kind = kind_of(sink.kind)
+    written = {
+        option: tuple([text.filled(values) for text in texts])
+        for option, texts in sink.texts.items()
+    }
+    options = OptionValues(kind, written, values["name"])
+    faults = [
+        fault
+        for option in kind.options
+        if option.is_path and option.name in sink.texts
+        for fault in _path_faults(sink.texts[option.name][0], values)
+    ]
+    address = kind.address(options)
+    faults += [_rejected(sink, one) for one in options.rejections]
+    return address, tuple(faults)
 
 
-def _file(sink: FilledSink) -> FileAddress:
-    path = sink.path("file", _PATH)
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix in _OTHER_FORMATS and not sink.has("format"):
-        sink.refuse(
-            "file",
-            f"`file` ends in {suffix}, which is neither dotenv nor JSON",
-            "write a path that ends in .env or .json, or add `format: dotenv` if that is what "
-            "you mean",
-        )
-    if sink.text("format", _TEXT, "json" if suffix == ".json" else "dotenv") == "json":
-        return FileAddress(path, sink.text("variable", _TEXT, sink.variable), "json")
-    return FileAddress(path, sink.text("variable", _VARIABLE, sink.variable))
+def _path_faults(template: PlaceholderText, values: dict[str, str]) -> Iterator[Fault]:
+    """Yield the placeholders of a path that lead to another folder."""
+    for placeholder in template.parts[1::2]:
+        value = values[placeholder]
+        # Dots may become `..` next to another dot.
+        if "/" in value or "\\" in value or not value.strip("."):
+            what = f"{{{placeholder}}} is {show(value)}, which leads to another folder"
+            yield Fault(template.place, Code.SINK_INVALID, what, "do not use it in a path")
 
 
-def _command(sink: FilledSink) -> CommandAddress:
-    return CommandAddress(sink.program("command"), sink.program("check"))
-
-
-def _vault(sink: FilledSink) -> VaultAddress:
-    mount, _, path = sink.text("vault", _VAULT_PATH).partition("/")
-    return VaultAddress(mount, path, sink.text("field", _TEXT, "token"))
-
-
-def _aws(sink: FilledSink) -> AwsAddress:
-    return AwsAddress(sink.text("aws", _AWS_NAME), sink.optional("region", _AWS_REGION))
-
-
-def _github(sink: FilledSink) -> GithubAddress:
-    owner, _, repository = sink.text("github", _GITHUB_PATH).partition("/")
-    secret = sink.text("secret", _GITHUB_SECRET, sink.variable)
-    environment = sink.optional("environment", _TEXT)
-    if environment and not repository:
-        sink.refuse("environment", "an organisation has no environments", "write OWNER/REPOSITORY")
-    return GithubAddress(owner, secret, repository or None, environment)
-
-
-def _gitlab(sink: FilledSink) -> GitlabAddress:
-    project = sink.text("gitlab", _GITLAB_PATH)
-    return GitlabAddress(project, sink.text("variable", _GITLAB_VARIABLE, sink.variable))
-
-
-def _kubernetes(sink: FilledSink) -> KubernetesAddress:
-    namespace, _, secret = sink.text("kubernetes", _KUBERNETES_PATH).partition("/")
-    return KubernetesAddress(namespace, secret, sink.text("key", _KUBERNETES_KEY, "token"))
-
-
-ADDRESSES: dict[str, Callable[[FilledSink], Address]] = {
-    "file": _file,
-    "command": _command,
-    "vault": _vault,
-    "aws": _aws,
-    "github": _github,
-    "gitlab": _gitlab,
-    "kubernetes": _kubernetes,
-}
-"""The function that makes an address of each kind of sink, whose own option is always written."""
-
-_OTHER_FORMATS = frozenset({".yaml", ".yml", ".toml", ".ini", ".xml"})
-"""Suffixes of file formats that a sink cannot write."""
-_NOT_IN_A_VARIABLE = re.compile(r"[^A-Za-z0-9]")
-_CLEAN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
-_NO_DOTS = r"(?!\.{1,2}(?:/|\Z))"
-_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
-_ARGUMENT = _Format(re.compile(r"[^\0]*"), "an argument without NUL characters")
-_PROGRAM = _Format(re.compile(r"[^\0]+"), "the name of a program, without NUL characters")
-_TEXT = _Format(re.compile(rf"{_CLEAN}+"), "text without control characters")
-_PATH = _Format(
-    re.compile(rf"(?:{_CLEAN}*/)?{_NO_DOTS}(?:(?!/){_CLEAN})+"),
-    "the path of a file, without control characters",
-)
-_VARIABLE = _Format(
-    re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
-    "letters, digits and _, not starting with a digit",
-)
-_VAULT_PATH = _Format(
-    re.compile(rf"{_NO_DOTS}(?:(?!/){_CLEAN})+(?:/{_NO_DOTS}(?:(?!/){_CLEAN})+)+"),
-    "MOUNT/PATH, such as secret/twenty/{name}",
-)
-_AWS_NAME = _Format(
-    re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}"),
-    "1 to 512 letters, digits or characters of /_+=.@-",
-)
-"""Source: AWS Secrets Manager API reference, CreateSecret, `Name`."""
-_AWS_REGION = _Format(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "a region, such as eu-central-1")
-_GITHUB_PATH = _Format(
-    re.compile(rf"{_NO_DOTS}[A-Za-z0-9_.-]+(?:/{_NO_DOTS}[A-Za-z0-9_.-]+)?"),
-    "OWNER/REPOSITORY, or an organisation",
-)
-_GITHUB_SECRET = _Format(
-    re.compile(r"(?!(?i:GITHUB_))[A-Za-z_][A-Za-z0-9_]*"),
-    "letters, digits and _, not starting with a digit or GITHUB_",
-)
-"""Source: GitHub docs, "Naming your secrets"."""
-_GITLAB_PATH = _Format(
-    re.compile(rf"{_NO_DOTS}[A-Za-z0-9_.-]+(?:/{_NO_DOTS}[A-Za-z0-9_.-]+)*"),
-    "the path of a project or group, such as acme/billing",
-)
-_GITLAB_VARIABLE = _Format(
-    re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}"),
-    "up to 255 letters, digits and _, not starting with a digit",
-)
-"""Source: GitLab docs, "Project-level CI/CD variables API", `key`; shells allow no digit first."""
-_KUBERNETES_PATH = _Format(
-    re.compile(rf"(?=[^/]{{1,63}}/.{{1,253}}\Z){_LABEL}/{_LABEL}(?:\.{_LABEL})*"),
-    "NAMESPACE/SECRET, in lowercase letters, digits and `-`; SECRET may also contain dots",
-)
-"""Source: Kubernetes docs, "Object Names and IDs": a label, and a subdomain."""
-_KUBERNETES_KEY = _Format(
-    re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}"),
-    "1 to 253 letters, digits, dots, - and _, but not . and not starting with ..",
-)
-"""Source: Kubernetes docs, "Secrets", constraints on names and data; the API refuses these dots."""
+def _rejected(sink: SinkTemplate, rejection: Rejection) -> Fault:
+    option, position, value, advice, reason = rejection
+    what = reason or f"`{option}` cannot be {show(value)}"
+    if option in sink.texts:
+        place = sink.texts[option][position].place
+        return Fault(place, Code.SINK_INVALID, what, f"write {advice}")
+    what += ", the default derived from the key's name"
+    return Fault(sink.place, Code.SINK_INVALID, what, f"write `{option}` with {advice}")

@@ -97,10 +97,6 @@ class Guards:
                 assert_never(self.max_revoke)
 
 
-SinkKind = Literal["file", "command", "vault", "aws", "github", "gitlab", "kubernetes"]
-"""A kind of sink: the name of its entry under `deliver`, and the first part of `Address.place`."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The rules for every key of an environment; `provisioner.model.policy` checks a key.
@@ -118,8 +114,8 @@ class Policy:
     rotation: bool = False
     roles: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    sinks: tuple[SinkKind, ...] = ()
-    forbidden_sinks: tuple[SinkKind, ...] = ()
+    sinks: tuple[str, ...] = ()
+    forbidden_sinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

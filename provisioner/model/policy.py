@@ -47,9 +47,9 @@ def breaches(
         yield Code.POLICY_ROLE
     if policy.names and not matches(key.name, policy.names):
         yield Code.POLICY_NAME
-    if policy.sinks and not any(address.place[0] in policy.sinks for address in key.deliver):
+    if policy.sinks and not any(address.kind in policy.sinks for address in key.deliver):
         yield Code.POLICY_SINK
-    if any(address.place[0] in policy.forbidden_sinks for address in key.deliver):
+    if any(address.kind in policy.forbidden_sinks for address in key.deliver):
         yield Code.POLICY_SINK_FORBIDDEN
 
 

@@ -8,24 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from provisioner.model.globs import matches
-from provisioner.model.sink_address import (
-    AwsAddress,
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    GitlabAddress,
-    KubernetesAddress,
-    VaultAddress,
-)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from provisioner.model.environment import SinkKind
     from provisioner.model.sink_address import Address
 
 
@@ -39,7 +29,7 @@ class SinkRule:
             programs.
     """
 
-    kind: SinkKind
+    kind: str
     glob: str = "*"
 
 
@@ -84,33 +74,11 @@ class Restrictions:
         """
         if not self.sinks:
             return True
-        kind = address.place[0]
-        globs = tuple(rule.glob for rule in self.sinks if rule.kind == kind)
-        return all(_matches_rule(name, globs) for name in (*_names(address), *also))
+        globs = tuple(rule.glob for rule in self.sinks if rule.kind == address.kind)
+        return all(_matches_rule(name, globs) for name in (*address.targets, *also))
 
 
 def _matches_rule(name: str, globs: tuple[str, ...]) -> bool:
     """Return whether a glob matches the name; a name with `..` is matched only by `*`."""
     leaves_folder = any(part in {".", ".."} for part in name.split("/")[1:])
     return any(glob == "*" or (not leaves_folder and fnmatchcase(name, glob)) for glob in globs)
-
-
-def _names(address: Address) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kind
-    """Return the names that must match the rules."""
-    match address:
-        case FileAddress(file=file):
-            return (file,)
-        case CommandAddress(argv=argv, check=check):
-            return (argv[0], check[0]) if check else (argv[0],)
-        case VaultAddress(mount=mount, path=path):
-            return (f"{mount}/{path}",)
-        case AwsAddress(secret=secret):
-            return (secret,)
-        case GithubAddress(owner=owner, repository=repository):
-            return (f"{owner}/{repository}" if repository else owner,)
-        case GitlabAddress(project=project):
-            return (project,)
-        case KubernetesAddress(namespace=namespace, secret=secret):
-            return (f"{namespace}/{secret}",)
-        case _:
-            assert_never(address)

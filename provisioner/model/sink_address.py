@@ -1,179 +1,60 @@
-"""The addresses of sinks, one class for each kind, as `deliver` in a manifest writes them.
+"""The address of a sink: it says where a token goes, not how.
 
-An address says where a token goes, not how; `provisioner.sinks` opens the sink. Every placeholder
+Each kind of sink has its own class of address in its file in `provisioner.sinks`. Every placeholder
 is filled in, so two keys with the same `place` would overwrite each other's token.
 """
 
 from __future__ import annotations
 
-import posixpath
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
-class FileAddress:
-    """A variable of a dotenv file, a member of a JSON object, or a whole file.
+class Address(ABC):
+    """The address of a sink; equal addresses are the same place.
 
-    Attributes:
-        path: as written; a relative one starts at the parent of the manifests directory.
-        variable: empty for a `bare` file, which contains only a token.
+    A subclass is a frozen dataclass. Plan files contain digests over the names of its fields, so
+    renaming a field makes the plan files of older versions stale.
     """
 
-    path: str
-    variable: str
-    format: Literal["dotenv", "json", "bare"] = "dotenv"
-
-    @property
-    def file(self) -> str:
-        """Return the normalized path; it does not resolve links or the root directory."""
-        normal = posixpath.normpath(self.path)
-        # POSIX lets each system decide on two leading slashes; here they count as one.
-        return f"/{normal.lstrip('/')}" if normal.startswith("/") else normal
+    kind: ClassVar[str]
+    """The name of the kind of sink: the name of its own option in `deliver`."""
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Return the identity of the place, which can hold only one token."""
-        return ("file", self.file, self.variable)
-
-    def __str__(self) -> str:
-        return f"file {self.path} {self.variable}".rstrip()
-
-
-@dataclass(frozen=True, slots=True)
-class CommandAddress:
-    """A program that takes the token on its standard input.
-
-    Attributes:
-        argv: the program and its arguments, run without a shell.
-        check: a program that prints the stored token, or nothing if there is none; empty if the
-            sink has no such program.
-    """
-
-    argv: tuple[str, ...]
-    check: tuple[str, ...] = ()
+        """Return the kind, then the identity of the place, which can hold only one token."""
+        return (self.kind, *(getattr(self, one.name) or "" for one in fields(self)))
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place, which can hold only one token."""
-        return ("command", *self.argv)
+    @abstractmethod
+    def targets(self) -> tuple[str, ...]:
+        """Return the names that the globs of `--allow-sink` must match, all of them."""
 
-    def __str__(self) -> str:
-        return f"command {' '.join(self.argv)}"
-
-
-@dataclass(frozen=True, slots=True)
-class VaultAddress:
-    """A field of a secret in a KV version 2 engine of HashiCorp Vault or OpenBao.
-
-    Attributes:
-        path: the path of the secret in the engine, without the mount of the engine.
-    """
-
-    mount: str
-    path: str
-    field: str = "token"
+    @abstractmethod
+    def __str__(self) -> str: ...
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place, which can hold only one token."""
-        return ("vault", self.mount, self.path, self.field)
-
-    def __str__(self) -> str:
-        return f"vault {self.mount}/{self.path} {self.field}"
-
-
-@dataclass(frozen=True, slots=True)
-class AwsAddress:
-    """A secret of AWS Secrets Manager; its text is the token.
-
-    Attributes:
-        region: None for the region of the AWS configuration.
-    """
-
-    secret: str
-    region: str | None = None
+    def region(self) -> str | None:
+        """Return the region of the sink's server; None if the environment variables decide it."""
+        return None
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place, which can hold only one token."""
-        return ("aws", self.region or "", self.secret)
-
-    def __str__(self) -> str:
-        return f"aws {self.secret}" + (f" in {self.region}" if self.region else "")
-
-
-@dataclass(frozen=True, slots=True)
-class GithubAddress:
-    """A GitHub Actions secret of a repository, an environment of it, or an organization.
-
-    Attributes:
-        owner: the organization or user.
-        repository: None for a secret of the organization.
-        environment: an environment of the repository; None for a secret of the repository.
-    """
-
-    owner: str
-    secret: str
-    repository: str | None = None
-    environment: str | None = None
+    def shared_file(self) -> tuple[str, str] | None:
+        """Return the file of which the place is a part, and its format; None if there is none."""
+        return None
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place; GitHub ignores case in all of these names."""
-        parts = (self.owner, self.repository or "", self.environment or "", self.secret)
-        return ("github", *(part.lower() for part in parts))
-
-    def __str__(self) -> str:
-        owner = f"{self.owner}/{self.repository}" if self.repository else self.owner
-        where = f" of {self.environment}" if self.environment else ""
-        return f"github {owner} {self.secret}{where}"
-
-
-@dataclass(frozen=True, slots=True)
-class GitlabAddress:
-    """A CI/CD variable of a GitLab project or group, for all its environments.
-
-    Attributes:
-        project: the path of the project, or of the group if no project has that path.
-    """
-
-    project: str
-    variable: str
+    def programs(self) -> tuple[tuple[str, ...], ...]:
+        """Return the programs that the manifest names, with their arguments."""
+        return ()
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place; GitLab ignores case in paths."""
-        return ("gitlab", self.project.lower(), self.variable)
+    def shows_delivery(self) -> bool:
+        """Return whether a later run can tell if the token was delivered."""
+        return True
 
-    def __str__(self) -> str:
-        return f"gitlab {self.project} {self.variable}"
-
-
-@dataclass(frozen=True, slots=True)
-class KubernetesAddress:
-    """A key of a Kubernetes Secret."""
-
-    namespace: str
-    secret: str
-    key: str = "token"
-
-    @property
-    def place(self) -> tuple[str, ...]:
-        """Return the identity of the place, which can hold only one token."""
-        return ("kubernetes", self.namespace, self.secret, self.key)
-
-    def __str__(self) -> str:
-        return f"kubernetes {self.namespace}/{self.secret} {self.key}"
-
-
-Address = (
-    FileAddress
-    | CommandAddress
-    | VaultAddress
-    | AwsAddress
-    | GithubAddress
-    | GitlabAddress
-    | KubernetesAddress
-)
-"""The address of a sink; equal addresses are the same place."""
+    def options(self) -> dict[str, object]:
+        """Return every part of the address as JSON, with its kind."""
+        return {"kind": self.kind} | {one.name: getattr(self, one.name) for one in fields(self)}

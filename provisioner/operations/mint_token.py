@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from provisioner.model.key import DesiredKey
     from provisioner.model.observed import ObservedKey
-    from provisioner.model.sink_address import Address, FileAddress
+    from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
     from provisioner.model.workspace import Workspace
     from provisioner.sinks.sink import Sink
@@ -26,7 +26,7 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
     workspace: Workspace,
     name: str,
     sink: Sink,
-    address: FileAddress,
+    address: Address,
     *,
     desired_key: DesiredKey | None,
     read_sinks: Callable[[Iterable[Address]], Mapping[Address, SinkContent]],

@@ -7,15 +7,6 @@ import json
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import format_timestamp
-from provisioner.model.sink_address import (
-    AwsAddress,
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    GitlabAddress,
-    KubernetesAddress,
-    VaultAddress,
-)
 from provisioner.plan.actions import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 
 if TYPE_CHECKING:
@@ -101,31 +92,4 @@ def _create_fields(create: Create) -> tuple[object, ...]:
 
 def _sinks(addresses: Iterable[Address]) -> list[dict[str, object]]:
     """Return every part of each address, sorted."""
-    return sorted(map(_address, addresses), key=json.dumps)
-
-
-def _address(address: Address) -> dict[str, object]:  # noqa: PLR0911 - one for each kind
-    """Return every part of an address; plan files contain digests over exactly these names."""
-    match address:
-        case FileAddress(path, variable, file_format):
-            return {"kind": "file", "path": path, "variable": variable, "format": file_format}
-        case CommandAddress(argv, check):
-            return {"kind": "command", "argv": argv, "check": check}
-        case VaultAddress(mount, path, field):
-            return {"kind": "vault", "mount": mount, "path": path, "field": field}
-        case AwsAddress(secret, region):
-            return {"kind": "aws", "secret": secret, "region": region}
-        case GithubAddress():
-            return {
-                "kind": "github",
-                "owner": address.owner,
-                "secret": address.secret,
-                "repository": address.repository,
-                "environment": address.environment,
-            }
-        case GitlabAddress(project, variable):
-            return {"kind": "gitlab", "project": project, "variable": variable}
-        case KubernetesAddress(namespace, secret, key):
-            return {"kind": "kubernetes", "namespace": namespace, "secret": secret, "key": key}
-        case _:
-            assert_never(address)
+    return sorted((one.options() for one in addresses), key=json.dumps)

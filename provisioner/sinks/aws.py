@@ -9,29 +9,48 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.http_client.loopback import is_loopback
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
+from provisioner.sinks.kind import Allowed, Option, SinkKind
 from provisioner.sinks.sink import Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from provisioner.errors.exceptions import SinkError
-    from provisioner.model.sink_address import AwsAddress
     from provisioner.sinks.sink import Content, Sink
 
 _CONNECT_TIMEOUT = 10
 _READ_TIMEOUT = 30
 _MAX_ATTEMPTS = 4
 _CONNECTIONS = 32
-_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}|arn:[A-Za-z0-9/_+=.@:-]{1,2044}")
-"""The `Name` of CreateSecret, or the ARN, which every other request also accepts."""
-
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class AwsAddress(Address):
+    """A secret of AWS Secrets Manager; its text is the token.
+
+    Attributes:
+        region: None for the region of the AWS configuration.
+    """
+
+    kind: ClassVar[str] = "aws"
+    secret: str
+    region: str | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the name of the secret."""
+        return (self.secret,)
+
+    def __str__(self) -> str:
+        return f"aws {self.secret}" + (f" in {self.region}" if self.region else "")
 
 
 def server_of(environment: Mapping[str, str], region: str | None) -> str:
@@ -92,14 +111,14 @@ class SecretsManager:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._region = environment.get("AWS_REGION") or None
         self._lock = threading.Lock()
-        self._session: _BotoSession | None = None
-        self._clients: dict[str | None, _Client] = {}
+        self._session: Any = None
+        self._clients: dict[str | None, Any] = {}
 
     def sink(self, address: AwsAddress) -> Sink:
         """Return the sink of an address; problems are reported when it is used."""
         return _WholeSecret(self, address)
 
-    def client(self, address: AwsAddress) -> _Client:
+    def client(self, address: AwsAddress) -> Any:
         """Return the client for the region of an address.
 
         Raises:
@@ -114,7 +133,7 @@ class SecretsManager:
                 self._clients[address.region] = client
             return client
 
-    def _create_client(self, address: AwsAddress) -> _Client:
+    def _create_client(self, address: AwsAddress) -> Any:
         import boto3  # noqa: PLC0415 - an extra
         from botocore.config import (  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
             Config,
@@ -156,21 +175,19 @@ class _WholeSecret:
 
         Whether a missing secret may be created cannot be found out without creating it.
         """
-        client = self._client()
+        client = self._service.client(self._address)
         with _sink_errors(self._address):
             try:
                 described = client.describe_secret(SecretId=self._address.secret)
             except client.exceptions.ResourceNotFoundException:
-                described = None
-        if described is None:
-            self._check_is_not_arn()
-        elif described.get("DeletedDate") is not None:
+                return
+        if described.get("DeletedDate") is not None:
             raise sink_error(
                 Code.SINK_UNSUITABLE,
                 f"{self._address} is scheduled for deletion.",
                 "Restore it with `aws secretsmanager restore-secret`, or use another name.",
             )
-        elif described.get("PrimaryRegion") not in (None, client.meta.region_name):
+        if described.get("PrimaryRegion") not in (None, client.meta.region_name):
             raise sink_error(
                 Code.SINK_UNSUITABLE,
                 f"{self._address} is a read-only replica.",
@@ -179,7 +196,7 @@ class _WholeSecret:
 
     def read(self) -> Content:
         """Return the current text; binary content, which is not a token, as base64."""
-        client = self._client()
+        client = self._service.client(self._address)
         with _sink_errors(self._address):
             try:
                 answer = client.get_secret_value(SecretId=self._address.secret)
@@ -195,88 +212,18 @@ class _WholeSecret:
 
     def write(self, token: Secret) -> None:
         """Create a new current version; the old one stays as the previous version."""
-        client = self._client()
-        secret, version = self._address.secret, str(uuid.uuid4())
+        client = self._service.client(self._address)
+        value = {"SecretString": token.reveal(), "ClientRequestToken": str(uuid.uuid4())}
+        secret = self._address.secret
         with _sink_errors(self._address):
             try:
-                client.put_secret_value(
-                    SecretId=secret, SecretString=token.reveal(), ClientRequestToken=version
-                )
+                client.put_secret_value(SecretId=secret, **value)
             except client.exceptions.ResourceNotFoundException:
-                pass
-            else:
-                return
-            self._check_is_not_arn()
-            try:
-                client.create_secret(
-                    Name=secret, SecretString=token.reveal(), ClientRequestToken=version
-                )
-            except client.exceptions.ResourceExistsException:
-                # Another run created the secret in the meantime.
-                client.put_secret_value(
-                    SecretId=secret, SecretString=token.reveal(), ClientRequestToken=version
-                )
-
-    def _client(self) -> _Client:
-        if not _NAME.fullmatch(self._address.secret):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} is not a valid AWS secret name.",
-                "Use only ASCII letters, digits and /_+=.@-, at most 512 characters.",
-            )
-        return self._service.client(self._address)
-
-    def _check_is_not_arn(self) -> None:
-        if self._address.secret.startswith("arn:"):
-            raise sink_error(
-                Code.SINK_MISSING,
-                f"{self._address} does not exist and cannot be created from its ARN.",
-                "Create the secret first, or use its name instead.",
-            )
-
-
-class _Metadata(Protocol):
-    endpoint_url: str
-    region_name: str
-
-
-class _Errors(Protocol):
-    ResourceNotFoundException: type[Exception]
-    ResourceExistsException: type[Exception]
-
-
-class _Client(Protocol):
-    """The part of Boto3's client that is used; its methods have the names of the API."""
-
-    @property
-    def meta(self) -> _Metadata: ...
-    @property
-    def exceptions(self) -> _Errors: ...
-    def describe_secret(self, **parameters: str) -> Mapping[str, object]:
-        """Call DescribeSecret."""
-        ...
-
-    def get_secret_value(self, **parameters: str) -> Mapping[str, object]:
-        """Call GetSecretValue."""
-        ...
-
-    def put_secret_value(self, **parameters: str) -> Mapping[str, object]:
-        """Call PutSecretValue."""
-        ...
-
-    def create_secret(self, **parameters: str) -> Mapping[str, object]:
-        """Call CreateSecret."""
-        ...
-
-
-class _BotoSession(Protocol):
-    """The part of Boto3's session that is used."""
-
-    @property
-    def region_name(self) -> str | None: ...
-    def client(self, service: str, *, region_name: str, config: object) -> _Client:
-        """Create the client of one service in one region."""
-        ...
+                try:
+                    client.create_secret(Name=secret, **value)
+                except client.exceptions.ResourceExistsException:
+                    # Another run created the secret in the meantime.
+                    client.put_secret_value(SecretId=secret, **value)
 
 
 @contextmanager
@@ -313,7 +260,7 @@ def _service_error(address: AwsAddress, code: str, status: int) -> SinkError:
         code: the service's name of the error.
         status: the HTTP status of its answer.
     """
-    meaning = next((one for one in _MEANINGS if code in one.codes), None)
+    meaning = next((one for one in _MEANINGS if code in one.codes.split()), None)
     if meaning is None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         meaning = _BUSY_OR_FAULTY
     elif meaning is None:
@@ -322,43 +269,33 @@ def _service_error(address: AwsAddress, code: str, status: int) -> SinkError:
     return sink_error(meaning.code, f"{address} {meaning.reason} ({code}).", meaning.remedy)
 
 
-@dataclass(frozen=True, slots=True)
-class _ErrorMeaning:
+class _ErrorMeaning(NamedTuple):
     """The meaning of some error codes of AWS.
 
     Attributes:
         reason: the rest of a sentence that begins with the sink's address.
+        codes: separated by spaces; those of all AWS APIs in the spellings of their protocols.
     """
 
     code: Code
     reason: str
     remedy: str
-    codes: frozenset[str] = frozenset()
+    codes: str = ""
 
 
 _BUSY_OR_FAULTY = _ErrorMeaning(
     Code.SINK_UNAVAILABLE,
     "is unavailable: AWS is busy or has an internal error",
     "Run again.",
-    frozenset(
-        {
-            "InternalFailure",
-            "InternalServiceError",
-            "RequestLimitExceeded",
-            "RequestTimeout",
-            "SlowDown",
-            "Throttling",
-            "ThrottlingException",
-            "TooManyRequestsException",
-        }
-    ),
+    "InternalFailure InternalServiceError RequestLimitExceeded RequestTimeout SlowDown Throttling "
+    "ThrottlingException TooManyRequestsException",
 )
 _NOT_ALLOWED = _ErrorMeaning(
     Code.SINK_DENIED,
     "cannot be accessed: the AWS identity lacks a permission",
     "Allow secretsmanager:DescribeSecret, GetSecretValue, PutSecretValue and CreateSecret there, "
     "and the use of its KMS key.",
-    frozenset({"AccessDenied", "AccessDeniedException", "NotAuthorized", "OptInRequired"}),
+    "AccessDenied AccessDeniedException NotAuthorized OptInRequired",
 )
 _UNKNOWN = _ErrorMeaning(
     Code.SINK_FAILED,
@@ -367,46 +304,34 @@ _UNKNOWN = _ErrorMeaning(
 )
 _MEANINGS = (
     _BUSY_OR_FAULTY,
-    # Common errors of the AWS APIs, in the spellings of their different protocols.
     _ErrorMeaning(
         Code.SINK_DENIED,
         "cannot be accessed: AWS does not accept the credential",
         "Check and renew the AWS credential, and check the clock of this machine.",
-        frozenset(
-            {
-                "ExpiredToken",
-                "ExpiredTokenException",
-                "IncompleteSignature",
-                "IncompleteSignatureException",
-                "InvalidClientTokenId",
-                "InvalidSignatureException",
-                "MissingAuthenticationToken",
-                "MissingAuthenticationTokenException",
-                "RequestExpired",
-                "SignatureDoesNotMatch",
-                "UnrecognizedClientException",
-            }
-        ),
+        "ExpiredToken ExpiredTokenException IncompleteSignature IncompleteSignatureException "
+        "InvalidClientTokenId InvalidSignatureException MissingAuthenticationToken "
+        "MissingAuthenticationTokenException RequestExpired SignatureDoesNotMatch "
+        "UnrecognizedClientException",
     ),
     _NOT_ALLOWED,
     _ErrorMeaning(
         Code.SINK_UNSUITABLE,
         "has a KMS key that cannot be used",
         "Enable that key, or use another one for the secret.",
-        frozenset({"DecryptionFailure", "EncryptionFailure", "KMSKeyNotFoundException"}),
+        "DecryptionFailure EncryptionFailure KMSKeyNotFoundException",
     ),
     _ErrorMeaning(
         Code.SINK_UNSUITABLE,
         "is in a state that does not allow this request",
         "Check that it is not scheduled for deletion, is not a replica and is not managed by an "
         "AWS service.",
-        frozenset({"InvalidParameterException", "InvalidRequestException", "ValidationException"}),
+        "InvalidParameterException InvalidRequestException ValidationException",
     ),
     _ErrorMeaning(
         Code.SINK_MISSING,
         "was deleted in the meantime",
         "Run again once nothing else is deleting it.",
-        frozenset({"ResourceNotFoundException"}),
+        "ResourceNotFoundException",
     ),
 )
 
@@ -451,3 +376,33 @@ def _check_encrypted(address: AwsAddress, endpoint: str) -> None:
             f"{address} is refused: plain http would expose the token to the network.",
             "Set AWS_ENDPOINT_URL to an https:// address.",
         )
+
+
+SINK = SinkKind(
+    title="AWS",
+    description="A secret in AWS Secrets Manager. Its text is the token.",
+    options=(
+        Option(
+            "aws",
+            "Secret",
+            "The name of the secret.",
+            # AWS Secrets Manager API reference, CreateSecret, `Name`
+            Allowed(
+                re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}"),
+                "1 to 512 letters, digits or characters of /_+=.@-",
+            ),
+            examples=("twenty/{environment}/{name}",),
+        ),
+        Option(
+            "region",
+            "Region",
+            "The region of the secret. By default the region of the AWS configuration.",
+            Allowed(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "a region, such as eu-central-1"),
+            examples=("eu-central-1",),
+        ),
+    ),
+    address=lambda values: AwsAddress(values.text("aws"), values.optional("region")),
+    connect=lambda context: SecretsManager(context.environ).sink,
+    server_of=server_of,
+    program_of=lambda _address, _environ: program_of(),
+)

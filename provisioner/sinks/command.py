@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.errors.codes import Code
+from provisioner.model.sink_address import Address
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
+from provisioner.sinks.kind import Option, SinkKind
 from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
 
 if TYPE_CHECKING:
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.errors.exceptions import SinkError
-    from provisioner.model.sink_address import CommandAddress
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,6 +34,44 @@ _TIMEOUT = 60.0
 
 _MAX_OUTPUT = 65_536
 """Bytes to read from the output of `check`; no token is as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandAddress(Address):
+    """A program that takes the token on its standard input.
+
+    Attributes:
+        argv: the program and its arguments, run without a shell.
+        check: a program that prints the stored token, or nothing if there is none; empty if the
+            sink has no such program.
+    """
+
+    kind: ClassVar[str] = "command"
+    argv: tuple[str, ...]
+    check: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the identity of the place."""
+        return ("command", *self.argv)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the names of the programs."""
+        return tuple(program[0] for program in self.programs if program)
+
+    @property
+    def programs(self) -> tuple[tuple[str, ...], ...]:
+        """Return the program, and `check`."""
+        return (self.argv, self.check)
+
+    @property
+    def shows_delivery(self) -> bool:
+        """Return whether there is a `check`."""
+        return bool(self.check)
+
+    def __str__(self) -> str:
+        return f"command {' '.join(self.argv)}"
 
 
 class Commands:
@@ -211,3 +251,28 @@ def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
         f"{_label(argv)} failed with {cause}.",
         "Run it manually with different input to see its output.",
     )
+
+
+SINK = SinkKind(
+    title="Command",
+    description="A program that reads the token from its standard input.",
+    options=(
+        Option(
+            "command",
+            "Command",
+            "The program and its arguments, run without a shell.",
+            is_program=True,
+            examples=(["gh", "secret", "set", "TWENTY_KEY", "--repo", "acme/billing"],),
+        ),
+        Option(
+            "check",
+            "Check",
+            "A command (a program and its arguments) that prints the stored token, or nothing if "
+            "there is none.",
+            is_program=True,
+        ),
+    ),
+    address=lambda values: CommandAddress(values.program("command"), values.program("check")),
+    connect=lambda context: Commands(context.root, context.processes).sink,
+    program_of=lambda address, _: address.argv[0],
+)

@@ -9,6 +9,7 @@ file, and its folder must be closed to other users.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import stat
 import threading
@@ -16,39 +17,83 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, ClassVar
 
-from provisioner.errors.codes import Code
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
-from provisioner.sinks.file_entry import InvalidTextError
 from provisioner.sinks.file_text import (
     Entries,
+    FileError,
+    FileFailure,
     FileFormat,
-    check_name,
     effective_entry,
     entries_of,
+    unsuitable,
     with_value,
 )
-from provisioner.sinks.file_write import DiskFile, FileError, FileFailure, Folders, file_failure
+from provisioner.sinks.file_write import DiskFile, Folders, file_failure
 from provisioner.sinks.git import Git
+from provisioner.sinks.kind import (
+    CLEAN,
+    DEFAULT_VARIABLE,
+    NO_DOTS,
+    VARIABLE,
+    Allowed,
+    Option,
+    SinkKind,
+)
 from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from provisioner.errors.exceptions import SinkError
-    from provisioner.model.sink_address import FileAddress
+    from provisioner.sinks.kind import OptionValues
 
 _TIMESTAMP_RESOLUTION = 100_000_000
 """Nanoseconds; more than any file system needs."""
 
 _STREAM = re.compile(r"/dev/(?:std(?:in|out|err)|fd/.*)|/proc/.*")
 
-_NUL = FileFailure(Code.SINK_UNSUITABLE, "has a NUL character in its path", "Choose another path.")
-_NOT_A_FILE = FileFailure(
-    Code.SINK_UNSUITABLE, "is not a regular file", "Choose the path of a file."
-)
+
+@dataclass(frozen=True, slots=True)
+class FileAddress(Address):
+    """A variable of a dotenv file, a member of a JSON object, or a whole file.
+
+    Attributes:
+        path: as written; a relative one starts at the parent of the manifests directory.
+        variable: empty for a `bare` file, which contains only a token.
+    """
+
+    kind: ClassVar[str] = "file"
+    path: str
+    variable: str
+    format: FileFormat = "dotenv"
+
+    @property
+    def file(self) -> str:
+        """Return the normalized path; it does not resolve links or the root directory."""
+        normal = posixpath.normpath(self.path)
+        # POSIX lets each system decide on two leading slashes; here they count as one.
+        return f"/{normal.lstrip('/')}" if normal.startswith("/") else normal
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the identity of the place."""
+        return ("file", self.file, self.variable)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the path."""
+        return (self.file,)
+
+    @property
+    def shared_file(self) -> tuple[str, str]:
+        """Return the path and the format."""
+        return (self.file, self.format)
+
+    def __str__(self) -> str:
+        return f"file {self.path} {self.variable}".rstrip()
 
 
 class Files:
@@ -82,32 +127,26 @@ class Files:
         """Open the sink of an address; symbolic links are followed now.
 
         Raises:
-            SinkError: the path or the variable name is not valid, or another address leads to the
-                same variable of the same file.
+            SinkError: the path is not valid, or another address leads to the same variable of the
+                same file.
         """
         with _as_sink_errors(address):
             if "\0" in address.path:
-                raise FileError(_NUL)
-            check_name(address.variable, address.format)
+                raise FileError(unsuitable("has a NUL character in its path", "Choose another."))
             path = self._root / address.file
             real = Path(os.path.realpath(path))
             for other in self._shared_locations.get((str(real), address.variable), ()):
                 if other.place != address.place:
-                    raise FileError(_shared_location_failure(other))
+                    reason = f"leads to the same place as {other} through a symbolic link"
+                    remedy = "Give each key its own file or variable."
+                    raise FileError(unsuitable(reason, remedy))
         with self._lock:
-            file = self._files.get((real, address.format))
-            if file is None:
+            if (real, address.format) not in self._files:
                 disk = DiskFile(real, self._folders)
-                file = _File(
-                    path,
-                    real,
-                    address.format,
-                    disk,
-                    self._git,
-                    timestamp_resolution=self._resolution,
+                self._files[real, address.format] = _File(
+                    path, address.format, disk, self._git, self._resolution
                 )
-                self._files[real, address.format] = file
-        return FileSink(address, file)
+        return FileSink(address, self._files[real, address.format])
 
 
 class FileSink:
@@ -176,32 +215,22 @@ def _shared_locations(
     return shared
 
 
-def _shared_location_failure(other: FileAddress) -> FileFailure:
-    return FileFailure(
-        Code.SINK_UNSUITABLE,
-        f"leads to the same place as {other} through a symbolic link",
-        "Give each key its own file or variable.",
-    )
-
-
 @contextmanager
 def _as_sink_errors(address: FileAddress) -> Iterator[None]:
     """Turn the errors of a file into errors of one of its sinks."""
+    name = str(address)
     try:
         yield
     except FileError as error:
-        raise _to_sink_error(address, error.failure) from None
-    except InvalidTextError as error:
-        raise sink_error(Code.SINK_UNSUITABLE, f"{address} {error.reason}.", error.remedy) from None
+        failure = error.failure
     except OSError as error:
-        raise _to_sink_error(address, file_failure(error)) from None
+        failure = file_failure(error)
     except UnicodeEncodeError:
-        message = f"{str(address)!a} has a path or a value that cannot be encoded."
-        raise sink_error(Code.SINK_UNSUITABLE, message, "Choose another path.") from None
-
-
-def _to_sink_error(address: FileAddress, failure: FileFailure) -> SinkError:
-    return sink_error(failure.code, f"{address} {failure.reason}.", failure.remedy)
+        name = ascii(name)
+        failure = unsuitable("has a path or a value that cannot be encoded", "Choose another path.")
+    else:
+        return
+    raise sink_error(failure.code, f"{name} {failure.reason}.", failure.remedy)
 
 
 class _File:
@@ -209,59 +238,38 @@ class _File:
 
     Args:
         declared_path: the path in the manifest, made absolute.
-        path: the same path without symbolic links, so that a link stays and its target is replaced.
         file_format: the format of its text.
-        disk: the same file on the disk.
+        disk: the same file on the disk, at its path without symbolic links, so that a link stays
+            and its target is replaced.
         git: finds out whether git would publish the file.
-        timestamp_resolution: the nanoseconds within which it may change twice without a new
-            timestamp.
+        resolution: the nanoseconds within which it may change twice without a new timestamp.
     """
 
-    def __init__(  # noqa: PLR0913 - everything that its variables share
+    def __init__(
         self,
         declared_path: Path,
-        path: Path,
         file_format: FileFormat,
         disk: DiskFile,
         git: Git,
-        *,
-        timestamp_resolution: int,
+        resolution: int,
     ) -> None:
         self._declared_path = declared_path
-        self._path = path
         self._format = file_format
         self._disk = disk
         self._git = git
-        self._resolution = timestamp_resolution
-        self._probe_lock = threading.Lock()
-        self._probed = False
-        self._probe_failure: FileFailure | None = None
+        self._resolution = resolution
         self._parse_lock = threading.Lock()
-        self._parsed: _ParsedFile | None = None
+        self._parsed: tuple[tuple[int, ...], Entries] | None = None
 
     def check(self) -> None:
-        """Try, once a run, what a write will do, without leaving anything behind."""
+        """Try what a write will do, without leaving anything behind."""
         self._check_not_published()
         self._status()
-        with self._probe_lock:
-            if not self._probed:
-                self._probe_failure = self._probe()
-                self._probed = True
-        if self._probe_failure is not None:
-            raise FileError(self._probe_failure)
-
-    def _probe(self) -> FileFailure | None:
-        try:
-            self._disk.probe()
-        except FileError as error:
-            return error.failure
-        except OSError as error:
-            return file_failure(error)
-        return None
+        self._disk.probe()
 
     def value(self, variable: str) -> str:
         """Return the value of a variable, empty without it; an unchanged file is parsed once."""
-        entry = effective_entry(self.current_entries().get(variable, ()), self._format)
+        entry = effective_entry(self._entries().get(variable, ()), self._format)
         return "" if entry is None else entry.value
 
     def set_value(self, variable: str, value: Secret) -> None:
@@ -277,7 +285,7 @@ class _File:
 
     @cached_property
     def _publication_failure(self) -> FileFailure | None:
-        return self._git.publication_failure(self._path)
+        return self._git.publication_failure(self._disk.path)
 
     def _check_not_published(self) -> None:
         if self._publication_failure is not None:
@@ -289,13 +297,12 @@ class _File:
             status = self._declared_path.stat()
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(status.st_mode) or _STREAM.fullmatch(
-            os.path.normpath(self._declared_path)
-        ):
-            raise FileError(_NOT_A_FILE)
+        is_stream = _STREAM.fullmatch(os.path.normpath(self._declared_path))
+        if is_stream or not stat.S_ISREG(status.st_mode):
+            raise FileError(unsuitable("is not a regular file", "Choose the path of a file."))
         return status
 
-    def current_entries(self) -> Entries:
+    def _entries(self) -> Entries:
         """Return the current entries of each variable of the file."""
         with self._parse_lock:
             status = self._status()
@@ -303,25 +310,85 @@ class _File:
                 return {}
             times = (status.st_mtime_ns, status.st_ctime_ns)
             fingerprint = (status.st_dev, status.st_ino, status.st_size, *times)
-            if self._parsed is None or self._parsed.fingerprint != fingerprint:
-                parsed = _ParsedFile(fingerprint, entries_of(self._text(), self._format))
-                is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._resolution
-                self._parsed = parsed if is_stable else None
-                return parsed.entries
-            return self._parsed.entries
+            if self._parsed is not None and self._parsed[0] == fingerprint:
+                return self._parsed[1]
+            entries = entries_of(self._text(), self._format)
+            is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._resolution
+            self._parsed = (fingerprint, entries) if is_stable else None
+            return entries
 
     def _text(self) -> str:
         try:
-            data = self._path.read_bytes()
+            data = self._disk.path.read_bytes()
         except FileNotFoundError:
             return ""
         # A killed write in place may leave NULs at the end.
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
-class _ParsedFile:
-    """The entries of a file, and a fingerprint that tells whether it has changed since."""
+def _aliases(address: FileAddress, root: Path) -> tuple[str, ...]:
+    """Return the path of a file in the root after resolving symbolic links, if it differs."""
+    if "\0" in address.path:
+        return ()
+    root = Path(os.path.realpath(root))
+    path = Path(os.path.normpath(root / address.file))
+    real = Path(os.path.realpath(path))
+    if real == path or not path.is_relative_to(root):
+        return ()
+    return ((real.relative_to(root) if real.is_relative_to(root) else real).as_posix(),)
 
-    fingerprint: tuple[int, ...]
-    entries: Entries
+
+_OTHER_FORMATS = frozenset({".yaml", ".yml", ".toml", ".ini", ".xml"})
+"""Suffixes of file formats that a sink cannot write."""
+
+
+def _address(values: OptionValues) -> FileAddress:
+    path = values.text("file")
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix in _OTHER_FORMATS and not values.optional("format"):
+        values.reject(
+            "file",
+            f"`file` ends in {suffix}, which is neither dotenv nor JSON",
+            "a path that ends in .env or .json, or add `format: dotenv` if that is what you mean",
+        )
+    if values.text("format", "json" if suffix == ".json" else "dotenv") == "json":
+        return FileAddress(path, values.text("variable", values.variable), "json")
+    return FileAddress(path, values.text("variable", values.variable, VARIABLE))
+
+
+SINK = SinkKind(
+    title="File",
+    description="A variable in a dotenv file, or a member of a JSON object.",
+    options=(
+        Option(
+            "file",
+            "File",
+            "The path of the file. Relative paths start at the parent of the manifests directory.",
+            Allowed(
+                re.compile(rf"(?:{CLEAN}*/)?{NO_DOTS}(?:(?!/){CLEAN})+"),
+                "the path of a file, without control characters",
+            ),
+            examples=("secrets/{environment}.env",),
+            is_path=True,
+        ),
+        Option(
+            "variable",
+            "Variable",
+            f"The variable or member that contains the token. {DEFAULT_VARIABLE}",
+            examples=("SVC_BILLING",),
+        ),
+        Option(
+            "format",
+            "Format",
+            "The format of the file: dotenv or json. By default json for a path that ends in "
+            ".json, and dotenv otherwise. Required for a path that ends in .yaml, .yml, .toml, "
+            ".ini or .xml.",
+            choices=("dotenv", "json"),
+        ),
+    ),
+    address=_address,
+    connect=lambda context: (
+        Files(context.root, (one for one in context.declared if isinstance(one, FileAddress))).sink
+    ),
+    aliases=_aliases,
+)

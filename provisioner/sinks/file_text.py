@@ -1,60 +1,93 @@
 """The texts of the sink `file`: find the value of a variable, and replace it.
 
 Everything else in a text is kept unchanged. A text that cannot hold the variable, or could not
-return it, raises an `InvalidTextError` and is left unchanged.
+return it, raises a `FileError` and is left unchanged.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, assert_never
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
 
-from provisioner.sinks import dotenv, json_file
-from provisioner.sinks.file_entry import Entry, InvalidTextError
+from provisioner.errors.codes import Code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from provisioner.secret import Secret
+
+
+class FileFailure(NamedTuple):
+    """The reason why a file cannot be used.
+
+    Attributes:
+        code: the kind of failure.
+        reason: the rest of a sentence that begins with the sink's address.
+        remedy: one sentence that says what to do.
+    """
+
+    code: Code
+    reason: str
+    remedy: str
+
+
+class FileError(Exception):
+    """A file cannot be used, for a reason that is not an `OSError`."""
+
+    def __init__(self, failure: FileFailure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+def unsuitable(reason: str, remedy: str) -> FileFailure:
+    """Return the failure of a file that cannot hold a token, whatever the permissions."""
+    return FileFailure(Code.SINK_UNSUITABLE, reason, remedy)
 
 
 FileFormat = Literal["dotenv", "json", "bare"]
 """The format of a file. A bare file is one value, of a variable without a name."""
 
 
-Entries = Mapping[str, tuple[Entry, ...]]
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A place in a text where a variable has a value.
 
-
-def check_name(variable: str, file_format: FileFormat) -> None:
-    """Check that a format allows the name of a variable.
-
-    Raises:
-        InvalidTextError: no text of this format can have the variable.
+    Attributes:
+        value: the value without its quotes. It is not a `Secret`, because the values of others
+            would then be masked in reports.
+        start: the position of the first character that a new value replaces.
+        end: the position after the last of them.
+        nested: True if the value is an object or an array.
     """
-    if file_format == "dotenv" and not dotenv.NAME.fullmatch(variable):
-        raise InvalidTextError(
-            "has a variable name that is not valid in a dotenv file",
-            "Use only letters, digits and underscores.",
-        )
+
+    value: str = field(repr=False)
+    start: int
+    end: int
+    nested: bool = False
+
+
+Entries = Mapping[str, tuple[Entry, ...]]
+"""The entries of each variable, in their order."""
 
 
 def entries_of(text: str, file_format: FileFormat) -> Entries:
-    """Return the entries of each variable, in their order."""
-    pairs: Iterable[tuple[str, Entry]]
+    """Return the entries of each variable."""
+    found: dict[str, tuple[Entry, ...]] = {}
     match file_format:
         case "dotenv":
-            dotenv.check_dotenv(text)
-            pairs = dotenv.assignments(text)
+            _check_dotenv(text)
+            for name, entry in _assignments(text):
+                found[name] = (*found.get(name, ()), entry)
         case "bare":
-            pairs = (("", Entry(text.strip(), 0, len(text))),)
+            found[""] = (Entry(text.strip(), 0, len(text)),)
         case "json":
-            pairs = ((member.name, member.entry) for member in json_file.members(text))
+            for member in _members(text):
+                found[member.name] = (*found.get(member.name, ()), member.entry)
         case _:
             assert_never(file_format)
-    found: dict[str, tuple[Entry, ...]] = {}
-    for name, entry in pairs:
-        found[name] = (*found.get(name, ()), entry)
     return found
 
 
@@ -62,14 +95,15 @@ def effective_entry(entries: tuple[Entry, ...], file_format: FileFormat) -> Entr
     """Return the entry of a variable that its readers use; None if there is none.
 
     Raises:
-        InvalidTextError: the entry is ambiguous, or not a text.
+        FileError: the entry is ambiguous, or not a text.
     """
     if file_format == "json" and len(entries) > 1:
-        raise InvalidTextError("appears twice in its JSON object", "Remove one of the two members.")
+        reason = "appears twice in its JSON object"
+        raise FileError(unsuitable(reason, "Remove one of the two members."))
     if not entries:
         return None
     if entries[-1].nested:
-        raise InvalidTextError("contains an object or an array", "Choose another variable.")
+        raise FileError(unsuitable("contains an object or an array", "Choose another variable."))
     return entries[-1]
 
 
@@ -77,33 +111,143 @@ def with_value(text: str, variable: str, value: Secret, file_format: FileFormat)
     """Return the text with a new value for a variable and everything else unchanged.
 
     Raises:
-        InvalidTextError: the text cannot hold the variable, or another value would change.
+        FileError: the text cannot hold the variable, or another value would change.
     """
+    if file_format == "bare":
+        return value.reveal()
     before = entries_of(text, file_format)
     entry = effective_entry(before.get(variable, ()), file_format)
-    match file_format:
-        case "dotenv":
-            written, append = dotenv.quote_value(value.reveal()), dotenv.append_line
-        case "bare":
-            return value.reveal()
-        case "json":
-            written, append = json.dumps(value.reveal()), json_file.append_member
-        case _:
-            assert_never(file_format)
-    if entry is None:
-        new = append(text, variable, written)
+    quoted = (quote_value if file_format == "dotenv" else json.dumps)(value.reveal())
+    if entry is not None:
+        new = text[: entry.start] + quoted + text[entry.end :]
+    elif file_format == "dotenv":
+        new = _with_line(text, variable, quoted)
     else:
-        new = text[: entry.start] + written + text[entry.end :]
+        new = _with_member(text, variable, quoted)
     expected = values_of(before)
     expected.setdefault(variable, [])[-1:] = [value.reveal()]
     # For example, a quote that is never closed may swallow the lines after it.
     if values_of(entries_of(new, file_format)) != expected:
-        raise InvalidTextError(
-            "cannot be added: its file has an unclosed quote", "Close the quotes in the file."
-        )
+        reason = "cannot be added: its file has an unclosed quote"
+        raise FileError(unsuitable(reason, "Close the quotes in the file."))
     return new
 
 
 def values_of(entries: Entries) -> dict[str, list[str]]:
     """Return the values of each variable, without their positions."""
     return {name: [entry.value for entry in found] for name, found in entries.items()}
+
+
+_BARE = re.compile(r"[\w.:/+@%,=-]*", re.ASCII)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"} | {char: char for char in "\\\"'$`"}
+
+# A quoted value may have several lines; a quote that is never closed is part of the value.
+_ASSIGNMENT = re.compile(
+    r"""
+    ^[ \t]*(?:export[ \t]+)?(?P<name>[^\s=\#'"`]+)[ \t]*=[ \t]*?
+    (?P<value>
+        (?P<quoted>'(?:\\'|[^'])*'|"(?:\\[\s\S]|[^"\\])*"|`[^`]*`)
+        |(?:[^\s\#]|(?<==)\#)(?:[^ \t\r\n]++|\r(?!$)|[ \t]++(?!\#|\r?$))*+
+        |
+    )
+    (?:[ \t]*(?=\r?$)|(?=[ \t]+\#))
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+
+_NOT_AN_ASSIGNMENT = re.compile(r"[ \t]*(?:\#.*|(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*)?[ \t]*\r?")
+"""A line of a dotenv file that assigns nothing: an empty line, a comment or a bare name."""
+
+
+def _check_dotenv(text: str) -> None:
+    """Raise if a text is not a dotenv file, because an appended line would corrupt it.
+
+    It is refused if it has a NUL, if it has content but no assignment, or if it begins like JSON,
+    PEM or a script.
+    """
+    other = [line for line in text.split("\n") if not _NOT_AN_ASSIGNMENT.fullmatch(line)]
+    first = other[0].lstrip("\ufeff \t") if other else ""
+    assigns = _ASSIGNMENT.search(text) is not None
+    if "\0" in text or (other and not assigns) or first.startswith(("{", "[", "<", "-----", "---")):
+        remedy = "Choose another file, or write `format: json` if it is a JSON object."
+        raise FileError(unsuitable("is in a file that is not a dotenv file", remedy))
+
+
+def _assignments(text: str) -> Iterator[tuple[str, Entry]]:
+    """Yield the assignments of a dotenv text."""
+    for found in _ASSIGNMENT.finditer(text):
+        value = found["value"]
+        if found["quoted"]:
+            value = value[1:-1]
+            if found["quoted"].startswith('"'):
+                value = re.sub(r"\\([\s\S])", lambda match: _ESCAPES.get(match[1], match[0]), value)
+        yield found["name"], Entry(value, found.start("value"), found.end())
+
+
+def quote_value(value: str) -> str:
+    """Return a value as a dotenv file writes it; in single quotes no character is special."""
+    if _BARE.fullmatch(value):
+        return value
+    if not re.search(r"['\\\r\n]", value):
+        return f"'{value}'"
+    escaped = re.sub(r'([\\"$`])', r"\\\1", value)
+    return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
+
+
+def _with_line(text: str, variable: str, quoted: str) -> str:
+    """Return a dotenv text with one more assignment and the line endings that it already has."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    gap = end if text and not text.endswith("\n") else ""
+    return f"{text}{gap}{variable}={quoted}{end}"
+
+
+class _Member(NamedTuple):
+    """One member of a JSON object, with the whitespace before its name and around its colon."""
+
+    before: str
+    name: str
+    colon: str
+    entry: Entry
+
+
+# Numbers are only skipped, and Python refuses to convert a very long one to `int`.
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str)
+_BEFORE = re.compile(r'(?:\s*,)?(\s*)(?=")')
+_COLON = re.compile(r"\s*:\s*")
+
+
+def _members(text: str) -> Iterator[_Member]:
+    """Yield the members at the top level of a JSON object; none for an empty file."""
+    if not text.strip():
+        return
+    try:
+        is_object = isinstance(_JSON.decode(text), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        reason = "is in a file that is not a JSON object"
+        raise FileError(unsuitable(reason, "Correct the file."))
+    start = text.index("{") + 1
+    value: Any
+    while before := _BEFORE.match(text, start):
+        name, end = _JSON.raw_decode(text, before.end())
+        separator = _COLON.match(text, end)
+        assert separator is not None  # noqa: S101 - the whole text was decoded before
+        value, start = _JSON.raw_decode(text, separator.end())
+        source = text[separator.end() : start]
+        as_text = value if isinstance(value, str) else "" if value is None else source
+        entry = Entry(as_text, separator.end(), start, nested=isinstance(value, dict | list))
+        yield _Member(before[1], name, separator[0], entry)
+
+
+def _with_member(text: str, variable: str, quoted: str) -> str:
+    """Return a JSON object with one more member, spaced like the last one."""
+    name = json.dumps(variable)
+    existing = tuple(_members(text))
+    if existing:
+        last = existing[-1]
+        insert_at = last.entry.end
+        return f"{text[:insert_at]},{last.before}{name}{last.colon}{quoted}{text[insert_at:]}"
+    text = text if text.strip() else "{}\n"
+    insert_at, end = text.index("{") + 1, text.rindex("}")
+    return f"{text[:insert_at]}\n  {name}: {quoted}\n{text[end:]}"

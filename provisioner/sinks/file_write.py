@@ -10,10 +10,8 @@ import errno
 import logging
 import os
 import re
-import shutil
 import stat
 import sys
-import tempfile
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,14 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
+from provisioner.runtime.atomic_write import (
+    PREFIX,
+    SUFFIX,
+    ForeignOwnerError,
+    sync_folder,
+    temporary_file,
+    write_atomically,
+)
 from provisioner.runtime.executor import ThreadExecutor
+from provisioner.sinks.file_text import FileError, FileFailure, unsuitable
 
-if sys.platform == "win32":
-    _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_BINARY
-else:
+if sys.platform != "win32":
     import fcntl
-
-    _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +44,7 @@ _LOG = logging.getLogger(__name__)
 _EXTRA_SIZE = 8192
 """Bytes that a file may grow by when a token is added to it; a generous bound."""
 
-_LEFTOVERS = ".provision-????????.tmp"
+_LEFTOVERS = f"{PREFIX}????????{SUFFIX}"
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -67,79 +70,44 @@ class LockWait:
 _LOCK_WAIT = LockWait()
 
 
-@dataclass(frozen=True, slots=True)
-class FileFailure:
-    """The reason why a file cannot be used.
-
-    Attributes:
-        code: the kind of failure.
-        reason: the rest of a sentence that begins with the sink's address.
-        remedy: one sentence that says what to do.
-    """
-
-    code: Code
-    reason: str
-    remedy: str
-
-
-class FileError(Exception):
-    """A file cannot be used, for a reason that is not an `OSError`."""
-
-    def __init__(self, failure: FileFailure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
-
-
 _LOCKED = FileFailure(
     Code.SINK_UNAVAILABLE,
     "is in a folder that another process has locked",
     "Wait until that process has finished, then run again.",
 )
-_OTHER_OWNER = FileFailure(
-    Code.SINK_UNSUITABLE,
+_OTHER_OWNER = unsuitable(
     "belongs to another user and cannot be replaced",
     "Make the current user its owner with `chown`, or choose another path.",
 )
-_NOT_OWNED = FileFailure(
-    Code.SINK_UNSUITABLE,
+_NOT_OWNED = unsuitable(
     "is on a file system that assigns new files to another user",
     "Choose a folder on a local disk.",
 )
 
-_NOT_A_FILE_PATH: tuple[Code, str] = (
-    Code.SINK_UNSUITABLE,
-    "Choose a path where a file can be created.",
-)
-_REMEDIES: dict[int, tuple[Code, str]] = {
-    errno.EACCES: (
-        Code.SINK_DENIED,
-        "Give the current user write access to the file and its folder.",
-    ),
-    errno.EPERM: (
-        Code.SINK_DENIED,
-        "Remove the attribute that protects the file or its folder; `lsattr` shows it.",
-    ),
-    errno.EROFS: (Code.SINK_UNSUITABLE, "Choose a path on a writable file system."),
-    errno.ENOTDIR: _NOT_A_FILE_PATH,
-    errno.EISDIR: _NOT_A_FILE_PATH,
-    errno.ELOOP: _NOT_A_FILE_PATH,
-    errno.ENAMETOOLONG: _NOT_A_FILE_PATH,
-    errno.ENOSPC: (Code.SINK_FAILED, "Free disk space there, or choose a path on another disk."),
-    errno.EDQUOT: (Code.SINK_FAILED, "Free space in the user's quota, or raise the quota."),
-    errno.EFBIG: (Code.SINK_FAILED, "Raise the limit on the size of files (`ulimit -f`)."),
-    errno.EMFILE: (Code.SINK_FAILED, "Raise the limit on open files (`ulimit -n`)."),
-    errno.ENFILE: (Code.SINK_FAILED, "Raise the machine's limit on open files (`fs.file-max`)."),
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+_UNSUITABLE = frozenset({errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_REMEDIES = {
+    errno.EACCES: "Give the current user write access to the file and its folder.",
+    errno.EPERM: "Remove the attribute that protects the file or its folder; `lsattr` shows it.",
+    errno.EROFS: "Choose a path on a writable file system.",
+    errno.ENOSPC: "Free disk space there, or choose a path on another disk.",
+    errno.EDQUOT: "Free space in the user's quota, or raise the quota.",
+    errno.EFBIG: "Raise the limit on the size of files (`ulimit -f`).",
+    errno.EMFILE: "Raise the limit on open files (`ulimit -n`).",
+    errno.ENFILE: "Raise the machine's limit on open files (`fs.file-max`).",
 }
-_DEFAULT_REMEDY: tuple[Code, str] = (
-    Code.SINK_FAILED,
-    "Check the file system of the path, and run again.",
-)
 
 
 def file_failure(error: OSError) -> FileFailure:
     """Return the failure for an error of the operating system, with its remedy."""
-    code, remedy = _REMEDIES.get(error.errno or 0, _DEFAULT_REMEDY)
-    return FileFailure(code, f"cannot be used: {error.strerror}", remedy)
+    if isinstance(error, ForeignOwnerError):
+        return _NOT_OWNED
+    reason, number = f"cannot be used: {error.strerror}", error.errno or 0
+    if number in _UNSUITABLE:
+        remedy = _REMEDIES.get(number, "Choose a path where a file can be created.")
+        return FileFailure(Code.SINK_UNSUITABLE, reason, remedy)
+    remedy = _REMEDIES.get(number, "Check the file system of the path, and run again.")
+    return FileFailure(Code.SINK_DENIED if number in _DENIED else Code.SINK_FAILED, reason, remedy)
 
 
 class Folders:
@@ -184,7 +152,7 @@ class Folder:
         self._lock = _Lock(folders.lock_wait)
         self._probe_lock = threading.Lock()
         self._probed_size = 0
-        self._probe_errno: int | None = None
+        self._probe_error: OSError | None = None
 
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[None]:
@@ -216,36 +184,29 @@ class Folder:
     def _probe(self, size: int, *, for_new: bool) -> None:
         """Run the probe in this folder, or for a new folder that will be created in it."""
         with self._probe_lock:
-            if self._probe_errno is not None:
-                raise OSError(self._probe_errno, os.strerror(self._probe_errno))
+            if self._probe_error is not None:
+                raise self._probe_error
             if size <= self._probed_size:
                 return
             try:
-                if for_new and not self._is_free():
-                    # The process with the lock may remove the probe as a leftover, which is fine.
-                    with suppress(FileNotFoundError), _temporary_file(self.path, os.urandom(size)):
-                        pass
-                    return
-                with self.locked():
+                with self.locked(wait=not for_new):
                     self.remove_leftovers()
-                    with _temporary_file(self.path, os.urandom(size)):
+                    with temporary_file(self.path, os.urandom(size)):
                         self._probed_size = size
+            except FileError as error:
+                if not (for_new and error.failure is _LOCKED):
+                    raise
+                # Creating a folder in here needs no lock, whose owner may remove the probe.
+                with suppress(FileNotFoundError), temporary_file(self.path, os.urandom(size)):
+                    pass
             except OSError as error:
-                self._probe_errno = error.errno
+                self._probe_error = error
                 raise
-
-    def _is_free(self) -> bool:
-        """Return whether no process has the lock. Creating a folder in here does not need it."""
-        try:
-            with self.locked(wait=False):
-                return True
-        except FileError as error:
-            if error.failure is _LOCKED:
-                return False
-            raise
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes left behind. Only under the lock is it certainly unused."""
+        import shutil  # noqa: PLC0415 - `validate` writes nothing
+
         for path in self.path.glob(_LEFTOVERS):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -259,7 +220,7 @@ class DiskFile:
     """
 
     def __init__(self, path: Path, folders: Folders) -> None:
-        self._path = path
+        self.path = path
         self._folders = folders
         self._folder = folders.at(path.parent)
         self._lock = _Lock(folders.lock_wait)
@@ -272,8 +233,8 @@ class DiskFile:
             OSError: the operating system refuses it.
             FileError: the file or its folder is not suitable.
         """
-        exists = os.path.lexists(self._path)
-        size = _EXTRA_SIZE + (self._path.stat().st_size if exists else 0)
+        exists = os.path.lexists(self.path)
+        size = _EXTRA_SIZE + (self.path.stat().st_size if exists else 0)
         try:
             if exists:
                 self._check_replaceable()
@@ -298,9 +259,7 @@ class DiskFile:
             self._check_not_mounted()
             with self._folder.locked():
                 self._folder.remove_leftovers()
-                with _temporary_file(self._folder.path, new_content()) as temporary:
-                    temporary.replace(self._path)
-                    _sync_folder(self._folder.path)
+                write_atomically(self.path, new_content())
         except OSError as error:
             if not self._allows_write_in_place(error):
                 raise
@@ -308,7 +267,7 @@ class DiskFile:
                 _overwrite(descriptor, new_content())
 
     def _check_not_mounted(self) -> None:
-        if os.path.ismount(self._path) or str(self._path) in self._folders.mount_points:
+        if os.path.ismount(self.path) or str(self.path) in self._folders.mount_points:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     def _check_replaceable(self) -> None:
@@ -316,13 +275,13 @@ class DiskFile:
         self._check_not_mounted()
         if sys.platform == "win32":
             return
-        folder, user = self._path.parent.stat(), os.geteuid()
+        folder, user = self.path.parent.stat(), os.geteuid()
         is_sticky = folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid)
-        if is_sticky and user != self._path.stat().st_uid:
+        if is_sticky and user != self.path.stat().st_uid:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        if not os.access(self._path, os.W_OK, effective_ids=True):
+        if not os.access(self.path, os.W_OK, effective_ids=True):
             try:
-                os.close(os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW))
+                os.close(os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW))
             except OSError as error:
                 # The mode of a file that is replaced does not matter; its attributes do.
                 if error.errno == errno.EPERM:
@@ -330,7 +289,7 @@ class DiskFile:
 
     def _allows_write_in_place(self, error: OSError) -> bool:
         irreplaceable = sys.platform != "win32" and error.errno in _IRREPLACEABLE
-        return irreplaceable and os.path.isfile(self._path)  # noqa: PTH113 - False where denied
+        return irreplaceable and os.path.isfile(self.path)  # noqa: PTH113 - False where denied
 
     def _probe_in_place(self, size: int) -> None:
         with self._open_in_place() as descriptor:
@@ -345,7 +304,7 @@ class DiskFile:
         with ExitStack() as stack:
             with suppress(PermissionError):
                 stack.enter_context(self._folder.locked())
-            descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
             stack.enter_context(self._lock.acquired(descriptor))
             if os.fstat(descriptor).st_uid != os.geteuid():
                 raise FileError(_OTHER_OWNER)
@@ -354,7 +313,7 @@ class DiskFile:
                 _LOG.warning(
                     "%s cannot be replaced and is written in place: a reader may see a "
                     "half-written file",
-                    self._path,
+                    self.path,
                 )
             yield descriptor
 
@@ -418,32 +377,9 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        failure = FileFailure(
-            Code.SINK_UNSUITABLE,
-            f"is in a folder that cannot be locked ({error.strerror})",
-            "Choose a folder on a local disk.",
-        )
-        raise FileError(failure) from None
+        reason = f"is in a folder that cannot be locked ({error.strerror})"
+        raise FileError(unsuitable(reason, "Choose a folder on a local disk.")) from None
     return True
-
-
-@contextmanager
-def _temporary_file(folder: Path, data: bytes) -> Iterator[Path]:
-    """Create a file with this content in a temporary folder, and remove the folder afterwards."""
-    with tempfile.TemporaryDirectory(
-        prefix=".provision-", suffix=".tmp", dir=folder, ignore_cleanup_errors=True
-    ) as name:
-        # Git must never add what a killed process leaves behind.
-        Path(name, ".gitignore").write_text("*\n", encoding="ascii")
-        new = Path(name, "new")
-        descriptor = os.open(new, _CREATE_FLAGS, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            if sys.platform != "win32" and os.fstat(descriptor).st_uid != os.geteuid():
-                raise FileError(_NOT_OWNED)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        yield new
 
 
 def _overwrite(descriptor: int, data: bytes) -> None:
@@ -479,14 +415,4 @@ def _make_folders(folder: Path) -> None:
     if not folder.is_dir():
         _make_folders(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure."""
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder.parent)

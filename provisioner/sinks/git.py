@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import subprocess
 import threading
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from provisioner.errors.codes import Code
-from provisioner.sinks.file_write import FileFailure
+from provisioner.sinks.file_text import FileFailure, unsuitable
 from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)
@@ -24,31 +21,24 @@ _LOG = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 """Seconds to wait for an answer of git."""
 
-_INSIDE_GIT_FOLDER = FileFailure(
-    Code.SINK_UNSUITABLE, "is in a .git folder", "Choose a path outside it."
-)
-_TRACKED = FileFailure(
-    Code.SINK_UNSUITABLE,
+_INSIDE_GIT_FOLDER = unsuitable("is in a .git folder", "Choose a path outside it.")
+_TRACKED = unsuitable(
     "is tracked by git",
     "Remove it from git with `git rm --cached`, and add it to .gitignore.",
 )
-_NOT_IGNORED = FileFailure(
-    Code.SINK_UNSUITABLE,
+_NOT_IGNORED = unsuitable(
     "is in a git work tree that does not ignore it",
     "Add it to .gitignore, or choose a path outside the work tree.",
 )
-_NESTED = FileFailure(
-    Code.SINK_UNSUITABLE,
+_NESTED = unsuitable(
     "is in a repository inside a git work tree that does not ignore that repository",
     "Add the inner repository to the outer .gitignore, or choose a path outside the work tree.",
 )
-_NO_ANSWER = FileFailure(
-    Code.SINK_UNSUITABLE,
+_NO_ANSWER = unsuitable(
     "is in a git work tree, and git cannot tell whether it ignores the file",
     "Run `git check-ignore` on it to see why, or choose a path outside the work tree.",
 )
-_UNREADABLE = FileFailure(
-    Code.SINK_UNSUITABLE,
+_UNREADABLE = unsuitable(
     "is in a git work tree with a .gitignore that cannot be read",
     "Give the current user read access to it, or choose a path outside the work tree.",
 )
@@ -73,7 +63,9 @@ class Git:
     """
 
     def __init__(self, root: Path) -> None:
-        program = shutil.which("git")
+        from shutil import which  # noqa: PLC0415 - `validate` runs nothing
+
+        program = which("git")
         # A relative path is in the current folder and may come from a pull request.
         self._program = program if program and Path(program).is_absolute() else None
         self._root = root
@@ -158,6 +150,8 @@ def _trees(path: Path, checkout: Path | None) -> tuple[Path, ...]:
 
 def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | None:
     """Return the exit code of a git command about one path; None if git does not finish."""
+    import subprocess  # noqa: PLC0415 - `validate` runs nothing
+
     environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
     # Git must not search above the tree, or fetch objects that are missing.
     environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "GIT_ALLOW_PROTOCOL": "none"}

@@ -13,10 +13,11 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
@@ -27,17 +28,48 @@ from provisioner.sinks.http import (
     segment,
     unexpected_status,
 )
+from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
 from provisioner.sinks.sink import Content, Empty, WriteOnly, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.model.sink_address import Address, GithubAddress
+    from provisioner.sinks.kind import OptionValues
 
-_NAME = re.compile(r"(?!GITHUB_)[A-Z_][A-Z0-9_]*", re.ASCII | re.IGNORECASE)
-_OWNER = re.compile(r"[A-Z0-9_.-]+", re.ASCII | re.IGNORECASE)
 _PAGE_SIZE = 100
 _STALE_KEY_STATUSES = (400, 422)  # the answers to a write with an outdated `key_id`
+
+
+@dataclass(frozen=True, slots=True)
+class GithubAddress(Address):
+    """A GitHub Actions secret of a repository, an environment of it, or an organization.
+
+    Attributes:
+        owner: the organization or user.
+        repository: None for a secret of the organization.
+        environment: an environment of the repository; None for a secret of the repository.
+    """
+
+    kind: ClassVar[str] = "github"
+    owner: str
+    secret: str
+    repository: str | None = None
+    environment: str | None = None
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the identity of the place; GitHub ignores case in all of these names."""
+        parts = (self.owner, self.repository or "", self.environment or "", self.secret)
+        return ("github", *(part.lower() for part in parts))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the repository or organization."""
+        return (f"{self.owner}/{self.repository}" if self.repository else self.owner,)
+
+    def __str__(self) -> str:
+        where = f" of {self.environment}" if self.environment else ""
+        return f"github {self.targets[0]} {self.secret}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +138,6 @@ class GithubSecret:
 
         GitHub does not show whether the token may write the secret.
         """
-        self._check_names()
         self._encrypt(Secret(""), self._key())
         self._get()
         self._check_not_archived()
@@ -224,17 +255,6 @@ class GithubSecret:
             return False
         return reply.status == 200 and reply.body.get("archived") is True  # noqa: PLR2004 - found
 
-    def _check_names(self) -> None:
-        address = self._address
-        owners = [address.owner, *filter(None, [address.repository])]
-        if _NAME.fullmatch(address.secret) and all(map(_OWNER.fullmatch, owners)):
-            return
-        raise sink_error(
-            Code.SINK_UNSUITABLE,
-            f"{address} cannot be used: the name is not valid for a GitHub secret.",
-            "Use only A to Z, 0 to 9 and _. The name must not begin with a digit or with GITHUB_.",
-        )
-
 
 def server_of(environment: Mapping[str, str]) -> str:
     """Return the address of the API."""
@@ -271,3 +291,51 @@ def _parse_time(text: object) -> datetime | None:
         return datetime.fromisoformat(str(text)).astimezone(UTC)
     except ValueError:
         return None
+
+
+def _address(values: OptionValues) -> GithubAddress:
+    owner, _, repository = values.text("github").partition("/")
+    secret = values.text("secret", values.variable)
+    environment = values.optional("environment")
+    if environment and not repository:
+        values.reject("environment", "an organisation has no environments", "OWNER/REPOSITORY")
+    return GithubAddress(owner, secret, repository or None, environment)
+
+
+_PART = rf"{NO_DOTS}[A-Za-z0-9_.-]+"
+
+SINK = SinkKind(
+    title="GitHub",
+    description="An Actions secret of a repository, of one of its environments, or of an "
+    "organisation.",
+    options=(
+        Option(
+            "github",
+            "Repository or organisation",
+            "A repository as OWNER/REPOSITORY, or an organisation.",
+            Allowed(re.compile(rf"{_PART}(?:/{_PART})?"), "OWNER/REPOSITORY, or an organisation"),
+            examples=("acme/billing", "acme"),
+        ),
+        Option(
+            "secret",
+            "Secret",
+            f"The name of the secret. {DEFAULT_VARIABLE}",
+            # GitHub docs, "Naming your secrets"
+            Allowed(
+                re.compile(r"(?!(?i:GITHUB_))[A-Za-z_][A-Za-z0-9_]*"),
+                "letters, digits and _, not starting with a digit or GITHUB_",
+            ),
+            examples=("TWENTY_KEY",),
+        ),
+        Option(
+            "environment",
+            "Environment of the repository",
+            "The environment of the repository that contains the secret. By default the "
+            "repository itself.",
+            examples=("production",),
+        ),
+    ),
+    address=_address,
+    connect=lambda context: Github(context.environ, context.wait).sink,
+    server_of=lambda environ, _: server_of(environ),
+)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from provisioner.errors.codes import Code
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
@@ -22,18 +23,43 @@ from provisioner.sinks.http import (
     segment,
     unexpected_status,
 )
+from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
 from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from provisioner.http_client.client import Route
-    from provisioner.model.sink_address import Address, GitlabAddress
 
-_KEY = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
 _ALL_ENVIRONMENTS = "*"
 _QUERY = f"?filter[environment_scope]={segment(_ALL_ENVIRONMENTS)}"
 _PROTECTION = {"masked": True, "protected": True, "raw": True}
+
+
+@dataclass(frozen=True, slots=True)
+class GitlabAddress(Address):
+    """A CI/CD variable of a GitLab project or group, for all its environments.
+
+    Attributes:
+        project: the path of the project, or of the group if no project has that path.
+    """
+
+    kind: ClassVar[str] = "gitlab"
+    project: str
+    variable: str
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the identity of the place; GitLab ignores case in paths."""
+        return ("gitlab", self.project.lower(), self.variable)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the project or group."""
+        return (self.project,)
+
+    def __str__(self) -> str:
+        return f"gitlab {self.project} {self.variable}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +125,6 @@ class GitlabVariable:
 
         GitLab does not show whether the token may write the variable.
         """
-        if not _KEY.fullmatch(self._address.variable):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: the key is not valid for a GitLab variable.",
-                "Use only letters, digits and _, at most 255 characters.",
-            )
         if self._container.archived:
             raise sink_error(
                 Code.SINK_UNSUITABLE,
@@ -215,3 +235,39 @@ def _route(environment: Mapping[str, str]) -> Route:
         return route_of(url.rstrip("/"), environment)
     host = (host or "gitlab.com").rstrip("/")
     return route_of(f"{host if '://' in host else f'https://{host}'}/api/v4", environment)
+
+
+_PART = rf"{NO_DOTS}[A-Za-z0-9_.-]+"
+
+SINK = SinkKind(
+    title="GitLab",
+    description="A CI/CD variable of a GitLab project or group.",
+    options=(
+        Option(
+            "gitlab",
+            "Project or group",
+            "The path of the project or group.",
+            Allowed(
+                re.compile(rf"{_PART}(?:/{_PART})*"),
+                "the path of a project or group, such as acme/billing",
+            ),
+            examples=("acme/billing",),
+        ),
+        Option(
+            "variable",
+            "Variable",
+            f"The name of the variable. {DEFAULT_VARIABLE}",
+            # GitLab docs, "Project-level CI/CD variables API", `key`; shells allow no digit first
+            Allowed(
+                re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}"),
+                "up to 255 letters, digits and _, not starting with a digit",
+            ),
+            examples=("TWENTY_KEY",),
+        ),
+    ),
+    address=lambda values: GitlabAddress(
+        values.text("gitlab"), values.text("variable", values.variable)
+    ),
+    connect=lambda context: Gitlab(context.environ, context.wait).sink,
+    server_of=lambda environ, _: server_of(environ),
+)

@@ -10,11 +10,14 @@ import base64
 import hashlib
 import re
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.errors.codes import Code
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Credential, Once, Reply, segment, unexpected_status
+from provisioner.sinks.kind import Allowed, Option, SinkKind
 from provisioner.sinks.kubeconfig import SERVICE_ACCOUNT, ClusterConfigError, cluster_of
 from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
 
@@ -23,13 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.errors.exceptions import SinkError
-    from provisioner.model.sink_address import Address, KubernetesAddress
     from provisioner.runtime.process import Processes
+    from provisioner.sinks.kind import OptionValues
 
-_OBJECT = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-)
-_KEY = re.compile(r"(?!\.\.|\.\Z)[-._A-Za-z0-9]{1,253}", re.ASCII)
 _MANAGER = "twenty-provisioner"
 _MANAGER_LENGTH = 128
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
@@ -41,6 +40,24 @@ _PLACEHOLDER = base64.b64encode(b"placeholder").decode()
 _NO_DRY_RUN_TEXT = re.compile(r"dry.?run", re.IGNORECASE)
 _DENIED_TEXT = re.compile(r"denied (the )?request")
 _VERB_TEXT = re.compile(r" cannot (create|patch) ")
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesAddress(Address):
+    """A key of a Kubernetes Secret."""
+
+    kind: ClassVar[str] = "kubernetes"
+    namespace: str
+    secret: str
+    key: str = "token"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the Secret with its namespace."""
+        return (f"{self.namespace}/{self.secret}",)
+
+    def __str__(self) -> str:
+        return f"kubernetes {self.namespace}/{self.secret} {self.key}"
 
 
 def server_of(environment: Mapping[str, str]) -> str:
@@ -116,14 +133,6 @@ class KubernetesSecret:
 
     def check(self) -> None:
         """Read the Secret, and write a placeholder in a dry run."""
-        address = self._address
-        names = (address.namespace, address.secret)
-        if not (all(map(_OBJECT.fullmatch, names)) and _KEY.fullmatch(address.key)):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{address} cannot be used: the name is not valid in Kubernetes.",
-                "Use only a-z, 0-9, - and . in names, and letters, digits, -, _ and . in keys.",
-            )
         self._check_mutable(self._get())
         reply = self._apply(_PLACEHOLDER, "&dryRun=All")
         # A webhook without support for dry runs refuses them, but may accept the write.
@@ -253,3 +262,47 @@ def _field_manager(key: str) -> str:
 
 def _config_error(address: Address, error: ClusterConfigError) -> SinkError:
     return sink_error(Code.SINK_DENIED, f"{address} cannot be used: {error.reason}.", error.remedy)
+
+
+def _address(values: OptionValues) -> KubernetesAddress:
+    namespace, _, secret = values.text("kubernetes").partition("/")
+    return KubernetesAddress(namespace, secret, values.text("key"))
+
+
+_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+
+SINK = SinkKind(
+    title="Kubernetes",
+    description="One key of a Kubernetes Secret.",
+    options=(
+        Option(
+            "kubernetes",
+            "Secret",
+            "The namespace, a slash, and the name of the Secret.",
+            # Kubernetes docs, "Object Names and IDs": a label, and a subdomain
+            Allowed(
+                re.compile(rf"(?=[^/]{{1,63}}/.{{1,253}}\Z){_LABEL}/{_LABEL}(?:\.{_LABEL})*"),
+                "NAMESPACE/SECRET, in lowercase letters, digits and `-`; SECRET may also contain "
+                "dots",
+            ),
+            examples=("billing/twenty",),
+        ),
+        Option(
+            "key",
+            "Key",
+            "The key of the Secret that contains the token.",
+            # Kubernetes docs, "Secrets", constraints on data; the API refuses these dots
+            Allowed(
+                re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}"),
+                "1 to 253 letters, digits, dots, - and _, but not . and not starting with ..",
+            ),
+            default="token",
+        ),
+    ),
+    address=_address,
+    connect=lambda context: (
+        Kubernetes(context.environ, context.wait, processes=context.processes).sink
+    ),
+    server_of=lambda environ, _: server_of(environ),
+    program_of=lambda _, environ: program_of(environ),
+)

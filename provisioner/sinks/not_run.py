@@ -41,7 +41,7 @@ class NotRun:
     def _not_run(self) -> SinkError:
         return sink_error(
             Code.PROGRAM_NOT_RUN,
-            f"The content of a {self._address.place[0]} sink is unknown: {self._program} was not "
+            f"The content of a {self._address.kind} sink is unknown: {self._program} was not "
             "run because of --no-programs.",
             "Review the manifests, then run without --no-programs.",
         )

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
@@ -21,15 +23,17 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.http_client.bounded import json_of
 from provisioner.http_client.client import Route
 from provisioner.http_client.tls import ca_path_of
+from provisioner.model.sink_address import Address
 from provisioner.secret import Secret
 from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply, SinkFailure
+from provisioner.sinks.kind import CLEAN, NO_DOTS, Allowed, Option, SinkKind
 from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from provisioner.http_client.client import HttpAnswer
-    from provisioner.model.sink_address import VaultAddress
+    from provisioner.sinks.kind import OptionValues
     from provisioner.sinks.sink import Content, Sink
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +47,28 @@ _RETURNED = frozenset({HTTPStatus.FORBIDDEN})
 _UPGRADING_TEXT = "from non-versioned to versioned data"
 _NO_ROUTE_TEXT = "no handler for route"
 _MISMATCH_TEXT = "check-and-set parameter did not match"
+
+
+@dataclass(frozen=True, slots=True)
+class VaultAddress(Address):
+    """A field of a secret in a KV version 2 engine of HashiCorp Vault or OpenBao.
+
+    Attributes:
+        path: the path of the secret in the engine, without the mount of the engine.
+    """
+
+    kind: ClassVar[str] = "vault"
+    mount: str
+    path: str
+    field: str = "token"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return the path of the secret."""
+        return (f"{self.mount}/{self.path}",)
+
+    def __str__(self) -> str:
+        return f"vault {self.mount}/{self.path} {self.field}"
 
 
 class VaultServer:
@@ -426,3 +452,33 @@ def _unexpected(status: int) -> SinkFailure:
         f"is unavailable: the response is not from the Vault API (HTTP status {status})",
         "Check that VAULT_ADDR (BAO_ADDR) is the address of Vault itself.",
     )
+
+
+_PART = rf"{NO_DOTS}(?:(?!/){CLEAN})+"
+
+
+def _address(values: OptionValues) -> VaultAddress:
+    mount, _, path = values.text("vault").partition("/")
+    return VaultAddress(mount, path, values.text("field"))
+
+
+SINK = SinkKind(
+    title="Vault",
+    description="A field of a secret in a KV version 2 secrets engine of HashiCorp Vault or "
+    "OpenBao.",
+    options=(
+        Option(
+            "vault",
+            "Secret",
+            "The mount of the engine, a slash, and the path of the secret in it.",
+            Allowed(
+                re.compile(rf"{_PART}(?:/{_PART})+"), "MOUNT/PATH, such as secret/twenty/{name}"
+            ),
+            examples=("secret/twenty/{environment}/{name}",),
+        ),
+        Option("field", "Field", "The field that contains the token.", default="token"),
+    ),
+    address=_address,
+    connect=lambda context: VaultServer(context.environ, sleep=context.wait).sink,
+    server_of=lambda environ, _: server_of(environ),
+)

@@ -25,11 +25,12 @@ from provisioner import schemas
 from provisioner.audit import CheckFailed, CheckName, CheckOk, CheckWarning, Diagnosis, Doctor
 from provisioner.cli import main
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
-from provisioner.model.sink_address import CommandAddress, FileAddress
 from provisioner.reconcile.connection import workspace_opener
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.file import FileAddress
 from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:

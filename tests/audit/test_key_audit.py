@@ -31,12 +31,12 @@ from provisioner.audit.key_audit import AuditInput, FleetAudit, Note, audit
 from provisioner.cli import main
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import HiddenRoles, NoRoles, ObservedKey
-from provisioner.model.sink_address import FileAddress
 from provisioner.model.sink_content import ApiKeyToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import Unobserved
 from provisioner.render.audit import audit_document, audit_html, audit_markdown, audit_text
 from provisioner.render.audit.labels import NOTE_MEANINGS
 from provisioner.render.text import PLAIN
+from provisioner.sinks.file import FileAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,7 +30,6 @@ from provisioner.execution import (
     Unfinished,
 )
 from provisioner.execution.deliver import token_matches
-from provisioner.model.sink_address import CommandAddress, FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import (
     Create,
@@ -41,6 +40,8 @@ from provisioner.plan import (
 from provisioner.render.json import result_document
 from provisioner.render.text import PLAIN, result_text
 from provisioner.runtime.cancellation import STOPPED
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.file import FileAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -41,8 +41,9 @@ from hostile import (
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.http_client.client import Route
-from provisioner.model.sink_address import GithubAddress, VaultAddress
 from provisioner.sinks import http, vault
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.vault import VaultAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

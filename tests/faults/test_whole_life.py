@@ -43,13 +43,13 @@ from provisioner.execution import Executed, RunMarker
 from provisioner.model.environment import Environment, SessionToken
 from provisioner.model.expiry import ExpiresAfter, parse_expiry
 from provisioner.model.globs import matches
-from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import TokenClaims, claims_of
 from provisioner.plan import PlanOptions, Revoke
 from provisioner.reconcile.guards import GuardOverrides
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
+from provisioner.sinks.file import FileAddress
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module
 

@@ -28,12 +28,12 @@ from sandbox_control import ApiKey, Dialect, Exchange, Sandbox
 from provisioner.execution import Executed
 from provisioner.model.environment import Environment, SessionToken
 from provisioner.model.expiry import ExpiresAfter
-from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Create, Deliver, Duplicate, Plan, Planned, PlanOptions, Revoke, Rotate
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
+from provisioner.sinks.file import FileAddress
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.twenty import connect as connect_module
 

@@ -19,15 +19,13 @@ from provisioner.errors.codes import PROBLEM_CODES
 from provisioner.errors.problem import Place
 from provisioner.manifests import Manifests, characters, document, keys, load, resolve, text
 from provisioner.model.key import DesiredKey
-from provisioner.model.sink_address import (
-    AwsAddress,
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    GitlabAddress,
-    KubernetesAddress,
-    VaultAddress,
-)
+from provisioner.sinks.aws import AwsAddress
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.file import FileAddress
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.gitlab import GitlabAddress
+from provisioner.sinks.kubernetes import KubernetesAddress
+from provisioner.sinks.vault import VaultAddress
 
 pytestmark = pytest.mark.fast
 

@@ -8,13 +8,14 @@ from builders import NOW, desired_key, policy_with, rotation_with
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner import schemas
-from provisioner.cli.options import SINK_KINDS
-from provisioner.model.environment import Guards, Policy, Share, SinkKind
+from provisioner.model.environment import Guards, Policy, Share
 from provisioner.model.expiry import NEVER, parse_duration, parse_expiry
 from provisioner.model.key import DesiredKey
 from provisioner.model.policy import PolicyCode, breaches
-from provisioner.model.sink_address import Address, FileAddress, GithubAddress, VaultAddress
+from provisioner.model.sink_address import Address
+from provisioner.sinks.file import FileAddress
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.vault import VaultAddress
 
 pytestmark = pytest.mark.fast
 
@@ -123,17 +124,6 @@ def test_a_sink_of_a_forbidden_kind_is_refused(deliver: tuple[Address, ...], kep
     assert broken(policy, KEY._replace(deliver=deliver)) == (
         [] if kept else ["policy_sink_forbidden"]
     )
-
-
-def test_the_kinds_of_sinks_are_those_of_the_schema() -> None:
-    """`sinks` of a policy lists exactly the kinds of `deliver` in a manifest."""
-    branches = schemas.load("manifest")["$defs"]["sink"]["anyOf"]
-    policy = schemas.load("environments")["$defs"]["policy"]["properties"]["sinks"]
-    listed = policy["anyOf"][1]["items"]["enum"]
-    assert [branch["$ref"].rpartition("/")[2] for branch in branches] == listed
-    assert list(get_args(SinkKind)) == list(SINK_KINDS) == listed
-    parts = policy["anyOf"][2]["properties"]
-    assert [part["items"]["enum"] for part in parts.values()] == [listed, listed]
 
 
 # The guard

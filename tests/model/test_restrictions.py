@@ -3,7 +3,9 @@
 import pytest
 
 from provisioner.model.restrictions import Restrictions, SinkRule
-from provisioner.model.sink_address import CommandAddress, GithubAddress, VaultAddress
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.vault import VaultAddress
 
 pytestmark = pytest.mark.fast
 

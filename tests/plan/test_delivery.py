@@ -33,15 +33,6 @@ from provisioner import schemas
 from provisioner.errors.failure import Failure
 from provisioner.errors.problem import Place
 from provisioner.model.observed import KnownRoles, NoRoles, Observation, ObservedKey, Roles
-from provisioner.model.sink_address import (
-    AwsAddress,
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    GitlabAddress,
-    KubernetesAddress,
-    VaultAddress,
-)
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import (
     Create,
@@ -64,6 +55,13 @@ from provisioner.plan import (
 )
 from provisioner.render.json import plan_document, plan_summary
 from provisioner.render.text import PLAIN, plan_text
+from provisioner.sinks.aws import AwsAddress
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.file import FileAddress
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.gitlab import GitlabAddress
+from provisioner.sinks.kubernetes import KubernetesAddress
+from provisioner.sinks.vault import VaultAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

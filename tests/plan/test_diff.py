@@ -31,7 +31,6 @@ from provisioner.model.observed import (
     ObservedKey,
     Roles,
 )
-from provisioner.model.sink_address import CommandAddress
 from provisioner.plan import (
     DeliveryUnknown,
     Drift,
@@ -44,6 +43,7 @@ from provisioner.plan import (
     digest,
     plan_environment,
 )
+from provisioner.sinks.command import CommandAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -41,7 +41,6 @@ from provisioner.execution import (
 from provisioner.model.expiry import format_timestamp
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, ObservedKey
-from provisioner.model.sink_address import FileAddress
 from provisioner.model.sink_content import (
     ApiKeyToken,
     NotAToken,
@@ -69,6 +68,7 @@ from provisioner.plan import (
 )
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.secret import Secret
+from provisioner.sinks.file import FileAddress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 
 from provisioner.model.expiry import ExpiresAfter, ExpiresAt
 from provisioner.model.observed import KnownRoles, ObservedKey
-from provisioner.model.sink_address import GithubAddress
 from provisioner.model.sink_content import ApiKeyToken, NoToken, Unreadable
 from provisioner.plan import (
     Deliver,
@@ -34,6 +33,7 @@ from provisioner.plan import (
     classify_live_keys,
     plan_environment,
 )
+from provisioner.sinks.github import GithubAddress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

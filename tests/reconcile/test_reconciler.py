@@ -26,13 +26,13 @@ from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, 
 from provisioner.http_client.client import HttpAnswer, HttpClient
 from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.model.expiry import format_timestamp
-from provisioner.model.sink_address import FileAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
 from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
+from provisioner.sinks.file import FileAddress
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.sinks.sink import Empty
 

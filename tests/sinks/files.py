@@ -22,7 +22,7 @@ NOBODY = 65534
 STEPS = """
 import logging, sys
 from pathlib import Path
-from provisioner.model.sink_address import FileAddress
+from provisioner.sinks.file import FileAddress
 from provisioner.errors.exceptions import SinkError
 from provisioner.secret import Secret
 from provisioner.sinks.file import Files

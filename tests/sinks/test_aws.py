@@ -23,9 +23,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import AwsAddress
 from provisioner.secret import Secret
-from provisioner.sinks.aws import SecretsManager
+from provisioner.sinks.aws import AwsAddress, SecretsManager
 from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
@@ -354,30 +353,6 @@ def test_an_unusable_configuration_is_reported(aws, monkeypatch, changes, expect
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     assert _error_of(lambda: _manager().sink(SVC).write(Secret(FIRST))).code == expected_code
-
-
-@pytest.mark.parametrize("name", ["", "a b", "ü", "a:b", "x" * 513, "a\n", "arn"])
-def test_invalid_names_are_refused(aws, name) -> None:
-    """They are refused before a request; `arn` without a colon is a valid name."""
-    address = AwsAddress(name, REGION)
-    sink = _manager().sink(address)
-    if name == "arn":
-        sink.check()
-    else:
-        assert _error_of(sink.check, address).code == "sink_unsuitable"
-
-
-def test_an_arn_is_written_but_not_created(vendor) -> None:
-    """A secret can be named by its ARN if it exists."""
-    arn = vendor.create_secret(Name=SVC.secret, SecretString="x")["ARN"]
-    address = AwsAddress(arn, REGION)
-    _manager().sink(address).check()
-    _manager().sink(address).write(Secret(FIRST))
-    assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
-    other = AwsAddress(f"{arn[:-13]}other-AbCdEf", REGION)
-    assert _error_of(_manager().sink(other).check, other).code == "sink_missing"
-    write = _manager().sink(other).write
-    assert _error_of(lambda: write(Secret(FIRST)), other).code == "sink_missing"
 
 
 def _error(answer: Callable[..., bytes], status: int, code: str) -> bytes:

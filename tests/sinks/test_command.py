@@ -20,10 +20,9 @@ from compliance import FIRST, SECOND, Backend, Compliance
 from programs import wait_until_ended
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import CommandAddress
 from provisioner.secret import Secret
 from provisioner.sinks import command as module
-from provisioner.sinks.command import Commands, CommandSink
+from provisioner.sinks.command import CommandAddress, Commands, CommandSink
 from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:

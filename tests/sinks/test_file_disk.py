@@ -20,10 +20,9 @@ from compliance import FIRST, SECOND, Backend, Compliance
 from files import NOBODY, Step, as_user, locked, run_steps
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import FileAddress
 from provisioner.secret import Secret
 from provisioner.sinks import file_write
-from provisioner.sinks.file import Files
+from provisioner.sinks.file import FileAddress, Files
 from provisioner.sinks.file_write import Folders, LockWait
 
 if TYPE_CHECKING:
@@ -182,10 +181,10 @@ def immutable(path: Path) -> Iterator[None]:
 def test_a_folder_is_probed_once_a_run(tmp_path: Path, monkeypatch) -> None:
     """A thousand new files need one probe, and a larger existing file one more."""
     probes: list[int] = []
-    inner = file_write._temporary_file
+    inner = file_write.temporary_file
     monkeypatch.setattr(
         file_write,
-        "_temporary_file",
+        "temporary_file",
         lambda folder, data: probes.append(len(data)) or inner(folder, data),
     )
     files = Files(tmp_path)
@@ -275,7 +274,7 @@ def test_the_owner_of_the_parent_lock_may_remove_the_probe(tmp_path: Path, monke
         raise FileNotFoundError(errno.ENOENT, str(folder))
         yield
 
-    monkeypatch.setattr(file_write, "_temporary_file", beside)
+    monkeypatch.setattr(file_write, "temporary_file", beside)
     with locked(tmp_path):
         Files(tmp_path).sink(FileAddress("new/keys.env", "KEY")).check()
     assert probes == [tmp_path]

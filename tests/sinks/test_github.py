@@ -16,9 +16,8 @@ from github_server import GithubServer
 from tls_server import HttpRequest, HttpResponse
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
-from provisioner.sinks.github import Github
+from provisioner.sinks.github import Github, GithubAddress
 from provisioner.sinks.sink import Empty, WriteOnly
 
 if TYPE_CHECKING:
@@ -214,13 +213,6 @@ def test_the_public_key_is_read_once(backend: GithubBackend) -> None:
         sink.write(Secret(FIRST))
     lookups = [one for one in backend.server.requests if one.target.endswith("/public-key")]
     assert len(lookups) == 1
-
-
-@pytest.mark.parametrize("name", ["GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"])
-def test_invalid_names_are_refused_by_the_check(backend: GithubBackend, name: str) -> None:
-    """No request is sent for a name that no secret can have."""
-    assert code_of(backend.open_sink(GithubAddress("acme", name, "billing"))) == "sink_unsuitable"
-    assert backend.server.requests == []
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from throttling import Clock, Limit, assert_all_delivered
 from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import GitlabAddress
 from provisioner.secret import Secret
-from provisioner.sinks.gitlab import Gitlab
+from provisioner.sinks.gitlab import Gitlab, GitlabAddress
 from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:
@@ -170,13 +169,6 @@ def test_a_path_may_be_a_group(backend: GitlabBackend) -> None:
 def test_a_missing_path_is_reported(backend: GitlabBackend) -> None:
     """The check finds that it is neither a project nor a group."""
     assert code_of(backend.open_sink(GitlabAddress("acme/nowhere", "KEY"))) == "sink_missing"
-
-
-@pytest.mark.parametrize("key", ["A-B", "A B", "", "K" * 256, "É"])
-def test_invalid_keys_are_refused_by_the_check(backend: GitlabBackend, key: str) -> None:
-    """No request is sent for a key that no variable can have."""
-    assert code_of(backend.open_sink(GitlabAddress("acme/billing", key))) == "sink_unsuitable"
-    assert backend.server.requests == []
 
 
 def test_a_hidden_variable_is_write_only(backend: GitlabBackend) -> None:

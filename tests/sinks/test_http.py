@@ -22,9 +22,9 @@ from tls_server import HttpRequest, HttpResponse, TlsServer
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.http_client.client import Route
-from provisioner.model.sink_address import GithubAddress
 from provisioner.secret import Secret
 from provisioner.sinks import http
+from provisioner.sinks.github import GithubAddress
 from provisioner.sinks.http import Api, Credential, Once, Reply, route_of, segment
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from throttling import Clock, Limit, assert_all_delivered
 from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import KubernetesAddress
 from provisioner.secret import Secret
-from provisioner.sinks.kubernetes import Kubernetes
+from provisioner.sinks.kubernetes import Kubernetes, KubernetesAddress
 from provisioner.sinks.sink import Empty, StoredValue
 
 if TYPE_CHECKING:
@@ -318,26 +317,6 @@ def test_a_conflict_is_retried(backend: KubernetesBackend) -> None:
     assert backend.stored() == FIRST
     backend.server.outcomes = [HttpResponse(409)] * 4
     assert code_of(backend.sink(), "write") == "sink_failed"
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        KubernetesAddress("shop", "Twenty"),
-        KubernetesAddress("shop", "a/b"),
-        KubernetesAddress("sh op", "twenty"),
-        KubernetesAddress("shop", "a" * 254),
-        KubernetesAddress("shop", "twenty", "a/b"),
-        KubernetesAddress("shop", "twenty", ".."),
-        KubernetesAddress("shop", "twenty", ""),
-    ],
-)
-def test_invalid_names_are_refused_by_the_check(
-    backend: KubernetesBackend, address: KubernetesAddress
-) -> None:
-    """No request is sent for them."""
-    assert code_of(backend.open_sink(address)) == "sink_unsuitable"
-    assert backend.server.requests == []
 
 
 def test_binary_content_is_read(backend: KubernetesBackend) -> None:

@@ -14,21 +14,19 @@ from sandbox_control import Sandbox
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.errors.failure import Failure
-from provisioner.model.sink_address import (
-    AwsAddress,
-    CommandAddress,
-    FileAddress,
-    GithubAddress,
-    GitlabAddress,
-    KubernetesAddress,
-    VaultAddress,
-)
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.runtime.cancellation import STOPPED, Cancellation
 from provisioner.secret import Secret
+from provisioner.sinks.aws import AwsAddress
+from provisioner.sinks.command import CommandAddress
+from provisioner.sinks.file import FileAddress
+from provisioner.sinks.github import GithubAddress
+from provisioner.sinks.gitlab import GitlabAddress
+from provisioner.sinks.kubernetes import KubernetesAddress
 from provisioner.sinks.probe import check_all, read_all
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, sink_error
+from provisioner.sinks.vault import VaultAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,16 +193,16 @@ def test_each_kind_of_address_opens_and_vendors_are_shared(tmp_path: Path) -> No
     sinks = SinkRegistry(tmp_path, {}, Cancellation())
     type_names = {type(sinks.open(address)).__name__ for address in ADDRESSES}
     assert len(type_names) == len(ADDRESSES)
-    vendors = dict(sinks._vendors)
+    vendors = dict(sinks._open_sinks)
     assert len(vendors) == len(ADDRESSES)
     for address in (*ADDRESSES, *ADDRESSES.values()):
         sinks.open(address)
-    assert {kind: id(one) for kind, one in sinks._vendors.items()} == {
+    assert {kind: id(one) for kind, one in sinks._open_sinks.items()} == {
         kind: id(one) for kind, one in vendors.items()
     }
     command = CommandAddress((sys.executable, "-c", "print('x')"))
     assert type(sinks.open(command)).__name__ not in type_names
-    assert len(sinks._vendors) == len(vendors) + 1  # the state of all programs
+    assert len(sinks._open_sinks) == len(vendors) + 1  # the state of all programs
 
 
 def test_sinks_opened_in_parallel_share_their_vendor(tmp_path: Path) -> None:
@@ -221,7 +219,7 @@ def test_sinks_opened_in_parallel_share_their_vendor(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert len(sinks._vendors) == 1
+    assert len(sinks._open_sinks) == 1
     lines = (tmp_path / "a.env").read_text().splitlines()
     assert sorted(lines) == [f"A{number}=token-{number}" for number in range(PARALLEL)]
 

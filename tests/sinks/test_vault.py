@@ -23,10 +23,9 @@ from vault_server import (
 )
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_address import VaultAddress
 from provisioner.secret import Secret
 from provisioner.sinks.sink import Empty, StoredValue
-from provisioner.sinks.vault import VaultServer
+from provisioner.sinks.vault import VaultAddress, VaultServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -48,12 +48,11 @@ def token(
     from provisioner.cli.console import Console
     from provisioner.cli.run import prepare, reconciler_of
     from provisioner.model.expiry import format_timestamp
-    from provisioner.model.sink_address import FileAddress
     from provisioner.operations.mint_token import deliver_token
     from provisioner.render.text import visible
     from provisioner.runtime.cancellation import STOPPED
     from provisioner.runtime.log_context import bind
-    from provisioner.sinks.file import Files
+    from provisioner.sinks.file import FileAddress, Files
 
     if str(file) == "-":
         raise click.UsageError("A token is never printed. Name a file with --to.")

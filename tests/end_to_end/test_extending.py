@@ -1,0 +1,123 @@
+"""The example of docs/extending.md is a complete sink: one file, and a line in a list."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+MANIFEST = """\
+version: 1
+environment: development
+defaults: {expires: 90d, role: Admin}
+keys:
+  - name: svc-billing
+    deliver: [{systemd: "credentials/{environment}"}]
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Provide a copy of the project with the example, made as the page says."""
+    copy = tmp_path_factory.mktemp("copy")
+    for folder in ("provisioner", "schemas", ".ci", "docs"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    example = re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert example is not None
+    (copy / "provisioner/sinks/systemd.py").write_text(example[1], encoding="utf-8")
+    registry = copy / "provisioner/sinks/registry.py"
+    text = registry.read_text(encoding="utf-8")
+    registry.write_text(text.replace('KINDS = ("file",', 'KINDS = ("file", "systemd",', 1))
+    subprocess.run([sys.executable, copy / ".ci/schemas"], check=True)
+    return copy
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "credentials/development").mkdir(parents=True)
+    environments = 'version: 1\nenvironments: {development: {url: "sandbox:"}}\n'
+    (tmp_path / "manifests/environments.yaml").write_text(environments)
+    (tmp_path / "manifests/keys.yaml").write_text(MANIFEST)
+    return tmp_path
+
+
+def run(copy: Path, project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "provisioner", *arguments],
+        cwd=project,
+        env={"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_example_delivers_a_token(copy: Path, project: Path) -> None:
+    """The token arrives, and the next run reads it back and changes nothing."""
+    first = run(copy, project, "apply", "--format", "json")
+    assert first.returncode == 0, first.stderr
+    file = project / "credentials/development/SVC_BILLING"
+    assert file.read_text().startswith("eyJ")
+    assert file.stat().st_mode & 0o777 == 0o600
+    second = run(copy, project, "apply", "--format", "json")
+    assert second.returncode == 0, second.stderr
+    (environment,) = json.loads(second.stdout)["environments"]
+    assert environment["results"] == []
+
+
+def test_a_rejected_value_is_reported_with_the_advice_of_the_file(
+    copy: Path, project: Path
+) -> None:
+    """The problem has its line, and the advice stands in the file of the sink."""
+    manifest = MANIFEST.replace('}"}]', '}", credential: "a b"}]')
+    (project / "manifests/keys.yaml").write_text(manifest)
+    done = run(copy, project, "validate")
+    assert done.returncode == 3
+    assert "up to 255 letters, digits, - and _" in done.stdout
+    manifest = MANIFEST.replace('}"}]', '}", credentials: a}]')
+    (project / "manifests/keys.yaml").write_text(manifest)
+    assert "did you mean `credential`?" in run(copy, project, "validate").stdout
+
+
+def test_policies_and_restrictions_know_the_kind(copy: Path, project: Path) -> None:
+    """A policy can forbid it, and `--allow-sink` can allow it."""
+    allowed = run(copy, project, "plan", "--allow-sink", "systemd:credentials/*")
+    assert allowed.returncode == 0, allowed.stderr
+    refused = run(copy, project, "plan", "--allow-sink", "file")
+    assert (refused.returncode, "sink_not_allowed" in refused.stderr) == (5, True)
+    environments = project / "manifests/environments.yaml"
+    text = environments.read_text().replace(
+        '"sandbox:"', '"sandbox:", policy: {sinks: {forbid: [systemd]}}'
+    )
+    environments.write_text(text)
+    assert "policy_sink_forbidden" in run(copy, project, "validate").stdout
+
+
+def test_plan_files_know_the_kind(copy: Path, project: Path) -> None:
+    """A plan file with the sink is applied."""
+    planned = run(copy, project, "plan", "--out", "plan.json")
+    assert planned.returncode == 0, planned.stderr
+    applied = run(copy, project, "apply", "plan.json")
+    assert applied.returncode == 0, applied.stderr
+    assert (project / "credentials/development/SVC_BILLING").exists()
+
+
+def test_the_example_is_clean(copy: Path) -> None:
+    """It follows the rules of this project for style and types."""
+    file = copy / "provisioner/sinks/systemd.py"
+    configuration = ROOT / "pyproject.toml"
+    for command in (["check"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--config", configuration, file]
+        subprocess.run(ruff, check=True)
+    mypy = [sys.executable, "-m", "mypy", "--config-file", configuration]
+    subprocess.run([*mypy, "-m", "provisioner.sinks.systemd"], cwd=copy, check=True)

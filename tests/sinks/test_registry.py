@@ -1,0 +1,76 @@
+"""The kinds of sinks are declared once, and the published schemas agree with the declarations."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provisioner import schemas
+from provisioner.sinks.kind import VARIABLE, OptionValues
+from provisioner.sinks.registry import KINDS, kind_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_schema_of_manifests_contains_each_kind(name: str) -> None:
+    """`deliver` in the published schema is what the file of the sink declares."""
+    kind = kind_of(name)
+    assert kind.name == name
+    definitions = schemas.load("manifest")["$defs"]
+    assert definitions[name] == kind.schema()
+    assert definitions["sink"]["anyOf"] == [{"$ref": f"#/$defs/{one}"} for one in KINDS]
+
+
+@pytest.mark.parametrize("name", ["environments", "planfile"])
+def test_the_other_schemas_list_the_same_kinds(name: str) -> None:
+    """Policies and plan files accept exactly the kinds of `deliver`."""
+    listed = re.findall(r'"enum": (\[\s*"file",[^\]]*\])', schemas.text(name))
+    assert listed
+    assert all(json.loads(one) == list(KINDS) for one in listed)
+
+
+REFUSED = {
+    ("file", "variable"): ("", "A B", "A=B", "A\nB", "ö", "A'", "#A", "$A"),
+    ("aws", "aws"): ("", "a b", "ü", "a:b", "x" * 513, "a\n", "arn:aws:secretsmanager:x"),
+    ("github", "secret"): ("GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"),
+    ("gitlab", "variable"): ("A-B", "A B", "", "K" * 256, "É"),
+    ("kubernetes", "kubernetes"): (
+        *("shop/Twenty", "shop/a/b", "sh op/twenty", f"shop/{'a' * 254}", "a.b/twenty"),
+    ),
+    ("kubernetes", "key"): ("a/b", "..", ""),
+    ("vault", "vault"): ("secret", "/secret/a", "secret/a/", "secret/../a", "secret/\n"),
+}
+"""Values of options that the vendors refuse."""
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [(*option, value) for option, values in REFUSED.items() for value in values],
+)
+def test_a_name_that_the_vendor_refuses_is_rejected(name: str, option: str, value: str) -> None:
+    """The address is rejected with the option and the advice, before anything is sent."""
+    kind = kind_of(name)
+    valid = {
+        "file": "a.env",
+        "aws": "a",
+        "github": "a/b",
+        "gitlab": "a/b",
+        "kubernetes": "a/b",
+        "vault": "a/b",
+    }
+    values = OptionValues(kind, {name: (valid[name],)} | {option: (value,)}, "svc-billing")
+    kind.address(values)
+    (rejection,) = values.rejections
+    assert (rejection.option, rejection.value) == (option, value)
+    assert rejection.advice in (kind.option(option).allowed.advice, VARIABLE.advice)
+
+
+def test_the_command_would_not_change_the_schemas() -> None:
+    """`.ci/schemas` has been run after the last change of a sink."""
+    subprocess.run([sys.executable, ROOT / ".ci/schemas", "--check"], check=True)
