@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from provisioner.audit.check import CheckFailed, Diagnosis
+from provisioner.audit.check import Check, Diagnosis
 from provisioner.audit.server_checks import checks_of_error, checks_of_server
 from provisioner.audit.sink_checks import SinkChecks
 from provisioner.errors.codes import Code
@@ -142,7 +142,7 @@ class Doctor:
             (one, observations[one.name]) for one in environments if one.name in observations
         ]
         shared = {
-            name: CheckFailed("credential", error.failure)
+            name: Check.failed("credential", error.failure)
             for names, error in shared_workspaces(observed)
             for name in names
         }
@@ -152,6 +152,5 @@ class Doctor:
 
 
 def _not_reached(environment: Environment, error: ProvisionError) -> Diagnosis:
-    return Diagnosis(
-        environment.name, environment.url, None, (CheckFailed("reached", error.failure),)
-    )
+    check = Check.failed("reached", error.failure)
+    return Diagnosis(environment.name, environment.url, None, (check,))

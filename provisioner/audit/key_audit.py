@@ -16,11 +16,11 @@ from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
 from provisioner.plan.delivery import holds_good_token, on_server_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from provisioner.model.environment import Environment, Generation
-    from provisioner.model.key import DesiredKey
+    from provisioner.model.key import DesiredKey, Rotation
     from provisioner.model.observed import Observation, ObservedKey, Roles
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
@@ -152,6 +152,11 @@ class FleetAudit:
         return tuple(one for one in self.environments if isinstance(one, Unobserved))
 
     @property
+    def keys(self) -> int:
+        """Return the number of live keys in all environments."""
+        return sum(len(one.keys) for one in self.observed)
+
+    @property
     def due(self) -> int:
         """Return the number of due keys in all environments."""
         return sum(one.due for one in self.observed)
@@ -182,189 +187,176 @@ def audit(
         only: globs of the names of the audited keys; empty for all.
     """
     environments = tuple(inputs)
-    options = PlanOptions(only=only)
+    selects = PlanOptions(only=only).selects
     live = {
-        one.environment.name: _live(one.observation, options)
+        one.environment.name: _live_keys(one.observation, selects)
         for one in environments
         if isinstance(one, AuditInput)
     }
-    admin_counts = Counter(
+    admins = Counter(
         name
         for one in environments
         if isinstance(one, AuditInput)
         for name, keys in live[one.environment.name].items()
         if any(_is_admin(one.observation.roles, key) for key in keys)
     )
-    shared_admins = frozenset(name for name, count in admin_counts.items() if count > 1)
+    shared_admins = frozenset(name for name, count in admins.items() if count > 1)
     return FleetAudit(
         now,
         within,
         tuple(
             one
             if isinstance(one, Unobserved)
-            else _EnvironmentAuditor(one, within, shared_admins).audit(
-                live[one.environment.name], options
-            )
+            else _audit_environment(one, live[one.environment.name], selects, within, shared_admins)
             for one in environments
         ),
     )
 
 
-class _EnvironmentAuditor:
-    """The audit of the keys of one environment."""
+def _live_keys(
+    observation: Observation, selects: Callable[[str], bool]
+) -> Mapping[str, list[ObservedKey]]:
+    """Return the live keys of each name, the oldest first, as a plan orders them."""
+    return by_name(
+        key for key in observation.keys if key.live(observation.server_time) and selects(key.name)
+    )
 
-    def __init__(
-        self, audit_input: AuditInput, within: timedelta, shared_admins: frozenset[str]
-    ) -> None:
-        self._input = audit_input
-        observation = audit_input.observation
-        self._sink_contents = on_server_clock(audit_input.sink_contents, observation.server_ahead)
-        self._now = observation.server_time
-        self._expiring_before = self._now + within
-        self._shared_admins = shared_admins
 
-    def audit(
-        self, live: Mapping[str, tuple[ObservedKey, ...]], options: PlanOptions
-    ) -> EnvironmentAudit:
-        desired = {key.name: key for key in self._input.desired if options.selects(key.name)}
-        keys = [
-            self._key(one, desired.get(name), same_name, classified)
-            for name, same_name in live.items()
-            for classified in (self._classify(desired.get(name), same_name),)
-            for one in same_name
-        ]
-        return EnvironmentAudit(
-            environment=self._input.environment.name,
-            url=self._input.environment.url,
-            generation=self._input.observation.generation,
-            server_time=self._now,
-            keys=tuple(sorted(keys, key=lambda one: (one.expires_at, one.name, one.id))),
-            missing=tuple(name for name in desired if name not in live),
-        )
+def _audit_environment(
+    audit_input: AuditInput,
+    live: Mapping[str, list[ObservedKey]],
+    selects: Callable[[str], bool],
+    within: timedelta,
+    shared_admins: frozenset[str],
+) -> EnvironmentAudit:
+    environment, observation = audit_input.environment, audit_input.observation
+    contents = on_server_clock(audit_input.sink_contents, observation.server_ahead)
+    desired = {key.name: key for key in audit_input.desired if selects(key.name)}
+    policy = environment.policy
+    rules = _Rules(
+        now=observation.server_time,
+        within=within,
+        max_lifetime=None if policy is None else policy.max_lifetime,
+        roles=observation.roles,
+        shared_admins=shared_admins,
+    )
+    keys = [
+        _audit_key(key, name, rules)
+        for name in (_Name.of(keys, desired.get(one), contents) for one, keys in live.items())
+        for key in name.live
+    ]
+    return EnvironmentAudit(
+        environment=environment.name,
+        url=environment.url,
+        generation=observation.generation,
+        server_time=observation.server_time,
+        keys=tuple(sorted(keys, key=lambda one: (one.expires_at, one.name, one.id))),
+        missing=tuple(name for name in desired if name not in live),
+    )
 
-    def _key(
-        self,
-        key: ObservedKey,
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The facts about one environment that the notes on its keys depend on."""
+
+    now: datetime
+    within: timedelta
+    max_lifetime: timedelta | None
+    roles: Roles
+    shared_admins: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """The live keys of one name, as a plan classifies them.
+
+    Attributes:
+        live: all of them, the oldest first.
+        desired: the key that a manifest declares; None if none does.
+        contents: the content of each of its sinks, as far as it was read.
+        in_use: the ids of the keys whose expiry would be noticed.
+    """
+
+    live: Sequence[ObservedKey]
+    desired: DesiredKey | None
+    contents: Sequence[SinkContent]
+    keys: LiveKeys
+    in_use: frozenset[str]
+
+    @classmethod
+    def of(
+        cls,
+        live: Sequence[ObservedKey],
         desired: DesiredKey | None,
-        same_name: tuple[ObservedKey, ...],
-        keys: LiveKeys,
-    ) -> KeyAudit:
-        rotation, current = None, True
-        if desired is not None and desired.rotation is not None:
-            current = key is keys.current
-            rotation = key.expires_at - desired.rotation.before if current else None
-        return KeyAudit(
-            name=key.name,
-            id=key.id,
-            created_at=key.created_at,
-            expires_at=key.expires_at,
-            age_days=max(0, (self._now - key.created_at).days),
-            days_left=(key.expires_at - self._now).days,
-            role=key.role,
-            declared=desired is not None,
-            delivery=self._delivery(desired, (key,)) if desired is not None and current else "none",
-            rotation=rotation,
-            notes=tuple(self._notes(key, desired, same_name, keys, rotation)),
-        )
+        sink_contents: Mapping[Address, SinkContent],
+    ) -> _Name:
+        """Classify the live keys of a name.
 
-    def _notes(
-        self,
-        key: ObservedKey,
-        desired: DesiredKey | None,
-        same_name: tuple[ObservedKey, ...],
-        keys: LiveKeys,
-        rotation: datetime | None,
-    ) -> Iterator[Note]:
-        if key.expires_at <= self._expiring_before and key.id in self._in_use(
-            desired, same_name, keys
-        ):
-            yield "expiring"
-        if rotation is not None and rotation <= self._now:
-            yield "rotation_due"
-        if key.expires_at - self._now > _NEVER_EXPIRES_AFTER:
-            yield "never_expires"
-        policy = self._input.environment.policy
-        max_lifetime = None if policy is None else policy.max_lifetime
-        lifetime = key.expires_at - key.created_at
-        if max_lifetime is not None and lifetime > max_lifetime + _POLICY_TOLERANCE:
-            yield "too_long"
-        if desired is None:
-            yield "unmanaged"
-        else:
-            yield from self._declared_key_notes(key, desired, same_name, keys)
-        if key.name in self._shared_admins and _is_admin(self._input.observation.roles, key):
-            yield "shared_admin"
-
-    def _classify(self, desired: DesiredKey | None, same_name: tuple[ObservedKey, ...]) -> LiveKeys:
-        """Classify the live keys of a name as a plan does."""
-        addresses = () if desired is None else desired.deliver
-        sink_contents = (
-            self._sink_contents[address] for address in addresses if address in self._sink_contents
-        )
-        return classify_live_keys(desired, same_name, sink_contents)
-
-    def _in_use(
-        self, desired: DesiredKey | None, same_name: tuple[ObservedKey, ...], keys: LiveKeys
-    ) -> frozenset[str]:
-        """Return the ids of the keys in use: those in sinks, or else the current key.
-
-        With a rotation both count, because sinks hold an older key until the current one is
-        delivered. For an undeclared name nobody knows, so it is the last key to expire.
+        In use are the keys in sinks, or else the current key. With a rotation both count, because
+        sinks hold an older key until the current one is delivered. For an undeclared name nobody
+        knows, so it is the last key to expire.
         """
+        addresses = () if desired is None else desired.deliver
+        contents = [sink_contents.get(address, _NOT_READ) for address in addresses]
+        keys = classify_live_keys(desired, live, contents)
         if desired is None:
-            last = max(one.expires_at for one in same_name)
-            return frozenset(one.id for one in same_name if one.expires_at == last)
-        token_ids = {
-            content.key.lower()
-            for address in desired.deliver
-            if isinstance(content := self._sink_contents.get(address), ApiKeyToken)
-        }
-        in_use = frozenset(one.id for one in same_name if one.id.lower() in token_ids)
-        if desired.rotation is not None or not in_use:
-            return in_use | {keys.current.id}
-        return in_use
+            last = max(one.expires_at for one in live)
+            in_use = {one.id for one in live if one.expires_at == last}
+        else:
+            token_ids = {one.key.lower() for one in contents if isinstance(one, ApiKeyToken)}
+            in_use = {one.id for one in live if one.id.lower() in token_ids}
+            if desired.rotation is not None or not in_use:
+                in_use.add(keys.current.id)
+        return cls(live, desired, contents, keys, frozenset(in_use))
 
-    def _declared_key_notes(
-        self,
-        key: ObservedKey,
-        desired: DesiredKey,
-        same_name: tuple[ObservedKey, ...],
-        keys: LiveKeys,
-    ) -> Iterator[Note]:
-        """Yield the notes on duplicates, predecessors and the delivery of the current key."""
-        rotated = desired.rotation is not None
-        if key in keys.duplicates or (keys.duplicates and not rotated):
-            yield "duplicate"
-        if key in keys.predecessors:
-            yield "superseded"
-        if key is keys.current:
-            match self._delivery(desired, (key,) if rotated else same_name):
-                case "no":
-                    yield "undelivered"
-                case "unknown":
-                    yield "delivery_unknown"
-                case "yes" | "none":
-                    pass
+    @property
+    def rotation(self) -> Rotation | None:
+        """Return the rotation of the desired key; None if it has none."""
+        return None if self.desired is None else self.desired.rotation
 
-    def _delivery(self, desired: DesiredKey, keys: Sequence[ObservedKey]) -> Delivery:
+    def delivery(self, keys: Sequence[ObservedKey]) -> Delivery:
         """Return the state of the sinks, where the token of any of these keys is good."""
-        if not desired.deliver:
+        known = [one for one in self.contents if not _is_unknown(one)]
+        if not self.contents:
             return "none"
-        sink_contents = [self._sink_contents.get(address, _NOT_READ) for address in desired.deliver]
-        known = [one for one in sink_contents if not _is_unknown(one)]
         if not all(any(holds_good_token(one, key) for key in keys) for one in known):
             return "no"
-        return "yes" if len(known) == len(sink_contents) else "unknown"
+        return "yes" if len(known) == len(self.contents) else "unknown"
 
 
-def _live(observation: Observation, options: PlanOptions) -> Mapping[str, tuple[ObservedKey, ...]]:
-    """Return the live keys of each name, the oldest first, as a plan orders them."""
-    groups = by_name(
-        key
-        for key in observation.keys
-        if key.live(observation.server_time) and options.selects(key.name)
+def _audit_key(key: ObservedKey, name: _Name, rules: _Rules) -> KeyAudit:
+    declared, keys = name.desired is not None, name.keys
+    current, rotated = key is keys.current, name.rotation is not None
+    rotation = key.expires_at - name.rotation.before if name.rotation and current else None
+    # Without a rotation, a token of any live key of the name will do.
+    delivery = name.delivery((key,) if rotated else name.live) if current else "none"
+    left, lifetime = key.expires_at - rules.now, key.expires_at - key.created_at
+    notes: dict[Note, bool] = {
+        "expiring": left <= rules.within and key.id in name.in_use,
+        "rotation_due": rotation is not None and rotation <= rules.now,
+        "never_expires": left > _NEVER_EXPIRES_AFTER,
+        "too_long": rules.max_lifetime is not None
+        and lifetime > rules.max_lifetime + _POLICY_TOLERANCE,
+        "duplicate": declared and bool(keys.duplicates) and (not rotated or key in keys.duplicates),
+        "superseded": declared and key in keys.predecessors,
+        "unmanaged": not declared,
+        "undelivered": delivery == "no",
+        "delivery_unknown": delivery == "unknown",
+        "shared_admin": key.name in rules.shared_admins and _is_admin(rules.roles, key),
+    }
+    return KeyAudit(
+        name=key.name,
+        id=key.id,
+        created_at=key.created_at,
+        expires_at=key.expires_at,
+        age_days=max(0, (rules.now - key.created_at).days),
+        days_left=left.days,
+        role=key.role,
+        declared=declared,
+        delivery="none" if rotated and not current else name.delivery((key,)),
+        rotation=rotation,
+        notes=tuple(note for note, holds in notes.items() if holds),
     )
-    return {name: tuple(keys) for name, keys in groups.items()}
 
 
 def _is_admin(roles: Roles, key: ObservedKey) -> bool:

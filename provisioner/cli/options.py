@@ -17,18 +17,18 @@ from click.core import ParameterSource
 from provisioner.cli.command_help import CommonOption
 from provisioner.cli.completion_items import directories, environment_names, key_names
 from provisioner.model.restrictions import Restrictions, SinkRule
+from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.model.environment import SinkKind
     from provisioner.reconcile.guards import GuardOverrides
-    from provisioner.render.formats import OutputFormat
 
     Command = Callable[..., int]
 
-REPORT_FORMATS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
-"""The formats of `--report`: those of `provisioner.render.formats`."""
+REPORT_FORMATS = formats_of("problems")
+"""The formats of `--report`, which any command can write if its manifests have problems."""
 
 SINK_KINDS: tuple[SinkKind, ...] = (
     *("file", "command", "vault", "aws", "github", "gitlab", "kubernetes"),
@@ -67,7 +67,7 @@ class OutputTargets(NamedTuple):
         ci: True to write annotations, a summary and outputs for GitHub Actions.
     """
 
-    reports: tuple[tuple[OutputFormat, str], ...]
+    reports: tuple[tuple[str, str], ...]
     events: str | None
     ci: bool
 
@@ -399,9 +399,7 @@ def add_output_targets(*, events: bool) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         @wraps(command)
-        def collect(
-            *, report: tuple[tuple[OutputFormat, str], ...], no_ci: bool, **others: object
-        ) -> int:
+        def collect(*, report: tuple[tuple[str, str], ...], no_ci: bool, **others: object) -> int:
             file = others.pop("events", None)
             output_targets = OutputTargets(report, None if file is None else str(file), not no_ci)
             return command(output_targets=output_targets, **others)

@@ -10,9 +10,10 @@ import click
 
 from provisioner.cli.log import logs_json
 from provisioner.plan import Planned, Revoke, Rotate
-from provisioner.render.json import plan_document, result_document
-from provisioner.render.markdown import plan_markdown, result_markdown
-from provisioner.render.text import plan_text, result_text, visible
+from provisioner.render.outcome.json import plan_document, result_document
+from provisioner.render.outcome.markdown import plan_markdown, result_markdown
+from provisioner.render.outcome.text import plan_text, result_text
+from provisioner.render.text import visible
 from provisioner.runtime.log_context import extra
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ from provisioner.planfile import (
     was_edited,
 )
 from provisioner.planfile.read import parse_document
-from provisioner.render.json import plan_document
+from provisioner.render.outcome.json import plan_document
 from provisioner.sandbox import ApiKey, Dialect, Sandbox
 from provisioner.sandbox import role as sandbox_role
 from provisioner.secret import Secret

@@ -36,7 +36,7 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     environments.yaml is needed. If the manifests are valid, the sinks of their keys are checked
     too. Exit with code 4 if a check fails.
     """
-    from provisioner.audit import Doctor
+    from provisioner.audit.doctor import Doctor
     from provisioner.cli.console import Console
     from provisioner.cli.run import open_backends, prepare
     from provisioner.render.doctor import diagnosis_document, diagnosis_text
