@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Content = Literal["problems", "plan", "result", "report"]
 """The contents that a format can show: the problems of manifests, a plan, its result, an audit."""
+
+CONTENTS: tuple[Content, ...] = get_args(Content)
 
 Syntax = Literal["text", "commands", "markup", "json"]
 """The syntax of a format: text for people, commands for a CI runner, Markdown, HTML and XML, or
@@ -46,10 +48,9 @@ class ReportInput:
 
 @dataclass(frozen=True, slots=True)
 class ReportFormat:
-    """One format of reports.
+    """One format of reports, named as its module in `provisioner.render.formats`.
 
     Attributes:
-        name: the name on the command line.
         shows: the contents that it can show. A format that shows only problems shows those of the
             manifests of any command.
         syntax: the syntax of what it renders.
@@ -57,7 +58,6 @@ class ReportFormat:
             runs, because the command line imports every format for its help.
     """
 
-    name: str
-    shows: frozenset[Content]
+    shows: tuple[Content, ...]
     syntax: Syntax
     render: Callable[[ReportInput, Palette], str | Document | list[Document]]

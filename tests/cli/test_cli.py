@@ -1296,7 +1296,7 @@ def test_head_ends_the_command_without_a_message(small) -> None:
     assert done.stdout.strip() == "{"
 
 
-HEAVY = ("yaml", "jsonschema", "requests", "rich", "graphql", "provisioner.sandbox")
+HEAVY = ("yaml", "jsonschema", "jinja2", "requests", "rich", "graphql", "provisioner.sandbox")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from provisioner.plan import (
     Unmanaged,
     Unobserved,
 )
-from provisioner.render.formats import FORMATS, formats_of, render
+from provisioner.render.formats import NAMES, formats_of, render
 from provisioner.render.markdown import MAX_PAGE_BYTES, problems_markdown
 from provisioner.render.outcome.markdown import plan_markdown, result_markdown
 from provisioner.render.report import ReportInput
@@ -535,7 +535,7 @@ def outputs_of(file: Path) -> dict[str, str]:
 def test_report_option_offers_every_format() -> None:
     """`--report` accepts exactly the formats that can show the problems of manifests."""
     assert options.REPORT_FORMATS == OUTPUT_FORMATS
-    assert {*FORMATS} - {*OUTPUT_FORMATS} == {"html"}
+    assert {*NAMES} - {*OUTPUT_FORMATS} == {"html"}
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])

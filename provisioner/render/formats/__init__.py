@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from provisioner.render.formats import github, gitlab, html, json, junit, markdown, sarif, text
 from provisioner.render.json import as_json
 from provisioner.render.text import PLAIN
 from provisioner.secret import MIN_DATA_LENGTH, masked
@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from provisioner.render.report import Content, ReportFormat, ReportInput
     from provisioner.render.text import Palette
 
-_MODULES = (text, json, markdown, html, github, gitlab, junit, sarif)
+NAMES = ("text", "json", "markdown", "html", "github", "gitlab", "junit", "sarif")
+"""The formats in the order of the help; each is the module of this name."""
 
-FORMATS: dict[str, ReportFormat] = {one.FORMAT.name: one.FORMAT for one in _MODULES}
-"""Every format by its name, in the order of the help; the first is the default."""
+FORMATS: dict[str, ReportFormat] = {
+    name: import_module(f"{__name__}.{name}").FORMAT for name in NAMES
+}
 
 
 def formats_of(content: Content) -> tuple[str, ...]:
     """Return the names of the formats that can show a content."""
-    return tuple(name for name, one in FORMATS.items() if content in one.shows)
+    return tuple(name for name in NAMES if content in FORMATS[name].shows)
 
 
 def render(report: ReportInput, name: str, palette: Palette = PLAIN) -> str:

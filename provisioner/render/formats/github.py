@@ -35,4 +35,4 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-FORMAT = ReportFormat("github", frozenset({"problems"}), "commands", render)
+FORMAT = ReportFormat(("problems",), "commands", render)

@@ -33,4 +33,4 @@ def render(report: ReportInput, _: Palette) -> list[Document]:
     ]
 
 
-FORMAT = ReportFormat("gitlab", frozenset({"problems"}), "json", render)
+FORMAT = ReportFormat(("problems",), "json", render)

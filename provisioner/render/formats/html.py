@@ -21,4 +21,4 @@ def render(report: ReportInput, _: Palette) -> str:
     return audit_html(report.outcome)
 
 
-FORMAT = ReportFormat("html", frozenset({"report"}), "markup", render)
+FORMAT = ReportFormat(("report",), "markup", render)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.render.json import problems_document
-from provisioner.render.report import ReportFormat
+from provisioner.render.report import CONTENTS, ReportFormat
 
 if TYPE_CHECKING:
     from provisioner.render.json import Document
@@ -35,4 +35,4 @@ def render(report: ReportInput, _: Palette) -> Document:
             assert_never(outcome)
 
 
-FORMAT = ReportFormat("json", frozenset({"problems", "plan", "result", "report"}), "json", render)
+FORMAT = ReportFormat(CONTENTS, "json", render)

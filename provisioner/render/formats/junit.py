@@ -74,4 +74,4 @@ def _escape_xml(text: str) -> str:
     return escape(visible(text))
 
 
-FORMAT = ReportFormat("junit", frozenset({"problems"}), "markup", render)
+FORMAT = ReportFormat(("problems",), "markup", render)

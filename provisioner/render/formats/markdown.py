@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.render.report import ReportFormat
+from provisioner.render.report import CONTENTS, ReportFormat
 
 if TYPE_CHECKING:
     from provisioner.render.report import ReportInput
@@ -34,6 +34,4 @@ def render(report: ReportInput, _: Palette) -> str:
             assert_never(outcome)
 
 
-FORMAT = ReportFormat(
-    "markdown", frozenset({"problems", "plan", "result", "report"}), "markup", render
-)
+FORMAT = ReportFormat(CONTENTS, "markup", render)

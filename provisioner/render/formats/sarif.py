@@ -97,4 +97,4 @@ def _message(text: str) -> str:
     return escaped
 
 
-FORMAT = ReportFormat("sarif", frozenset({"problems"}), "json", render)
+FORMAT = ReportFormat(("problems",), "json", render)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.render.report import ReportFormat
+from provisioner.render.report import CONTENTS, ReportFormat
 from provisioner.render.text import failure_line, problems_text
 
 if TYPE_CHECKING:
@@ -36,4 +36,4 @@ def render(report: ReportInput, palette: Palette) -> str:
             assert_never(outcome)
 
 
-FORMAT = ReportFormat("text", frozenset({"problems", "plan", "result", "report"}), "text", render)
+FORMAT = ReportFormat(CONTENTS, "text", render)
