@@ -16,15 +16,14 @@ from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
 from provisioner.plan.delivery import holds_good_token, on_server_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from provisioner.model.environment import Environment, Generation
-    from provisioner.model.key import DesiredKey, Rotation
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation, ObservedKey, Roles
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
-    from provisioner.plan import LiveKeys
 
 Note = Literal[
     "expiring",
@@ -188,26 +187,42 @@ def audit(
     """
     environments = tuple(inputs)
     selects = PlanOptions(only=only).selects
-    live = {
-        one.environment.name: _live_keys(one.observation, selects)
+    observed = [
+        (one, _live_keys(one.observation, selects))
         for one in environments
         if isinstance(one, AuditInput)
-    }
+    ]
     admins = Counter(
         name
-        for one in environments
-        if isinstance(one, AuditInput)
-        for name, keys in live[one.environment.name].items()
+        for one, live in observed
+        for name, keys in live.items()
         if any(_is_admin(one.observation.roles, key) for key in keys)
     )
     shared_admins = frozenset(name for name, count in admins.items() if count > 1)
+    audits: dict[str, EnvironmentAudit] = {}
+    for one, live in observed:
+        desired = {key.name: key for key in one.desired if selects(key.name)}
+        contents = on_server_clock(one.sink_contents, one.observation.server_ahead)
+        keys = [
+            key
+            for name, same_name in live.items()
+            for key in _audit_name(
+                one, same_name, desired.get(name), contents, within, name in shared_admins
+            )
+        ]
+        audits[one.environment.name] = EnvironmentAudit(
+            environment=one.environment.name,
+            url=one.environment.url,
+            generation=one.observation.generation,
+            server_time=one.observation.server_time,
+            keys=tuple(sorted(keys, key=lambda key: (key.expires_at, key.name, key.id))),
+            missing=tuple(name for name in desired if name not in live),
+        )
     return FleetAudit(
         now,
         within,
         tuple(
-            one
-            if isinstance(one, Unobserved)
-            else _audit_environment(one, live[one.environment.name], selects, within, shared_admins)
+            one if isinstance(one, Unobserved) else audits[one.environment.name]
             for one in environments
         ),
     )
@@ -222,141 +237,83 @@ def _live_keys(
     )
 
 
-def _audit_environment(
-    audit_input: AuditInput,
-    live: Mapping[str, list[ObservedKey]],
-    selects: Callable[[str], bool],
+def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
+    one: AuditInput,
+    live: Sequence[ObservedKey],
+    desired: DesiredKey | None,
+    sink_contents: Mapping[Address, SinkContent],
     within: timedelta,
-    shared_admins: frozenset[str],
-) -> EnvironmentAudit:
-    environment, observation = audit_input.environment, audit_input.observation
-    contents = on_server_clock(audit_input.sink_contents, observation.server_ahead)
-    desired = {key.name: key for key in audit_input.desired if selects(key.name)}
-    policy = environment.policy
-    rules = _Rules(
-        now=observation.server_time,
-        within=within,
-        max_lifetime=None if policy is None else policy.max_lifetime,
-        roles=observation.roles,
-        shared_admins=shared_admins,
-    )
-    keys = [
-        _audit_key(key, name, rules)
-        for name in (_Name.of(keys, desired.get(one), contents) for one, keys in live.items())
-        for key in name.live
-    ]
-    return EnvironmentAudit(
-        environment=environment.name,
-        url=environment.url,
-        generation=observation.generation,
-        server_time=observation.server_time,
-        keys=tuple(sorted(keys, key=lambda one: (one.expires_at, one.name, one.id))),
-        missing=tuple(name for name in desired if name not in live),
-    )
+    shared_admin: bool,  # noqa: FBT001 - as above
+) -> Iterator[KeyAudit]:
+    """Yield the audit of each live key of a name, which are classified as a plan does."""
+    now, roles, policy = one.observation.server_time, one.observation.roles, one.environment.policy
+    max_lifetime = None if policy is None else policy.max_lifetime
+    addresses = () if desired is None else desired.deliver
+    contents = [sink_contents.get(address, _NOT_READ) for address in addresses]
+    classified = classify_live_keys(desired, live, contents)
+    duplicates = desired is not None and bool(classified.duplicates)
+    rotates = None if desired is None else desired.rotation
+    in_use = _ids_in_use(live, desired, contents, classified.current)
+    for key in live:
+        left, lifetime = key.expires_at - now, key.expires_at - key.created_at
+        current = key is classified.current
+        rotation = key.expires_at - rotates.before if rotates and current else None
+        # Without a rotation, a token of any live key of the name will do.
+        delivery = _delivery(contents, (key,) if rotates else live) if current else "none"
+        notes: dict[Note, bool] = {
+            "expiring": left <= within and key.id in in_use,
+            "rotation_due": rotation is not None and rotation <= now,
+            "never_expires": left > _NEVER_EXPIRES_AFTER,
+            "too_long": max_lifetime is not None and lifetime > max_lifetime + _POLICY_TOLERANCE,
+            "duplicate": duplicates and (not rotates or key in classified.duplicates),
+            "superseded": desired is not None and key in classified.predecessors,
+            "unmanaged": desired is None,
+            "undelivered": delivery == "no",
+            "delivery_unknown": delivery == "unknown",
+            "shared_admin": shared_admin and _is_admin(roles, key),
+        }
+        yield KeyAudit(
+            name=key.name,
+            id=key.id,
+            created_at=key.created_at,
+            expires_at=key.expires_at,
+            age_days=max(0, (now - key.created_at).days),
+            days_left=left.days,
+            role=key.role,
+            declared=desired is not None,
+            delivery=_delivery(contents, (key,)) if current or not rotates else "none",
+            rotation=rotation,
+            notes=tuple(note for note, holds in notes.items() if holds),
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """The facts about one environment that the notes on its keys depend on."""
+def _ids_in_use(
+    live: Sequence[ObservedKey],
+    desired: DesiredKey | None,
+    contents: Iterable[SinkContent],
+    current: ObservedKey,
+) -> set[str]:
+    """Return the ids of the keys in use: those in sinks, or else the current key.
 
-    now: datetime
-    within: timedelta
-    max_lifetime: timedelta | None
-    roles: Roles
-    shared_admins: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """The live keys of one name, as a plan classifies them.
-
-    Attributes:
-        live: all of them, the oldest first.
-        desired: the key that a manifest declares; None if none does.
-        contents: the content of each of its sinks, as far as it was read.
-        in_use: the ids of the keys whose expiry would be noticed.
+    With a rotation both count, because sinks hold an older key until the current one is
+    delivered. For an undeclared name nobody knows, so it is the last key to expire.
     """
-
-    live: Sequence[ObservedKey]
-    desired: DesiredKey | None
-    contents: Sequence[SinkContent]
-    keys: LiveKeys
-    in_use: frozenset[str]
-
-    @classmethod
-    def of(
-        cls,
-        live: Sequence[ObservedKey],
-        desired: DesiredKey | None,
-        sink_contents: Mapping[Address, SinkContent],
-    ) -> _Name:
-        """Classify the live keys of a name.
-
-        In use are the keys in sinks, or else the current key. With a rotation both count, because
-        sinks hold an older key until the current one is delivered. For an undeclared name nobody
-        knows, so it is the last key to expire.
-        """
-        addresses = () if desired is None else desired.deliver
-        contents = [sink_contents.get(address, _NOT_READ) for address in addresses]
-        keys = classify_live_keys(desired, live, contents)
-        if desired is None:
-            last = max(one.expires_at for one in live)
-            in_use = {one.id for one in live if one.expires_at == last}
-        else:
-            token_ids = {one.key.lower() for one in contents if isinstance(one, ApiKeyToken)}
-            in_use = {one.id for one in live if one.id.lower() in token_ids}
-            if desired.rotation is not None or not in_use:
-                in_use.add(keys.current.id)
-        return cls(live, desired, contents, keys, frozenset(in_use))
-
-    @property
-    def rotation(self) -> Rotation | None:
-        """Return the rotation of the desired key; None if it has none."""
-        return None if self.desired is None else self.desired.rotation
-
-    def delivery(self, keys: Sequence[ObservedKey]) -> Delivery:
-        """Return the state of the sinks, where the token of any of these keys is good."""
-        known = [one for one in self.contents if not _is_unknown(one)]
-        if not self.contents:
-            return "none"
-        if not all(any(holds_good_token(one, key) for key in keys) for one in known):
-            return "no"
-        return "yes" if len(known) == len(self.contents) else "unknown"
+    if desired is None:
+        last = max(one.expires_at for one in live)
+        return {one.id for one in live if one.expires_at == last}
+    token_ids = {one.key.lower() for one in contents if isinstance(one, ApiKeyToken)}
+    in_use = {one.id for one in live if one.id.lower() in token_ids}
+    return in_use | {current.id} if desired.rotation or not in_use else in_use
 
 
-def _audit_key(key: ObservedKey, name: _Name, rules: _Rules) -> KeyAudit:
-    declared, keys = name.desired is not None, name.keys
-    current, rotated = key is keys.current, name.rotation is not None
-    rotation = key.expires_at - name.rotation.before if name.rotation and current else None
-    # Without a rotation, a token of any live key of the name will do.
-    delivery = name.delivery((key,) if rotated else name.live) if current else "none"
-    left, lifetime = key.expires_at - rules.now, key.expires_at - key.created_at
-    notes: dict[Note, bool] = {
-        "expiring": left <= rules.within and key.id in name.in_use,
-        "rotation_due": rotation is not None and rotation <= rules.now,
-        "never_expires": left > _NEVER_EXPIRES_AFTER,
-        "too_long": rules.max_lifetime is not None
-        and lifetime > rules.max_lifetime + _POLICY_TOLERANCE,
-        "duplicate": declared and bool(keys.duplicates) and (not rotated or key in keys.duplicates),
-        "superseded": declared and key in keys.predecessors,
-        "unmanaged": not declared,
-        "undelivered": delivery == "no",
-        "delivery_unknown": delivery == "unknown",
-        "shared_admin": key.name in rules.shared_admins and _is_admin(rules.roles, key),
-    }
-    return KeyAudit(
-        name=key.name,
-        id=key.id,
-        created_at=key.created_at,
-        expires_at=key.expires_at,
-        age_days=max(0, (rules.now - key.created_at).days),
-        days_left=left.days,
-        role=key.role,
-        declared=declared,
-        delivery="none" if rotated and not current else name.delivery((key,)),
-        rotation=rotation,
-        notes=tuple(note for note, holds in notes.items() if holds),
-    )
+def _delivery(contents: Sequence[SinkContent], keys: Sequence[ObservedKey]) -> Delivery:
+    """Return the state of the sinks, where the token of any of these keys is good."""
+    if not contents:
+        return "none"
+    known = [one for one in contents if not _is_unknown(one)]
+    if not all(any(holds_good_token(one, key) for key in keys) for one in known):
+        return "no"
+    return "yes" if len(known) == len(contents) else "unknown"
 
 
 def _is_admin(roles: Roles, key: ObservedKey) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
@@ -53,21 +53,21 @@ _MAX_NAMED = 5
 """The most keys that a remedy names."""
 
 
+@dataclass(slots=True)
 class SinkChecks:
     """The checks of the sinks of one environment's keys, and of the tokens in them.
 
-    Args:
+    Attributes:
         environment: the environment of the keys.
         open_sink: opens a sink.
         stop: ends the checks; sinks that were not checked by then are failures.
     """
 
-    def __init__(self, environment: Environment, open_sink: OpenSink, stop: Cancellation) -> None:
-        self._environment = environment
-        self._open_sink = open_sink
-        self._stop = stop
-        self._verify_token: Callable[[Secret], None] | None = None
-        self._live_ids: dict[str, set[str]] = {}
+    environment: Environment
+    open_sink: OpenSink
+    stop: Cancellation
+    _verify_token: Callable[[Secret], None] | None = field(default=None, init=False)
+    _live_ids: dict[str, set[str]] = field(default_factory=dict, init=False)
 
     def verify_against(self, workspace: Workspace, observation: Observation) -> None:
         """Enable the check of tokens for live keys, which needs a usable workspace."""
@@ -86,7 +86,7 @@ class SinkChecks:
         if not sinks:
             yield Check("sinks", "ok", "No key has a sink.")
             return
-        with ThreadExecutor(self._environment.limits.parallel) as threads:
+        with ThreadExecutor(self.environment.limits.parallel) as threads:
             results = list(threads.map(lambda one: self._check(*one), sinks))
         failures = [one for one in results if isinstance(one, _SinkFailure)]
         if usable := len(results) - sum(one.check == "sinks" for one in failures):
@@ -105,10 +105,10 @@ class SinkChecks:
         yield from map(self._group, groups.values())
 
     def _check(self, key: str, address: Address) -> _SinkResult:
-        if self._stop.requested:
+        if self.stop.requested:
             return _SinkFailure("sinks", STOPPED, key, address)
         try:
-            sink = self._open_sink(address)
+            sink = self.open_sink(address)
             sink.check()
             content = sink.read()
         except SinkError as error:
@@ -160,7 +160,7 @@ class SinkChecks:
         return Check(check, "failed", message, remedy, failure.code)
 
     def _redeliver(self, names: list[str]) -> str:
-        command = f"provision apply -e {self._environment.name} --redeliver"
+        command = f"provision apply -e {self.environment.name} --redeliver"
         unique = dict.fromkeys(names)
         if len(unique) > _MAX_NAMED:
             return f"Run `{command}` to replace all tokens, or add `--only NAME` for one key."

@@ -52,8 +52,8 @@ def examine(hurried, tmp_path) -> Callable[..., Diagnosis]:
     def examine_(environment: Environment, *keys: DesiredKey, only: tuple[str, ...] = ()) -> Any:
         stop = hurried()
         open_sink = SinkRegistry(tmp_path, {}, stop).open
-        with Doctor(workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop) as doctor:
-            [found] = doctor.examine((environment,), {environment.name: keys}, only)
+        doctor = Doctor(workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop)
+        [found] = doctor.examine((environment,), {environment.name: keys}, only)
         if doctor.internal_error is not None:
             raise doctor.internal_error
         return found
@@ -577,8 +577,8 @@ def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_p
 
     shop = served.environment(credential=served.credential())
     other = environment_with(name="other", url="sandbox:")
-    with Doctor(workspace_opener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop) as doctor:
-        first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
+    doctor = Doctor(workspace_opener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop)
+    first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
     assert failures(first) == [("reached", "internal_error")]
     assert not second.failed
     assert isinstance(doctor.internal_error, KeyError)
@@ -598,13 +598,13 @@ def test_a_stop_does_not_wait_for_a_hanging_server(hanging, tmp_path) -> None:
     ended = threading.Event()
     stopper = threading.Thread(target=stop_once_connected)
     stopper.start()
-    with Doctor(
+    doctor = Doctor(
         workspace_opener(tmp_path, stop),
         SinkRegistry(tmp_path, {}, stop).open,
         ThreadExecutor(1),
         stop,
-    ) as doctor:
-        [found] = doctor.examine((shop,), {})
+    )
+    [found] = doctor.examine((shop,), {})
     assert failures(found) == [("reached", "stopped")]
     ended.set()
     stopper.join(20)
@@ -826,13 +826,13 @@ def test_environments_that_share_a_workspace_fail(serve, hurried, tmp_path) -> N
     two = replace(one, name="twin")
     three = replace(other.environment(), name="third", credential=other.credential())
     stop = hurried()
-    with Doctor(
+    doctor = Doctor(
         workspace_opener(tmp_path, stop),
         SinkRegistry(tmp_path, {}, stop).open,
         ThreadExecutor(3),
         stop,
-    ) as doctor:
-        found = doctor.examine((one, two, three), {})
+    )
+    found = doctor.examine((one, two, three), {})
     assert [("credential", "workspace_shared") in failures(part) for part in found] == [
         True, True, False,
     ]  # fmt: skip

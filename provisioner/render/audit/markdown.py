@@ -69,8 +69,9 @@ def _environment(
     yield f"{keys}, {one.due} due, {url}, {one.generation}."
     if one.missing:
         more = len(one.missing) - len(missing)
+        names = " ".join([*missing, f"{more} more" if more else ""]).rstrip(" ,")
         yield ""
-        yield f"**Missing**: {', '.join([*missing, *([f'{more} more'] if more else [])])}."
+        yield f"**Missing**: {names}."
     noted = sum(bool(key.notes) for key in one.keys)
     if noted:
         yield ""
@@ -97,7 +98,7 @@ def _table(rows: list[str], total: int) -> Iterator[str]:
 
 
 def _missing(one: EnvironmentAudit) -> Iterable[str]:
-    return map(name_cell, one.missing)
+    return (f"{name_cell(name)}," for name in one.missing)
 
 
 def _rows_with_notes(one: EnvironmentAudit) -> Iterable[str]:

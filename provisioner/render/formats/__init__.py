@@ -5,9 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from provisioner.render.json import as_json
 from provisioner.render.text import PLAIN
-from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
     from provisioner.render.report import Content, ReportFormat, ReportInput
@@ -28,6 +26,9 @@ def formats_of(content: Content) -> tuple[str, ...]:
 
 def render(report: ReportInput, name: str, palette: Palette = PLAIN) -> str:
     """Return a report in the format of this name, with every secret of this process masked."""
+    from provisioner.render.json import as_json
+    from provisioner.secret import MIN_DATA_LENGTH, masked
+
     rendered = FORMATS[name].render(report, palette)
     if isinstance(rendered, str):
         return masked(rendered, min_length=MIN_DATA_LENGTH)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.render.json import problems_document
 from provisioner.render.report import CONTENTS, ReportFormat
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ def render(report: ReportInput, _: Palette) -> Document:
     from provisioner.execution import RunResult
     from provisioner.plan import Plan
     from provisioner.render.audit.json import audit_document
+    from provisioner.render.json import problems_document
     from provisioner.render.outcome.json import plan_document, result_document
 
     outcome = report.outcome
