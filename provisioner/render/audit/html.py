@@ -20,7 +20,17 @@ from provisioner.render.audit.timeline import timeline
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
-    from provisioner.audit.key_audit import FleetAudit
+    from collections.abc import Iterable, Iterator
+
+    from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
+
+
+def _rows(
+    keys: Iterable[KeyAudit],
+) -> Iterator[tuple[bool, str, tuple[Note, ...], *tuple[str, ...]]]:
+    """Yield each key as a tuple, which a template reads much faster than attributes."""
+    for key in keys:
+        yield key.due, format_timestamp(key.expires_at), key.notes, *map(visible, describe_key(key))
 
 
 def audit_html(audit: FleetAudit) -> str:
@@ -34,7 +44,7 @@ def audit_html(audit: FleetAudit) -> str:
         keep_trailing_newline=True,
     )
     templates.filters |= {
-        "describe": describe_key,
+        "rows": _rows,
         "duration": format_duration,
         "label": note_label,
         "pluralize": pluralize,

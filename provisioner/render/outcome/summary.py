@@ -6,28 +6,36 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
-from provisioner.execution import Done, Executed, Skipped, created_by_this_run, undelivered
-from provisioner.plan import Planned, Unobserved
-from provisioner.render.outcome.rows import describe_action, describe_result
+from provisioner.execution import (
+    CreatedByAnotherRun,
+    Done,
+    Executed,
+    Failed,
+    Skipped,
+    Unfinished,
+    created_by_this_run,
+    undelivered,
+)
+from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provisioner.execution import RunResult
-    from provisioner.plan import EnvironmentPlan, Plan
+    from provisioner.execution import Result, RunResult
+    from provisioner.plan import Action, EnvironmentPlan, Plan
 
 
 def plan_summary(part: EnvironmentPlan) -> dict[str, int]:
     """Count the actions of each kind that are not blocked, the kept keys and the findings."""
     planned = part if isinstance(part, Planned) else None
     actions = planned.unblocked if planned else ()
-    kinds = Counter(describe_action(action).kind for action in actions)
+    kinds: Counter[type[Action]] = Counter(map(type, actions))
     return {
-        "create": kinds["create"],
-        "update": kinds["update"],
-        "rotate": kinds["rotate"],
-        "deliver": kinds["deliver"],
-        "revoke": kinds["revoke"],
+        "create": kinds[Create],
+        "update": kinds[Update],
+        "rotate": kinds[Rotate],
+        "deliver": kinds[Deliver],
+        "revoke": kinds[Revoke],
         "keep": len(planned.kept) if planned else 0,
         "findings": len(planned.findings) if planned else 0,
     }
@@ -39,23 +47,21 @@ def result_summary(part: Executed | Unobserved) -> dict[str, int]:
     A key that this run created counts as created, even if its action failed afterwards.
     """
     results = part.results if isinstance(part, Executed) else ()
-    done = Counter(
-        describe_action(one.action).kind
-        for one in results
-        if isinstance(one, Done) or created_by_this_run(one)
+    done: Counter[type[Action]] = Counter(
+        type(one.action) for one in results if isinstance(one, Done) or created_by_this_run(one)
     )
-    statuses = Counter(describe_result(one).status for one in results)
+    outcomes: Counter[type[Result]] = Counter(map(type, results))
     kept = len(part.planned.kept) if isinstance(part, Executed) else 0
     return {
-        "created": done["create"],
-        "updated": done["update"],
-        "rotated": done["rotate"],
-        "delivered": done["deliver"],
+        "created": done[Create],
+        "updated": done[Update],
+        "rotated": done[Rotate],
+        "delivered": done[Deliver],
         "undelivered": sum(map(undelivered, results)),
-        "revoked": done["revoke"],
-        "kept": kept + statuses["created by another run"],
-        "failed": statuses["failed"],
-        "skipped": statuses["skipped"],
+        "revoked": done[Revoke],
+        "kept": kept + outcomes[CreatedByAnotherRun],
+        "failed": outcomes[Failed] + outcomes[Unfinished],
+        "skipped": outcomes[Skipped],
     }
 
 
@@ -91,8 +97,8 @@ def result_summary_line(result: RunResult, *, refused: bool) -> str:
     results = [
         one for part in result.environments if isinstance(part, Executed) for one in part.results
     ]
-    without_token = Counter(describe_action(one.action).kind for one in results if undelivered(one))
-    notes = {"created": without_token["create"], "rotated": without_token["rotate"]}
+    without_token = Counter(type(one.action) for one in results if undelivered(one))
+    notes = {"created": without_token[Create], "rotated": without_token[Rotate]}
     counts = [
         f"{totals[kind]} {kind}" + (f" ({notes[kind]} undelivered)" if notes.get(kind) else "")
         for kind in ("created", "updated", "rotated", "delivered", "revoked", "kept", "failed")

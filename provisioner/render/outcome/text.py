@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from provisioner.execution import RunResult
     from provisioner.plan import Action, Plan, Planned
-    from provisioner.render.outcome.rows import Row
+    from provisioner.render.outcome.rows import Description, Row
     from provisioner.render.text import Palette
 
 
@@ -47,8 +47,10 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
     planned = part.planned if isinstance(part, Executed) else part
     yield heading(planned.environment, planned.url, planned.generation, palette)
     rows = tuple(rows_of(part))
-    for row, line in zip(rows, _action_lines([row.action for row in rows]), strict=True):
-        yield from _row_lines(row, line, palette)
+    descriptions = [describe_action(row.action) for row in rows]
+    lines = _aligned([row.action for row in rows], descriptions)
+    for row, description, line in zip(rows, descriptions, lines, strict=True):
+        yield from _row_lines(row, description, line, palette)
     if planned.kept:
         yield palette.paint("dim", f"  = {pluralize(len(planned.kept), 'key')} {keep}")
     for finding in planned.findings:
@@ -58,10 +60,9 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
         yield palette.paint("dim", "  = nothing to do")
 
 
-def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
+def _row_lines(row: Row, description: Description, line: str, palette: Palette) -> Iterator[str]:
     match row.status:
         case "planned" | "done":
-            description = describe_action(row.action)
             yield palette.paint(description.tone, f"  {description.symbol} {line}")
         case "created by another run":
             yield palette.paint("dim", f"  = {line}  created by another run")
@@ -75,13 +76,13 @@ def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
             assert_never(row.status)
 
 
-def _action_lines(actions: Sequence[Action]) -> list[str]:
+def _aligned(actions: Sequence[Action], descriptions: Sequence[Description]) -> list[str]:
     any_sinks = any(action.sinks for action in actions)
     return align_columns(
         [
             (
                 visible(action.name),
-                visible(describe_action(action).details),
+                visible(description.details),
                 f"expires {format_timestamp(action.expires_at)}",
                 f"role {visible(action.role)}" if action.role else "no role",
                 *((visible(describe_sinks(action)),) if any_sinks else ()),
@@ -89,6 +90,6 @@ def _action_lines(actions: Sequence[Action]) -> list[str]:
                 if action.place
                 else "in no manifest",
             )
-            for action in actions
+            for action, description in zip(actions, descriptions, strict=True)
         ]
     )
