@@ -20,7 +20,7 @@ from provisioner.render.escape import escape, inline_code, truncate
 from provisioner.render.markdown import name_cell, row, size_of, take_fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
 
@@ -46,10 +46,10 @@ def audit_markdown(audit: FleetAudit) -> str:
     free = MAX_PAGE_BYTES - size_of([*lines, *closing]) - _ENVIRONMENT_OVERHEAD * (len(shown) + 1)
     observed = [one for one in shown if not isinstance(one, Unobserved)]
     fitting: dict[str, list[list[str]]] = {one.environment: [] for one in observed}
-    for rows_of in (_missing, _rows_with_notes, _rows_without_notes):
+    for lines_of in _LINES_BY_IMPORTANCE:
         for one in observed:
-            rows, free = take_fitting(rows_of(one), free)
-            fitting[one.environment].append(rows)
+            fits, free = take_fitting(lines_of(one), free)
+            fitting[one.environment].append(fits)
     for part in shown:
         lines += ["", f"## {escape(truncate(part.environment, 100))}", ""]
         if isinstance(part, Unobserved):
@@ -97,18 +97,6 @@ def _table(rows: list[str], total: int) -> Iterator[str]:
         yield f"… and {pluralize(omitted, 'more key' if rows else 'key')}, not shown here."
 
 
-def _missing(one: EnvironmentAudit) -> Iterable[str]:
-    return (f"{name_cell(name)}," for name in one.missing)
-
-
-def _rows_with_notes(one: EnvironmentAudit) -> Iterable[str]:
-    return (_row(key) for key in one.keys if key.notes)
-
-
-def _rows_without_notes(one: EnvironmentAudit) -> Iterable[str]:
-    return (_row(key) for key in one.keys if not key.notes)
-
-
 def _row(key: KeyAudit) -> str:
     name, age, expires, left, role, rotation, delivered, id_, notes = describe_key(key)
     return row(
@@ -125,3 +113,11 @@ def _row(key: KeyAudit) -> str:
             inline_code(id_),
         )
     )
+
+
+_LINES_BY_IMPORTANCE: tuple[Callable[[EnvironmentAudit], Iterable[str]], ...] = (
+    lambda one: (f"{name_cell(name)}," for name in one.missing),
+    lambda one: (_row(key) for key in one.keys if key.notes),
+    lambda one: (_row(key) for key in one.keys if not key.notes),
+)
+"""The lines of an environment: the names of missing keys, and rows with and without notes."""
