@@ -1,4 +1,4 @@
-"""One check of `doctor` and its result: ok, warning or failed."""
+"""One check of `doctor`: ok, warning or failed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from provisioner.errors.codes import Code
     from provisioner.errors.failure import Failure
     from provisioner.model.environment import Generation
 
@@ -27,35 +28,26 @@ live keys in them."""
 
 
 @dataclass(frozen=True, slots=True)
-class CheckOk:
-    """A check that found no problem."""
-
-    check: CheckName
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckWarning:
-    """A check that found something the user should know or change; a run works."""
-
-    check: CheckName
-    message: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckFailed:
-    """A check that found a problem which makes a run fail.
+class Check:
+    """One check and what it found.
 
     Attributes:
-        failure: as a plan or a result would have it.
+        status: `ok`; `warning` if the user should know or change something, though a run works;
+            `failed` if a run would fail.
+        remedy: what to do about it; may be empty.
+        code: the code of the failure, as a plan or a result would have it; None unless it failed.
     """
 
     check: CheckName
-    failure: Failure
+    status: Literal["ok", "warning", "failed"]
+    message: str
+    remedy: str = ""
+    code: Code | None = None
 
-
-Check = CheckOk | CheckWarning | CheckFailed
+    @classmethod
+    def failed(cls, check: CheckName, failure: Failure) -> Check:
+        """Return a check that found this failure."""
+        return cls(check, "failed", failure.message, failure.remedy, failure.code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +66,4 @@ class Diagnosis:
     @property
     def failed(self) -> bool:
         """Return whether any check failed."""
-        return any(isinstance(check, CheckFailed) for check in self.checks)
+        return any(check.status == "failed" for check in self.checks)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from provisioner.audit.check import CheckFailed, Diagnosis
+from provisioner.audit.check import Check, Diagnosis
 from provisioner.audit.server_checks import checks_of_error, checks_of_server
 from provisioner.audit.sink_checks import SinkChecks
 from provisioner.errors.codes import Code
-from provisioner.errors.exceptions import ProvisionError, RefusedError, WorkspaceError
+from provisioner.errors.exceptions import RefusedError, WorkspaceError
+from provisioner.errors.failure import Failure
 from provisioner.model.globs import matches
 from provisioner.reconcile.guards import shared_workspaces
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.log_context import bind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from concurrent.futures import Executor
-    from types import TracebackType
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
@@ -29,42 +29,24 @@ if TYPE_CHECKING:
     from provisioner.sinks.sink import OpenSink
 
 
+@dataclass(slots=True)
 class Doctor:
     """The checker of environments, each in a task of its own; it writes nothing.
 
     Attributes:
-        internal_error: the first bug in the check of an environment; the other checks continue.
-
-    Args:
         connect: opens a workspace.
         open_sink: opens a sink.
-        executor: runs one task for each environment.
+        executor: runs one task for each environment; it is shut down after them.
         stop: ends the checks early.
+        internal_error: the first bug in the check of an environment; the other checks continue.
     """
 
-    def __init__(
-        self, connect: Connect, open_sink: OpenSink, executor: Executor, stop: Cancellation
-    ) -> None:
-        self._connect = connect
-        self._open_sink = open_sink
-        self._executor = executor
-        self._stop = stop
-        self._stack = ExitStack()
-        self._observations: dict[str, Observation] = {}
-        self.internal_error: Exception | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # Do not close a workspace that a task still uses, except for tasks abandoned by a stop.
-        self._executor.shutdown(wait=not self._stop.requested, cancel_futures=True)
-        self._stack.close()
+    connect: Connect
+    open_sink: OpenSink
+    executor: Executor
+    stop: Cancellation
+    internal_error: Exception | None = None
+    _workspaces: ExitStack = field(default_factory=ExitStack, init=False)
 
     def examine(
         self,
@@ -86,72 +68,73 @@ class Doctor:
             keys = desired.get(environment.name, ())
             return tuple(key for key in keys if not only or matches(key.name, only))
 
-        futures = [
-            self._executor.submit(self._examine_safely, one, keys_of(one)) for one in environments
+        with self._workspaces:
+            try:
+                tasks = [
+                    self.executor.submit(self._examine_safely, one, keys_of(one))
+                    for one in environments
+                ]
+                self.stop.wait_for(tasks, graceful=False)
+                examined = [
+                    task.result() if task.done() else (_not_reached(environment, STOPPED), None)
+                    for environment, task in zip(environments, tasks, strict=True)
+                ]
+            finally:
+                # A workspace that a task still uses stays open, unless a stop abandoned the task.
+                self.executor.shutdown(wait=not self.stop.requested, cancel_futures=True)
+        observed = [
+            (environment, observation)
+            for environment, (_, observation) in zip(environments, examined, strict=True)
+            if observation is not None
         ]
-        self._stop.wait_for(futures, graceful=False)
-        stopped = WorkspaceError.of(STOPPED)
-        diagnoses = (
-            future.result() if future.done() else _not_reached(environment, stopped)
-            for environment, future in zip(environments, futures, strict=True)
+        shared = {
+            name: Check.failed("credential", error.failure)
+            for names, error in shared_workspaces(observed)
+            for name in names
+        }
+        return tuple(
+            replace(one, checks=(*one.checks, shared[one.environment]))
+            if one.environment in shared
+            else one
+            for one, _ in examined
         )
-        return tuple(self._add_shared_workspaces(environments, tuple(diagnoses)))
 
     def _examine_safely(
         self, environment: Environment, keys: tuple[DesiredKey, ...] | None
-    ) -> Diagnosis:
-        if self._stop.requested:
-            return _not_reached(environment, WorkspaceError.of(STOPPED))
+    ) -> tuple[Diagnosis, Observation | None]:
+        if self.stop.requested:
+            return _not_reached(environment, STOPPED), None
         try:
             with bind(environment=environment.name):
                 return self._examine(environment, keys)
         except Exception as error:  # noqa: BLE001 - it must not stop the other environments
             self.internal_error = self.internal_error or error
-            bug = WorkspaceError(
-                Code.INTERNAL_ERROR,
-                f"A bug stopped the check of {environment.name} ({type(error).__name__}).",
-                remedy="Please report it.",
-            )
-            return _not_reached(environment, bug)
+            message = f"A bug stopped the check of {environment.name} ({type(error).__name__})."
+            bug = Failure(Code.INTERNAL_ERROR, message, "Please report it.")
+            return _not_reached(environment, bug), None
 
-    def _examine(self, environment: Environment, keys: tuple[DesiredKey, ...] | None) -> Diagnosis:
-        sink_checks = SinkChecks(environment, self._open_sink, self._stop)
-        workspace = generation = None
+    def _examine(
+        self, environment: Environment, keys: tuple[DesiredKey, ...] | None
+    ) -> tuple[Diagnosis, Observation | None]:
+        sink_checks = SinkChecks(environment, self.open_sink, self.stop)
+        workspace = observation = None
         try:
-            workspace = self._connect(environment, self._stack)
+            workspace = self.connect(environment, self._workspaces)
             observation = workspace.observe()
             checks = list(checks_of_server(environment, observation, workspace.capabilities()))
         except (WorkspaceError, RefusedError) as error:
+            observation = None
             checks = list(checks_of_error(environment, error))
         else:
-            generation = workspace.generation
-            self._observations[environment.name] = observation
             sink_checks.verify_against(workspace, observation)
         checks += sink_checks.checks(keys)
         if workspace is not None:
             workspace.close_idle_connections()
-        return Diagnosis(environment.name, environment.url, generation, tuple(checks))
-
-    def _add_shared_workspaces(
-        self, environments: tuple[Environment, ...], diagnoses: tuple[Diagnosis, ...]
-    ) -> Iterator[Diagnosis]:
-        """Yield the diagnoses, with a failed check for environments that share a workspace."""
-        # Copied, because tasks abandoned by a stop may still add to it.
-        observations = dict(self._observations)
-        observed = [
-            (one, observations[one.name]) for one in environments if one.name in observations
-        ]
-        shared = {
-            name: CheckFailed("credential", error.failure)
-            for names, error in shared_workspaces(observed)
-            for name in names
-        }
-        for one in diagnoses:
-            failure = shared.get(one.environment)
-            yield one if failure is None else replace(one, checks=(*one.checks, failure))
+        generation = None if observation is None else observation.generation
+        diagnosis = Diagnosis(environment.name, environment.url, generation, tuple(checks))
+        return diagnosis, observation
 
 
-def _not_reached(environment: Environment, error: ProvisionError) -> Diagnosis:
-    return Diagnosis(
-        environment.name, environment.url, None, (CheckFailed("reached", error.failure),)
-    )
+def _not_reached(environment: Environment, failure: Failure) -> Diagnosis:
+    check = Check.failed("reached", failure)
+    return Diagnosis(environment.name, environment.url, None, (check,))

@@ -16,7 +16,7 @@ from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
 from provisioner.plan.delivery import holds_good_token, on_server_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from provisioner.model.environment import Environment, Generation
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation, ObservedKey, Roles
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
-    from provisioner.plan import LiveKeys
 
 Note = Literal[
     "expiring",
@@ -152,6 +151,11 @@ class FleetAudit:
         return tuple(one for one in self.environments if isinstance(one, Unobserved))
 
     @property
+    def keys(self) -> int:
+        """Return the number of live keys in all environments."""
+        return sum(len(one.keys) for one in self.observed)
+
+    @property
     def due(self) -> int:
         """Return the number of due keys in all environments."""
         return sum(one.due for one in self.observed)
@@ -182,189 +186,134 @@ def audit(
         only: globs of the names of the audited keys; empty for all.
     """
     environments = tuple(inputs)
-    options = PlanOptions(only=only)
-    live = {
-        one.environment.name: _live(one.observation, options)
+    selects = PlanOptions(only=only).selects
+    observed = [
+        (one, _live_keys(one.observation, selects))
         for one in environments
         if isinstance(one, AuditInput)
-    }
-    admin_counts = Counter(
+    ]
+    admins = Counter(
         name
-        for one in environments
-        if isinstance(one, AuditInput)
-        for name, keys in live[one.environment.name].items()
+        for one, live in observed
+        for name, keys in live.items()
         if any(_is_admin(one.observation.roles, key) for key in keys)
     )
-    shared_admins = frozenset(name for name, count in admin_counts.items() if count > 1)
+    shared_admins = frozenset(name for name, count in admins.items() if count > 1)
+    audits: dict[str, EnvironmentAudit] = {}
+    for one, live in observed:
+        desired = {key.name: key for key in one.desired if selects(key.name)}
+        contents = on_server_clock(one.sink_contents, one.observation.server_ahead)
+        keys = [
+            key
+            for name, same_name in live.items()
+            for key in _audit_name(
+                one, same_name, desired.get(name), contents, within, name in shared_admins
+            )
+        ]
+        audits[one.environment.name] = EnvironmentAudit(
+            environment=one.environment.name,
+            url=one.environment.url,
+            generation=one.observation.generation,
+            server_time=one.observation.server_time,
+            keys=tuple(sorted(keys, key=lambda key: (key.expires_at, key.name, key.id))),
+            missing=tuple(name for name in desired if name not in live),
+        )
     return FleetAudit(
         now,
         within,
         tuple(
-            one
-            if isinstance(one, Unobserved)
-            else _EnvironmentAuditor(one, within, shared_admins).audit(
-                live[one.environment.name], options
-            )
+            one if isinstance(one, Unobserved) else audits[one.environment.name]
             for one in environments
         ),
     )
 
 
-class _EnvironmentAuditor:
-    """The audit of the keys of one environment."""
+def _live_keys(
+    observation: Observation, selects: Callable[[str], bool]
+) -> Mapping[str, list[ObservedKey]]:
+    """Return the live keys of each name, the oldest first, as a plan orders them."""
+    return by_name(
+        key for key in observation.keys if key.live(observation.server_time) and selects(key.name)
+    )
 
-    def __init__(
-        self, audit_input: AuditInput, within: timedelta, shared_admins: frozenset[str]
-    ) -> None:
-        self._input = audit_input
-        observation = audit_input.observation
-        self._sink_contents = on_server_clock(audit_input.sink_contents, observation.server_ahead)
-        self._now = observation.server_time
-        self._expiring_before = self._now + within
-        self._shared_admins = shared_admins
 
-    def audit(
-        self, live: Mapping[str, tuple[ObservedKey, ...]], options: PlanOptions
-    ) -> EnvironmentAudit:
-        desired = {key.name: key for key in self._input.desired if options.selects(key.name)}
-        keys = [
-            self._key(one, desired.get(name), same_name, classified)
-            for name, same_name in live.items()
-            for classified in (self._classify(desired.get(name), same_name),)
-            for one in same_name
-        ]
-        return EnvironmentAudit(
-            environment=self._input.environment.name,
-            url=self._input.environment.url,
-            generation=self._input.observation.generation,
-            server_time=self._now,
-            keys=tuple(sorted(keys, key=lambda one: (one.expires_at, one.name, one.id))),
-            missing=tuple(name for name in desired if name not in live),
-        )
-
-    def _key(
-        self,
-        key: ObservedKey,
-        desired: DesiredKey | None,
-        same_name: tuple[ObservedKey, ...],
-        keys: LiveKeys,
-    ) -> KeyAudit:
-        rotation, current = None, True
-        if desired is not None and desired.rotation is not None:
-            current = key is keys.current
-            rotation = key.expires_at - desired.rotation.before if current else None
-        return KeyAudit(
+def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
+    one: AuditInput,
+    live: Sequence[ObservedKey],
+    desired: DesiredKey | None,
+    sink_contents: Mapping[Address, SinkContent],
+    within: timedelta,
+    shared_admin: bool,  # noqa: FBT001 - as above
+) -> Iterator[KeyAudit]:
+    """Yield the audit of each live key of a name, which are classified as a plan does."""
+    now, roles, policy = one.observation.server_time, one.observation.roles, one.environment.policy
+    max_lifetime = None if policy is None else policy.max_lifetime
+    addresses = () if desired is None else desired.deliver
+    contents = [sink_contents.get(address, _NOT_READ) for address in addresses]
+    classified = classify_live_keys(desired, live, contents)
+    duplicates = desired is not None and bool(classified.duplicates)
+    rotates = None if desired is None else desired.rotation
+    in_use = _ids_in_use(live, desired, contents, classified.current)
+    for key in live:
+        left, lifetime = key.expires_at - now, key.expires_at - key.created_at
+        current = key is classified.current
+        rotation = key.expires_at - rotates.before if rotates and current else None
+        # Without a rotation, a token of any live key of the name will do.
+        delivery = _delivery(contents, (key,) if rotates else live) if current else "none"
+        notes: dict[Note, bool] = {
+            "expiring": left <= within and key.id in in_use,
+            "rotation_due": rotation is not None and rotation <= now,
+            "never_expires": left > _NEVER_EXPIRES_AFTER,
+            "too_long": max_lifetime is not None and lifetime > max_lifetime + _POLICY_TOLERANCE,
+            "duplicate": duplicates and (not rotates or key in classified.duplicates),
+            "superseded": desired is not None and key in classified.predecessors,
+            "unmanaged": desired is None,
+            "undelivered": delivery == "no",
+            "delivery_unknown": delivery == "unknown",
+            "shared_admin": shared_admin and _is_admin(roles, key),
+        }
+        yield KeyAudit(
             name=key.name,
             id=key.id,
             created_at=key.created_at,
             expires_at=key.expires_at,
-            age_days=max(0, (self._now - key.created_at).days),
-            days_left=(key.expires_at - self._now).days,
+            age_days=max(0, (now - key.created_at).days),
+            days_left=left.days,
             role=key.role,
             declared=desired is not None,
-            delivery=self._delivery(desired, (key,)) if desired is not None and current else "none",
+            delivery=_delivery(contents, (key,)) if current or not rotates else "none",
             rotation=rotation,
-            notes=tuple(self._notes(key, desired, same_name, keys, rotation)),
+            notes=tuple(note for note, holds in notes.items() if holds),
         )
 
-    def _notes(
-        self,
-        key: ObservedKey,
-        desired: DesiredKey | None,
-        same_name: tuple[ObservedKey, ...],
-        keys: LiveKeys,
-        rotation: datetime | None,
-    ) -> Iterator[Note]:
-        if key.expires_at <= self._expiring_before and key.id in self._in_use(
-            desired, same_name, keys
-        ):
-            yield "expiring"
-        if rotation is not None and rotation <= self._now:
-            yield "rotation_due"
-        if key.expires_at - self._now > _NEVER_EXPIRES_AFTER:
-            yield "never_expires"
-        policy = self._input.environment.policy
-        max_lifetime = None if policy is None else policy.max_lifetime
-        lifetime = key.expires_at - key.created_at
-        if max_lifetime is not None and lifetime > max_lifetime + _POLICY_TOLERANCE:
-            yield "too_long"
-        if desired is None:
-            yield "unmanaged"
-        else:
-            yield from self._declared_key_notes(key, desired, same_name, keys)
-        if key.name in self._shared_admins and _is_admin(self._input.observation.roles, key):
-            yield "shared_admin"
 
-    def _classify(self, desired: DesiredKey | None, same_name: tuple[ObservedKey, ...]) -> LiveKeys:
-        """Classify the live keys of a name as a plan does."""
-        addresses = () if desired is None else desired.deliver
-        sink_contents = (
-            self._sink_contents[address] for address in addresses if address in self._sink_contents
-        )
-        return classify_live_keys(desired, same_name, sink_contents)
+def _ids_in_use(
+    live: Sequence[ObservedKey],
+    desired: DesiredKey | None,
+    contents: Iterable[SinkContent],
+    current: ObservedKey,
+) -> set[str]:
+    """Return the ids of the keys in use: those in sinks, or else the current key.
 
-    def _in_use(
-        self, desired: DesiredKey | None, same_name: tuple[ObservedKey, ...], keys: LiveKeys
-    ) -> frozenset[str]:
-        """Return the ids of the keys in use: those in sinks, or else the current key.
-
-        With a rotation both count, because sinks hold an older key until the current one is
-        delivered. For an undeclared name nobody knows, so it is the last key to expire.
-        """
-        if desired is None:
-            last = max(one.expires_at for one in same_name)
-            return frozenset(one.id for one in same_name if one.expires_at == last)
-        token_ids = {
-            content.key.lower()
-            for address in desired.deliver
-            if isinstance(content := self._sink_contents.get(address), ApiKeyToken)
-        }
-        in_use = frozenset(one.id for one in same_name if one.id.lower() in token_ids)
-        if desired.rotation is not None or not in_use:
-            return in_use | {keys.current.id}
-        return in_use
-
-    def _declared_key_notes(
-        self,
-        key: ObservedKey,
-        desired: DesiredKey,
-        same_name: tuple[ObservedKey, ...],
-        keys: LiveKeys,
-    ) -> Iterator[Note]:
-        """Yield the notes on duplicates, predecessors and the delivery of the current key."""
-        rotated = desired.rotation is not None
-        if key in keys.duplicates or (keys.duplicates and not rotated):
-            yield "duplicate"
-        if key in keys.predecessors:
-            yield "superseded"
-        if key is keys.current:
-            match self._delivery(desired, (key,) if rotated else same_name):
-                case "no":
-                    yield "undelivered"
-                case "unknown":
-                    yield "delivery_unknown"
-                case "yes" | "none":
-                    pass
-
-    def _delivery(self, desired: DesiredKey, keys: Sequence[ObservedKey]) -> Delivery:
-        """Return the state of the sinks, where the token of any of these keys is good."""
-        if not desired.deliver:
-            return "none"
-        sink_contents = [self._sink_contents.get(address, _NOT_READ) for address in desired.deliver]
-        known = [one for one in sink_contents if not _is_unknown(one)]
-        if not all(any(holds_good_token(one, key) for key in keys) for one in known):
-            return "no"
-        return "yes" if len(known) == len(sink_contents) else "unknown"
+    With a rotation both count, because sinks hold an older key until the current one is
+    delivered. For an undeclared name nobody knows, so it is the last key to expire.
+    """
+    if desired is None:
+        last = max(one.expires_at for one in live)
+        return {one.id for one in live if one.expires_at == last}
+    token_ids = {one.key.lower() for one in contents if isinstance(one, ApiKeyToken)}
+    in_use = {one.id for one in live if one.id.lower() in token_ids}
+    return in_use | {current.id} if desired.rotation or not in_use else in_use
 
 
-def _live(observation: Observation, options: PlanOptions) -> Mapping[str, tuple[ObservedKey, ...]]:
-    """Return the live keys of each name, the oldest first, as a plan orders them."""
-    groups = by_name(
-        key
-        for key in observation.keys
-        if key.live(observation.server_time) and options.selects(key.name)
-    )
-    return {name: tuple(keys) for name, keys in groups.items()}
+def _delivery(contents: Sequence[SinkContent], keys: Sequence[ObservedKey]) -> Delivery:
+    """Return the state of the sinks, where the token of any of these keys is good."""
+    if not contents:
+        return "none"
+    known = [one for one in contents if not _is_unknown(one)]
+    if not all(any(holds_good_token(one, key) for key in keys) for one in known):
+        return "no"
+    return "yes" if len(known) == len(contents) else "unknown"
 
 
 def _is_admin(roles: Roles, key: ObservedKey) -> bool:

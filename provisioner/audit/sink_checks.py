@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from provisioner.audit.check import Check, CheckFailed, CheckOk, CheckWarning
+from provisioner.audit.check import Check
 from provisioner.errors.codes import Code
-from provisioner.errors.exceptions import ProvisionError, SinkError, WorkspaceError
+from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.token_claims import claims_of
@@ -18,7 +18,7 @@ from provisioner.runtime.executor import ThreadExecutor
 from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
@@ -35,18 +35,15 @@ class _SinkFailure:
     """A problem with one sink, or with the token in it."""
 
     check: Literal["sinks", "tokens"]
-    error: ProvisionError
+    failure: Failure
     key: str
     address: Address
 
     @property
     def cause(self) -> tuple[str, ...]:
         """Return the grouping key of failures: everything except the key and its sink."""
-        texts = (self.error.message, self.error.remedy)
-        stripped = (
-            text.replace(str(self.address), "").replace(repr(self.key), "") for text in texts
-        )
-        return (self.check, self.error.code, *stripped)
+        text = self.failure.text.replace(str(self.address), "").replace(repr(self.key), "")
+        return (self.check, self.failure.code, text)
 
 
 _SinkResult = Literal["usable", "empty", "unreadable", "accepted"] | _SinkFailure
@@ -56,21 +53,21 @@ _MAX_NAMED = 5
 """The most keys that a remedy names."""
 
 
+@dataclass(slots=True)
 class SinkChecks:
     """The checks of the sinks of one environment's keys, and of the tokens in them.
 
-    Args:
+    Attributes:
         environment: the environment of the keys.
         open_sink: opens a sink.
         stop: ends the checks; sinks that were not checked by then are failures.
     """
 
-    def __init__(self, environment: Environment, open_sink: OpenSink, stop: Cancellation) -> None:
-        self._environment = environment
-        self._open_sink = open_sink
-        self._stop = stop
-        self._verify_token: Callable[[Secret], None] | None = None
-        self._live_ids: dict[str, set[str]] = {}
+    environment: Environment
+    open_sink: OpenSink
+    stop: Cancellation
+    _verify_token: Callable[[Secret], None] | None = field(default=None, init=False)
+    _live_ids: dict[str, set[str]] = field(default_factory=dict, init=False)
 
     def verify_against(self, workspace: Workspace, observation: Observation) -> None:
         """Enable the check of tokens for live keys, which needs a usable workspace."""
@@ -83,36 +80,39 @@ class SinkChecks:
         """Yield the checks of the sinks of these keys; None if the manifests have problems."""
         if keys is None:
             message = "Not checked, because the manifests have problems."
-            yield CheckWarning("sinks", message, "Run `provision validate` to list them.")
+            yield Check("sinks", "warning", message, "Run `provision validate` to list them.")
             return
         sinks = [(key.name, address) for key in keys for address in key.deliver]
         if not sinks:
-            yield CheckOk("sinks", "No key has a sink.")
+            yield Check("sinks", "ok", "No key has a sink.")
             return
-        with ThreadExecutor(self._environment.limits.parallel) as threads:
+        with ThreadExecutor(self.environment.limits.parallel) as threads:
             results = list(threads.map(lambda one: self._check(*one), sinks))
         failures = [one for one in results if isinstance(one, _SinkFailure)]
-        usable = len(results) - sum(one.check == "sinks" for one in failures)
-        if usable:
-            yield CheckOk("sinks", f"{pluralize(usable, 'sink')} OK.")
+        if usable := len(results) - sum(one.check == "sinks" for one in failures):
+            yield Check("sinks", "ok", f"{pluralize(usable, 'sink')} OK.")
         accepted, unreadable = results.count("accepted"), results.count("unreadable")
         if accepted or unreadable:
             message = f"{pluralize(accepted, 'token')} for live keys accepted"
-            yield CheckOk("tokens", f"{message}, {unreadable} cannot be read back.")
+            yield Check("tokens", "ok", f"{message}, {unreadable} cannot be read back.")
         if empty := results.count("empty"):
             message = f"{pluralize(empty, 'sink')} without a token for a live key."
-            yield CheckWarning("tokens", message, "Run `provision apply` to deliver new tokens.")
-        yield from self._grouped(failures)
+            remedy = "Run `provision apply` to deliver new tokens."
+            yield Check("tokens", "warning", message, remedy)
+        groups: dict[tuple[str, ...], list[_SinkFailure]] = {}
+        for failure in failures:
+            groups.setdefault(failure.cause, []).append(failure)
+        yield from map(self._group, groups.values())
 
     def _check(self, key: str, address: Address) -> _SinkResult:
-        if self._stop.requested:
-            return _SinkFailure("sinks", SinkError.of(STOPPED), key, address)
+        if self.stop.requested:
+            return _SinkFailure("sinks", STOPPED, key, address)
         try:
-            sink = self._open_sink(address)
+            sink = self.open_sink(address)
             sink.check()
             content = sink.read()
         except SinkError as error:
-            return _SinkFailure("sinks", error, key, address)
+            return _SinkFailure("sinks", error.failure, key, address)
         if key not in self._live_ids or self._verify_token is None:
             return "usable"
         match content:
@@ -121,62 +121,49 @@ class SinkChecks:
             case WriteOnly():
                 return "unreadable"
             case StoredValue(value=value):
-                problem = self._token_error(self._verify_token, value, key, address)
-                return "accepted" if problem is None else _token_failure(problem, key, address)
+                failure = self._token_failure(self._verify_token, value, key, address)
+                return _SinkFailure("tokens", failure, key, address) if failure else "accepted"
             case _:
                 assert_never(content)
 
-    def _token_error(
+    def _token_failure(
         self, verify: Callable[[Secret], None], token: Secret, key: str, address: Address
-    ) -> WorkspaceError | None:
-        """Return why a token is not a good one of this live key; None if it is."""
+    ) -> Failure | None:
+        """Return why a token is not a good one for this live key; None if it is.
+
+        The remedy is added later, for all keys of the same cause.
+        """
         claims = claims_of(token)
         if claims is None or claims.key is None:
-            return _bad_token(
-                Code.TOKEN_INVALID, f"{address} holds a value that is not a token for {key!r}."
-            )
+            message = f"{address} holds a value that is not a token for {key!r}."
+            return Failure(Code.TOKEN_INVALID, message)
         if claims.key.lower() not in self._live_ids[key]:
-            return _bad_token(
-                Code.TOKEN_DEAD, f"{address} holds a token for a key other than the live {key!r}."
-            )
+            message = f"{address} holds a token for a key other than the live {key!r}."
+            return Failure(Code.TOKEN_DEAD, message)
         try:
             verify(token)
         except WorkspaceError as error:
             if error.code != Code.TOKEN_REFUSED:
-                return error
+                return error.failure
             message = f"The server does not accept the token for {key!r} in {address}."
-            return _bad_token(error.code, message)
+            return Failure(error.code, message)
         return None
 
-    def _grouped(self, failures: Iterable[_SinkFailure]) -> Iterator[CheckFailed | CheckWarning]:
-        """Yield one check for all failures of the same cause, in the order of the manifests."""
-        groups: dict[tuple[str, ...], list[_SinkFailure]] = {}
-        for failure in failures:
-            groups.setdefault(failure.cause, []).append(failure)
-        for group in groups.values():
-            first = group[0]
-            others = f" The same applies to {len(group) - 1} more." if group[1:] else ""
-            remedy = first.error.remedy or self._redeliver([one.key for one in group])
-            if first.error.code == Code.PROGRAM_NOT_RUN:  # as the user asked
-                yield CheckWarning(first.check, f"{first.error.message}{others}", remedy)
-                continue
-            message = f"{first.error.message}{others}"
-            yield CheckFailed(first.check, Failure(first.error.code, message, remedy))
+    def _group(self, group: Sequence[_SinkFailure]) -> Check:
+        """Return one check for all failures of the same cause."""
+        check, failure = group[0].check, group[0].failure
+        others = f" The same applies to {len(group) - 1} more." if group[1:] else ""
+        message = f"{failure.message}{others}"
+        remedy = failure.remedy or self._redeliver([one.key for one in group])
+        if failure.code == Code.PROGRAM_NOT_RUN:  # as the user asked
+            return Check(check, "warning", message, remedy)
+        return Check(check, "failed", message, remedy, failure.code)
 
     def _redeliver(self, names: list[str]) -> str:
-        command = f"provision apply -e {self._environment.name} --redeliver"
+        command = f"provision apply -e {self.environment.name} --redeliver"
         unique = dict.fromkeys(names)
         if len(unique) > _MAX_NAMED:
             return f"Run `{command}` to replace all tokens, or add `--only NAME` for one key."
         only = " ".join(f"--only {quote(escape(name))}" for name in unique)
         tokens = "it" if len(unique) == 1 else "them"
         return f"Run `{command} {only}` to replace {tokens}."
-
-
-def _token_failure(error: ProvisionError, key: str, address: Address) -> _SinkFailure:
-    return _SinkFailure("tokens", error, key, address)
-
-
-def _bad_token(code: Code, message: str) -> WorkspaceError:
-    """Return an error without a remedy, which is added for all keys of the same cause."""
-    return WorkspaceError(code, message)

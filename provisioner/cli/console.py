@@ -16,6 +16,7 @@ from provisioner.cli.output_file import write_all
 from provisioner.cli.standard_streams import discard_output
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import InvalidInputError, OutputError
+from provisioner.render.formats import render
 from provisioner.render.json import as_json, problems_document
 from provisioner.render.text import COLOUR, PLAIN, Palette, visible
 from provisioner.runtime.log_context import extra
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from provisioner.cli.options import OutputOptions
     from provisioner.errors.failure import Failure
-    from provisioner.render.formats import OutputFormat, ReportInput
+    from provisioner.render.report import ReportInput
     from provisioner.runtime.log_context import LogContext
 
 _LOG = logging.getLogger("provisioner")
@@ -68,15 +69,12 @@ class Console:
         """
         _write(sys.stdout, without_commands(as_json(document), "json"))
 
-    def print_report(self, report: ReportInput, format_: OutputFormat) -> None:
+    def print_report(self, report: ReportInput, format_: str) -> None:
         """Write a report to stdout in one of the report formats.
 
         Raises:
             OutputError: as `print_text`.
         """
-        # The formats import YAML, and an error must be reported even if that import fails.
-        from provisioner.render.formats import render
-
         _write(sys.stdout, without_commands(render(report, format_, self.palette), format_))
 
     @contextmanager

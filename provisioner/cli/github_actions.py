@@ -9,6 +9,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.render.formats import FORMATS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,8 +20,7 @@ _MAX_SUMMARY_BYTES = 1024 * 1024
 """The longest summary of a step; GitHub shows nothing of a longer one."""
 
 
-_HASH_SIGNS = dict.fromkeys(("json", "sarif", "gitlab"), r"\u0023")
-_HASH_SIGNS |= dict.fromkeys(("markdown", "html", "junit"), "&#35;")
+_HASH_SIGNS = {"json": r"\u0023", "markup": "&#35;"}
 _COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
 
 
@@ -34,8 +35,9 @@ def without_commands(text: str, format_: str = "text") -> str:
     """
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return text
-    text = text.replace("##[", _HASH_SIGNS.get(format_, r"\x23") + "#[")
-    return _COMMAND.sub(r"\1\\x3a:", text) if format_ == "text" else text
+    syntax = FORMATS[format_].syntax
+    text = text.replace("##[", _HASH_SIGNS.get(syntax, r"\x23") + "#[")
+    return _COMMAND.sub(r"\1\\x3a:", text) if syntax == "text" else text
 
 
 class Runner:

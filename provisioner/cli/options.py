@@ -17,19 +17,19 @@ from click.core import ParameterSource
 from provisioner.cli.command_help import CommonOption, option
 from provisioner.cli.completion_items import directories, environment_names, key_names
 from provisioner.model.restrictions import Restrictions, SinkRule
+from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.cli.command_help import Command, Decorator
     from provisioner.reconcile.guards import GuardOverrides
-    from provisioner.render.formats import OutputFormat
 
 
 _Value = TypeVar("_Value")
 
-REPORT_FORMATS = ("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
-"""The formats of `--report`: those of `provisioner.render.formats`."""
+REPORT_FORMATS = formats_of("problems")
+"""The formats of `--report`, which any command can write if its manifests have problems."""
 
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -322,7 +322,7 @@ class OutputTargets(NamedTuple):
         events: the file to write events to, or None.
     """
 
-    reports: tuple[tuple[OutputFormat, str], ...]
+    reports: tuple[tuple[str, str], ...]
     ci: bool
     events: str | None = None
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,8 +24,9 @@ from provisioner.errors.exceptions import (
     WrongUsageError,
 )
 from provisioner.execution import PlanMade, RunEnded, RunStarted, ignore
-from provisioner.render.formats import ReportInput, render
-from provisioner.render.problems import ValidationResult, problems_github
+from provisioner.render.formats import render
+from provisioner.render.report import ReportInput
+from provisioner.render.validation_result import ValidationResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from provisioner.execution import Emit, RunResult
     from provisioner.model.environment import Environment
     from provisioner.plan import Plan
-    from provisioner.render.formats import OutputFormat
 
 
 class Outputs:
@@ -61,7 +61,7 @@ class Outputs:
         self,
         command: str,
         console: Console,
-        reports: Mapping[str, tuple[OutputFormat, BinaryIO]],
+        reports: Mapping[str, tuple[str, BinaryIO]],
         events: EventFile | None,
         *,
         ci: bool,
@@ -85,7 +85,7 @@ class Outputs:
             yield
         except InvalidInputError as error:
             report = self.report_input(error.sources, error.problems)
-            format_ = cast("OutputFormat", self._console.output.format)
+            format_ = self._console.output.format
             # Problems as text are printed on stderr when the command ends.
             if format_ != "text":
                 with self.printing():
@@ -160,7 +160,7 @@ class Outputs:
                 self._runner.summarize(render(report, "markdown"))
             if report.validation.entries and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
-                self._console.print_commands(problems_github(report.validation))
+                self._console.print_commands(render(report, "github"))
         failed = None
         for file, (format_, stream) in self._reports.items():
             try:
@@ -220,7 +220,7 @@ def open_outputs(
         WrongUsageError: if a file cannot be written, or is given for two outputs.
     """
     with ExitStack() as stack:
-        reports: dict[str, tuple[OutputFormat, BinaryIO]] = {}
+        reports: dict[str, tuple[str, BinaryIO]] = {}
         events = output_targets.events
         event_files = () if events is None or events.startswith("/dev/") else (events,)
         report_files = tuple(file for _, file in output_targets.reports)

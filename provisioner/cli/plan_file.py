@@ -32,7 +32,7 @@ from provisioner.planfile import (
     was_edited,
     why_unwritable,
 )
-from provisioner.render.json import plan_document
+from provisioner.render.outcome.json import plan_document
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:

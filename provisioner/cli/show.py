@@ -10,9 +10,10 @@ import click
 
 from provisioner.cli.log import logs_json
 from provisioner.plan import Planned, Revoke, Rotate
-from provisioner.render.json import plan_document, result_document
-from provisioner.render.markdown import plan_markdown, result_markdown
-from provisioner.render.text import plan_text, result_text, visible
+from provisioner.render.outcome.text import plan_text, result_text
+from provisioner.render.report import ReportInput
+from provisioner.render.text import visible
+from provisioner.render.validation_result import ValidationResult
 from provisioner.runtime.log_context import extra
 
 if TYPE_CHECKING:
@@ -27,26 +28,29 @@ _LOG = logging.getLogger("provisioner")
 
 
 def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None) -> None:
-    """Print a plan; JSON and Markdown include the reason if it is refused."""
-    failure = None if refusal is None else refusal.failure
-    if console.json:
-        console.print_json(plan_document(plan, failure))
-    elif console.output.format == "markdown":
-        console.print_text(plan_markdown(plan, failure))
+    """Print a plan; every format except text includes the reason if it is refused."""
+    if console.output.format != "text":
+        _print_report(plan, console, refusal)
     elif not console.output.quiet or plan.changes or plan.incomplete:
         console.print_text(plan_text(plan, console.palette))
 
 
 def show_result(result: RunResult, console: Console, refusal: RefusedError | None = None) -> None:
     """Print the result of a plan; with a refusal, that nothing was done."""
-    failure = None if refusal is None else refusal.failure
-    if console.json:
-        console.print_json(result_document(result, failure))
-    elif console.output.format == "markdown":
-        console.print_text(result_markdown(result, failure))
+    if console.output.format != "text":
+        _print_report(result, console, refusal)
     elif not console.output.quiet or result.incomplete:
         # The reason of a refusal is printed on stderr when the command ends.
         console.print_text(result_text(result, console.palette, refused=refusal is not None))
+
+
+def _print_report(
+    outcome: Plan | RunResult, console: Console, refusal: RefusedError | None
+) -> None:
+    manifests = ValidationResult((), (), outcome.created_at)
+    failure = None if refusal is None else refusal.failure
+    report = ReportInput(manifests, outcome=outcome, refusal=failure)
+    console.print_report(report, console.output.format)
 
 
 def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
-from provisioner.audit import CheckFailed, CheckOk, CheckWarning
 from provisioner.errors.pluralize import pluralize
-from provisioner.render.text import visible
+from provisioner.render.text import heading, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from provisioner.audit import Check, Diagnosis
+    from provisioner.audit.check import Check, Diagnosis
     from provisioner.render.json import Document
-    from provisioner.render.text import Palette
+    from provisioner.render.text import Palette, Tone
+
+_MARKS: Mapping[str, tuple[str, Tone]] = {
+    "ok": ("=", "good"),
+    "warning": ("?", "warn"),
+    "failed": ("!", "bad"),
+}
+"""The symbol and the colour of each status."""
 
 _CHECK_WIDTH = len("credential")
 
@@ -27,7 +33,16 @@ def diagnosis_document(diagnoses: Sequence[Diagnosis]) -> Document:
                 "environment": one.environment,
                 "url": one.url,
                 "generation": one.generation,
-                "checks": [_check(check) for check in one.checks],
+                "checks": [
+                    {
+                        "check": check.check,
+                        "status": check.status,
+                        "code": check.code,
+                        "message": check.message,
+                        "remedy": check.remedy or None,
+                    }
+                    for check in one.checks
+                ],
             }
             for one in diagnoses
         ],
@@ -42,68 +57,29 @@ def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: b
         palette: the colours.
         quiet: whether to omit checks that passed; when all passed, the text is empty.
     """
-    selected = [
-        (one, [check for check in one.checks if not (quiet and isinstance(check, CheckOk))])
-        for one in diagnoses
-    ]
-    parts = [
-        "\n".join(
-            (_heading(one, palette), *(line for check in checks for line in _lines(check, palette)))
-        )
-        for one, checks in selected
-        if checks or not quiet
-    ]
-    return "\n\n".join([*parts, _summary(diagnoses, palette)]) + "\n" if parts else ""
-
-
-def _check(check: Check) -> Document:
-    match check:
-        case CheckOk():
-            status, code, message, remedy = "ok", None, check.message, None
-        case CheckWarning():
-            status, code, message, remedy = "warning", None, check.message, check.remedy
-        case CheckFailed(failure=failure):
-            status, code, message = "failed", failure.code, failure.message
-            remedy = failure.remedy or None
-        case _:
-            assert_never(check)
-    return {
-        "check": check.check,
-        "status": status,
-        "code": code,
-        "message": message,
-        "remedy": remedy,
-    }
-
-
-def _heading(diagnosis: Diagnosis, palette: Palette) -> str:
-    name = palette.paint(palette.strong, diagnosis.environment)
-    generation = f"  {diagnosis.generation}" if diagnosis.generation else ""
-    return f"{name}  {visible(diagnosis.url)}{generation}"
+    parts = []
+    for one in diagnoses:
+        checks = [check for check in one.checks if not quiet or check.status != "ok"]
+        if checks or not quiet:
+            lines = [heading(one.environment, one.url, one.generation, palette)]
+            lines += (line for check in checks for line in _lines(check, palette))
+            parts.append("\n".join(lines))
+    if not parts:
+        return ""
+    statuses = [check.status for one in diagnoses for check in one.checks]
+    counts = [pluralize(len(diagnoses), "environment"), f"{statuses.count('ok')} ok"]
+    if warnings := statuses.count("warning"):
+        counts.append(pluralize(warnings, "warning"))
+    if failed := statuses.count("failed"):
+        counts.append(f"{failed} failed")
+    summary = palette.paint("strong", f"Doctor: {', '.join(counts)}.")
+    return "\n\n".join([*parts, summary]) + "\n"
 
 
 def _lines(check: Check, palette: Palette) -> Iterator[str]:
-    head = check.check.ljust(_CHECK_WIDTH)
-    match check:
-        case CheckOk(message=message):
-            yield palette.paint(palette.good, f"  = {head}  {visible(message)}")
-        case CheckWarning(message=message, remedy=remedy):
-            yield palette.paint(palette.warn, f"  ? {head}  {visible(message)}")
-            yield f"    {'':{_CHECK_WIDTH}}  {visible(remedy)}"
-        case CheckFailed(failure=failure):
-            text = f"{failure.code}: {visible(failure.message)}"
-            yield palette.paint(palette.bad, f"  ! {head}  {text}")
-            if failure.remedy:
-                yield f"    {'':{_CHECK_WIDTH}}  {visible(failure.remedy)}"
-        case _:
-            assert_never(check)
-
-
-def _summary(diagnoses: Sequence[Diagnosis], palette: Palette) -> str:
-    checks = [type(check) for one in diagnoses for check in one.checks]
-    counts = [pluralize(len(diagnoses), "environment"), f"{checks.count(CheckOk)} ok"]
-    if warnings := checks.count(CheckWarning):
-        counts.append(pluralize(warnings, "warning"))
-    if failed := checks.count(CheckFailed):
-        counts.append(f"{failed} failed")
-    return palette.paint(palette.strong, f"Doctor: {', '.join(counts)}.")
+    symbol, tone = _MARKS[check.status]
+    code = f"{check.code}: " if check.code else ""
+    head = f"{check.check:{_CHECK_WIDTH}}  {code}{visible(check.message)}"
+    yield palette.paint(tone, f"  {symbol} {head}")
+    if check.remedy:
+        yield f"    {'':{_CHECK_WIDTH}}  {visible(check.remedy)}"

@@ -18,14 +18,10 @@ from provisioner.execution import (
     undelivered,
 )
 from provisioner.plan import Unobserved
-from provisioner.render.json import (
-    action_identity,
-    environment_error,
-    plan_summary,
-    refusal_document,
-    result_outcome,
-    result_summary,
-)
+from provisioner.render.json import failure_document
+from provisioner.render.outcome.json import action_identity, environment_error, row_outcome
+from provisioner.render.outcome.rows import describe_result
+from provisioner.render.outcome.summary import plan_summary, result_summary
 
 if TYPE_CHECKING:
     from provisioner.execution import Event
@@ -33,52 +29,43 @@ if TYPE_CHECKING:
     from provisioner.render.json import Document
 
 
-def event_document(event: Event) -> Document:
+def event_document(event: Event) -> Document:  # noqa: PLR0911 - one for each event
     """Return an event as JSON; the caller adds its time and sequence number."""
     match event:
         case RunStarted():
-            document: Document = {
+            return {
                 "event": "run_started",
                 "command": event.command,
                 "version": event.version,
                 "environments": list(event.environments),
             }
         case EnvironmentObserved():
-            document = {
-                "event": "environment_observed",
-                "environment": event.environment,
-                **_observation_fields(event.outcome),
-            }
+            observed = _observed(event.outcome)
+            return {"event": "environment_observed", "environment": event.environment} | observed
         case PlanMade(plan=plan):
-            document = {
-                "event": "plan_made",
-                "digest": plan.digest,
-                "steps": plan.steps,
-                "environments": [
-                    {
-                        "environment": part.environment,
-                        "summary": plan_summary(part),
-                        "error": environment_error(part),
-                    }
-                    for part in plan.environments
-                ],
-            }
+            parts = [
+                {
+                    "environment": part.environment,
+                    "summary": plan_summary(part),
+                    "error": environment_error(part),
+                }
+                for part in plan.environments
+            ]
+            steps = {"digest": plan.digest, "steps": plan.steps}
+            return {"event": "plan_made"} | steps | {"environments": parts}
         case ActionBegun():
-            document = {
-                "event": "action_begun",
-                "environment": event.environment,
-                **action_identity(event.action),
-            }
+            head = {"event": "action_begun", "environment": event.environment}
+            return head | action_identity(event.action)
         case StepsSettled():
-            document = {
+            return {
                 "event": "steps_settled",
                 "environment": event.environment,
                 "steps": event.steps,
             }
         case ActionEnded(result=result):
-            outcome = result_outcome(result)
+            outcome = row_outcome(describe_result(result))
             del outcome["record"]
-            document = {
+            return {
                 "event": "action_ended",
                 "environment": event.environment,
                 **action_identity(result.action),
@@ -88,32 +75,26 @@ def event_document(event: Event) -> Document:
                 "made_elsewhere": isinstance(result, CreatedByAnotherRun),
             }
         case EnvironmentFinished(outcome=finished):
-            document = {
+            return {
                 "event": "environment_finished",
                 "environment": event.environment,
                 "summary": result_summary(finished),
                 "error": environment_error(finished),
             }
         case RunEnded():
-            document = {
+            return {
                 "event": "run_ended",
                 "exit_code": event.exit_code,
-                "refusal": refusal_document(event.refusal),
+                "refusal": failure_document(event.refusal),
             }
         case _:
             assert_never(event)
-    return document
 
 
-def _observation_fields(observed: Observation | Unobserved) -> Document:
+def _observed(observed: Observation | Unobserved) -> Document:
     if isinstance(observed, Unobserved):
-        return {
-            "generation": None,
-            "keys": None,
-            "live": None,
-            "requests": None,
-            "error": environment_error(observed),
-        }
+        unknown: Document = dict.fromkeys(("generation", "keys", "live", "requests"))
+        return unknown | {"error": failure_document(observed.failure)}
     return {
         "generation": observed.generation,
         "keys": len(observed.keys),

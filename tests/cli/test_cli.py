@@ -1297,7 +1297,7 @@ def test_head_ends_the_command_without_a_message(small) -> None:
     assert done.stdout.strip() == "{"
 
 
-HEAVY = ("yaml", "jsonschema", "urllib3", "rich", "graphql", "provisioner.sandbox")
+HEAVY = ("yaml", "jsonschema", "jinja2", "urllib3", "rich", "graphql", "provisioner.sandbox")
 
 
 @pytest.mark.parametrize(

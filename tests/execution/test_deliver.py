@@ -37,8 +37,9 @@ from provisioner.plan import (
     DeliveryUnknown,
     Estimate,
 )
-from provisioner.render.json import result_document
-from provisioner.render.text import PLAIN, result_text
+from provisioner.render.outcome.json import result_document
+from provisioner.render.outcome.text import result_text
+from provisioner.render.text import PLAIN
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.sinks.command import CommandAddress
 from provisioner.sinks.file import FileAddress

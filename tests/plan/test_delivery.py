@@ -53,8 +53,10 @@ from provisioner.plan import (
     sinks_to_check,
     sinks_to_read,
 )
-from provisioner.render.json import plan_document, plan_summary
-from provisioner.render.text import PLAIN, plan_text
+from provisioner.render.outcome.json import plan_document
+from provisioner.render.outcome.summary import plan_summary
+from provisioner.render.outcome.text import plan_text
+from provisioner.render.text import PLAIN
 from provisioner.sinks.aws import AwsAddress
 from provisioner.sinks.command import CommandAddress
 from provisioner.sinks.file import FileAddress

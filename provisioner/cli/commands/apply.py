@@ -18,6 +18,7 @@ from provisioner.cli.options import (
     add_selection,
 )
 from provisioner.cli.stoppable import stoppable
+from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
     from provisioner.cli.options import (
@@ -58,7 +59,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
 @add_plan_flags
 @add_guard_options
 @add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
+@add_output_options(*formats_of("result"))
 @add_output_targets(events=True)
 @stoppable
 def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line

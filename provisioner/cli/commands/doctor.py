@@ -34,7 +34,7 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
         # Check production, and show only what needs attention:
         $ provision doctor --environment production --quiet
     """
-    from provisioner.audit import Doctor
+    from provisioner.audit.doctor import Doctor
     from provisioner.cli.console import Console
     from provisioner.cli.run import open_backends, prepare
     from provisioner.render.doctor import diagnosis_document, diagnosis_text
@@ -43,19 +43,16 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
     manifests = prepared.manifests
-    with (
-        open_backends(prepared, signals.stop) as (connect, open_sink, executor),
-        Doctor(connect, open_sink, executor, signals.stop) as examiner,
-    ):
+    with open_backends(prepared, signals.stop) as (connect, open_sink, executor):
+        examiner = Doctor(connect, open_sink, executor, signals.stop)
         desired = None if manifests.problems else manifests.desired
         diagnoses = examiner.examine(prepared.environments, desired, selection.only)
-        internal_error = examiner.internal_error
     if console.json:
         console.print_json(diagnosis_document(diagnoses))
     else:
         console.print_text(diagnosis_text(diagnoses, console.palette, quiet=output.quiet))
-    if internal_error is not None:
-        raise internal_error
+    if examiner.internal_error is not None:
+        raise examiner.internal_error
     if signals.exit_code is not None:
         return signals.exit_code
     return INCOMPLETE if any(one.failed for one in diagnoses) else 0

@@ -17,6 +17,7 @@ from provisioner.cli.options import (
     add_selection,
 )
 from provisioner.cli.stoppable import stoppable
+from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
     from provisioner.cli.options import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @add_plan_flags
 @add_guard_options
 @add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
+@add_output_options(*formats_of("plan"))
 @add_output_targets(events=True)
 @stoppable
 def plan(  # noqa: PLR0913 - one for each part of a command line

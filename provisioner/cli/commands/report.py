@@ -11,13 +11,12 @@ from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
 from provisioner.cli.options import add_output_options, add_selection
 from provisioner.cli.stoppable import stoppable
 from provisioner.errors.codes import Code
+from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-    from provisioner.audit.key_audit import FleetAudit
-    from provisioner.cli.console import Console
     from provisioner.cli.options import OutputOptions, Selection
     from provisioner.cli.signals import Signals
     from provisioner.model.sink_address import Address
@@ -42,7 +41,7 @@ def _duration(
     callback=_duration,
 )
 @add_selection(revokes=False)
-@add_output_options("text", "json", "markdown", "html")
+@add_output_options(*formats_of("report"))
 @stoppable
 def report(
     selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
@@ -68,6 +67,8 @@ def report(
     from provisioner.model.observed import Observation
     from provisioner.plan import PlanOptions
     from provisioner.plan.diff import EXPIRING_WITHIN
+    from provisioner.render.report import ReportInput
+    from provisioner.render.validation_result import ValidationResult
 
     console = Console(output)
     with console.problems_as_data():
@@ -84,7 +85,11 @@ def report(
         for environment, observation in observations
     )
     fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
-    _show(fleet_audit, console)
+    manifests = ValidationResult(prepared.manifests.sources, (), prepared.now)
+    content = ReportInput(manifests, outcome=fleet_audit, quiet=output.quiet)
+    console.print_report(content, output.format)
+    for one in fleet_audit.unobserved:
+        console.print_failure(one.failure, one.environment)
     code = early_exit_code(reconciler, signals)
     if code is not None:
         return code
@@ -111,24 +116,3 @@ def _warn_of_unavailable(sink_contents: Mapping[Address, SinkContent]) -> None:
         logging.getLogger("provisioner").warning(
             "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
         )
-
-
-def _show(fleet_audit: FleetAudit, console: Console) -> None:
-    from provisioner.render.audit import (
-        audit_document,
-        audit_html,
-        audit_markdown,
-        audit_text,
-    )
-
-    match console.output.format:
-        case "json":
-            console.print_json(audit_document(fleet_audit))
-        case "markdown":
-            console.print_text(audit_markdown(fleet_audit))
-        case "html":
-            console.print_text(audit_html(fleet_audit))
-        case _:
-            console.print_text(audit_text(fleet_audit, console.palette, quiet=console.output.quiet))
-    for one in fleet_audit.unobserved:
-        console.print_failure(one.failure, one.environment)

@@ -15,6 +15,7 @@ from provisioner.cli.options import (
     add_selection,
 )
 from provisioner.cli.stoppable import stoppable
+from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
     from provisioner.cli.options import GuardOptions, OutputOptions, OutputTargets, Selection
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @option("--yes", "Do not ask for confirmation.")
 @add_guard_options
 @add_selection(revokes=True)
-@add_output_options("text", "json", "markdown")
+@add_output_options(*formats_of("result"))
 @add_output_targets(events=True)
 @stoppable
 def rotate(  # noqa: PLR0913 - one for each part of a command line

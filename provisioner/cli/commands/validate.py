@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,17 +15,17 @@ from provisioner.cli.options import (
     environments_option,
     manifests_option,
 )
+from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
     from provisioner.cli.options import OutputOptions, OutputTargets
-    from provisioner.render.formats import OutputFormat
 
 
 @click.command(cls=DocumentedCommand)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @manifests_option
 @environments_option
-@add_output_options("text", "json", "markdown", "github", "gitlab", "junit", "sarif")
+@add_output_options(*formats_of("problems"))
 @add_output_targets(events=False)
 def validate(
     paths: tuple[Path, ...],
@@ -64,6 +64,6 @@ def validate(
         )
         if output.format != "text" or checked.problems or not output.quiet:
             with outputs.printing():
-                console.print_report(report, cast("OutputFormat", output.format))
+                console.print_report(report, output.format)
         outputs.write_reports(report)
     return INVALID if checked.problems else 0

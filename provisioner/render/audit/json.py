@@ -3,62 +3,51 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, assert_never, get_args
+from typing import TYPE_CHECKING, get_args
 
-from provisioner.audit.key_audit import EnvironmentAudit, Note
+from provisioner.audit.key_audit import Note
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
+from provisioner.render.json import failure_document
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from provisioner.audit.key_audit import FleetAudit, KeyAudit
+    from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
     from provisioner.render.json import Document
 
 
 def audit_document(audit: FleetAudit) -> Document:
     """Return the document `provision/report/v1`."""
-    observed = audit.observed
     return {
         "format": "provision/report/v1",
         "created_at": format_timestamp(audit.created_at),
         "within_hours": audit.within // timedelta(hours=1),
-        "summary": _summary(
-            sum(len(one.keys) for one in observed),
-            audit.due,
-            audit.missing,
-            audit.notes,
-        ),
+        "summary": _summary(audit.keys, audit.due, audit.missing, audit.notes),
         "environments": [_environment(one) for one in audit.environments],
     }
 
 
 def _environment(one: EnvironmentAudit | Unobserved) -> Document:
-    match one:
-        case EnvironmentAudit():
-            return {
-                "environment": one.environment,
-                "url": one.url,
-                "generation": one.generation,
-                "error": None,
-                "server_time": format_timestamp(one.server_time),
-                "summary": _summary(len(one.keys), one.due, len(one.missing), one.notes),
-                "keys": [_key(key) for key in one.keys],
-                "missing": list(one.missing),
-            }
-        case Unobserved(failure=failure):
-            return {
-                "environment": one.environment,
-                "url": one.url,
-                "generation": None,
-                "error": {"code": failure.code, "message": failure.text},
-                "server_time": None,
-                "summary": None,
-                "keys": [],
-                "missing": [],
-            }
-        case _:
-            assert_never(one)
+    document: Document = {
+        "environment": one.environment,
+        "url": one.url,
+        "generation": None,
+        "error": None,
+        "server_time": None,
+        "summary": None,
+        "keys": [],
+        "missing": [],
+    }
+    if isinstance(one, Unobserved):
+        return document | {"error": failure_document(one.failure)}
+    return document | {
+        "generation": one.generation,
+        "server_time": format_timestamp(one.server_time),
+        "summary": _summary(len(one.keys), one.due, len(one.missing), one.notes),
+        "keys": list(map(_key, one.keys)),
+        "missing": list(one.missing),
+    }
 
 
 def _summary(keys: int, due: int, missing: int, notes: Counter[Note]) -> Document:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from provisioner.plan import Unobserved
-from provisioner.render.audit.labels import days_left, format_date, note_label, summary_parts
-from provisioner.render.text import align_columns, visible
+from provisioner.render.audit.rows import KeyRow, describe_key, summary_parts
+from provisioner.render.text import align_columns, failure_line, heading, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit, KeyAudit
+    from provisioner.audit.key_audit import EnvironmentAudit, FleetAudit
     from provisioner.render.text import Palette
 
-_COLUMNS = ("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
+_HEAD = KeyRow("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
 
 
 def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
@@ -28,58 +28,33 @@ def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
     parts = [
         "\n".join(_environment(one, palette, quiet=quiet))
         for one in audit.environments
-        if not quiet or _has_notes(one)
+        if not quiet or isinstance(one, Unobserved) or one.missing or one.notes
     ]
     if quiet and not parts:
         return ""
-    summary = palette.paint(palette.strong, f"Report: {', '.join(summary_parts(audit))}.")
+    summary = palette.paint("strong", f"Report: {', '.join(summary_parts(audit))}.")
     return "\n\n".join([*parts, summary]) + "\n"
-
-
-def _has_notes(one: EnvironmentAudit | Unobserved) -> bool:
-    if isinstance(one, Unobserved):
-        return True
-    return bool(one.missing) or any(key.notes for key in one.keys)
 
 
 def _environment(
     one: EnvironmentAudit | Unobserved, palette: Palette, *, quiet: bool
 ) -> Iterator[str]:
-    name = palette.paint(palette.strong, one.environment)
     if isinstance(one, Unobserved):
-        yield f"{name}  {visible(one.url)}"
-        failure = f"    {one.failure.code}: {visible(one.failure.text)}"
-        yield palette.paint(palette.bad, failure)
+        yield heading(one.environment, one.url, None, palette)
+        yield failure_line(one.failure, palette)
         return
-    yield f"{name}  {visible(one.url)}  {one.generation}"
-    for missing in one.missing:
-        line = f"  ! {visible(missing)}  missing: declared, but not live"
-        yield palette.paint(palette.bad, line)
+    yield heading(one.environment, one.url, one.generation, palette)
+    for name in one.missing:
+        yield palette.paint("bad", f"  ! {visible(name)}  missing: declared, but not live")
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
-        head, *lines = align_columns([_COLUMNS, *map(_cells, keys)])
-        yield palette.paint(palette.dim, f"    {head}")
+        rows = (KeyRow(*map(visible, describe_key(key))) for key in keys)
+        head, *lines = align_columns([_HEAD, *rows])
+        yield palette.paint("dim", f"    {head}")
         for key, line in zip(keys, lines, strict=True):
-            yield _painted(key, line, palette)
+            if key.due:
+                yield palette.paint("bad", f"  ! {line}")
+            else:
+                yield palette.paint("warn", f"  ? {line}") if key.notes else f"  = {line}"
     elif not one.missing:
-        yield palette.paint(palette.dim, "  = no live keys")
-
-
-def _painted(key: KeyAudit, line: str, palette: Palette) -> str:
-    if key.due:
-        return palette.paint(palette.bad, f"  ! {line}")
-    return palette.paint(palette.warn, f"  ? {line}") if key.notes else f"  = {line}"
-
-
-def _cells(key: KeyAudit) -> tuple[str, ...]:
-    return (
-        visible(key.name),
-        f"{key.age_days} d",
-        format_date(key.expires_at),
-        days_left(key),
-        visible(key.role or "-"),
-        "-" if key.rotation is None else format_date(key.rotation),
-        "-" if key.delivery == "none" else key.delivery,
-        visible(key.id),
-        ", ".join(map(note_label, key.notes)),
-    )
+        yield palette.paint("dim", "  = no live keys")

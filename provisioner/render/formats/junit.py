@@ -12,22 +12,25 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
+from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from provisioner.errors.problem import Problem
-    from provisioner.render.problems.validation_result import ValidationResult
+    from provisioner.render.report import ReportInput
+    from provisioner.render.text import Palette
 
 _SUITE = "provision validate"
 
 
-def problems_junit(result: ValidationResult) -> str:
+def render(report: ReportInput, _: Palette) -> str:
     """Return the report; a failure lists the problems of its file, one on each line.
 
     JUnit has no warnings, so they are the output of the suite.
     """
+    result = report.validation
     by_file: dict[str, list[Problem]] = defaultdict(list)
     for problem in result.problems:
         by_file[problem.place.file].append(problem)
@@ -69,3 +72,6 @@ def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:
 def _escape_xml(text: str) -> str:
     """Return text for XML, which forbids most unprintable characters."""
     return escape(visible(text))
+
+
+FORMAT = ReportFormat(("problems",), "markup", render)

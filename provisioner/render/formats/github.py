@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
-    from provisioner.render.problems.validation_result import ValidationResult
+    from provisioner.render.report import ReportInput
+    from provisioner.render.text import Palette
 
 
-def problems_github(result: ValidationResult) -> str:
+def render(report: ReportInput, _: Palette) -> str:
     """Return one command for each problem and warning.
 
     GitHub shows the first ten of each as annotations, and all of them in the log of the step.
@@ -19,7 +21,7 @@ def problems_github(result: ValidationResult) -> str:
         f"::{'warning' if warns else 'error'} file={_property(problem.place.file)},"
         f"line={problem.place.line},col={problem.place.column},"
         f"title={_property(problem.code)}::{_data(problem.message)}\n"
-        for problem, warns in result.entries
+        for problem, warns in report.validation.entries
     )
 
 
@@ -31,3 +33,6 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+FORMAT = ReportFormat(("problems",), "commands", render)

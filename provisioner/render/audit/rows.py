@@ -1,15 +1,14 @@
-"""Labels that the text, Markdown and HTML of the audit share."""
+"""Descriptions of keys and their notes, which the text, Markdown and HTML of the audit share."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.errors.pluralize import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
 
@@ -28,15 +27,24 @@ NOTE_MEANINGS: Mapping[Note, str] = {
 """The meaning of each note, as one phrase about the key."""
 
 
+class KeyRow(NamedTuple):
+    """The labelled parts of a live key, as every table shows them."""
+
+    name: str
+    age: str
+    expires: str
+    left: str
+    role: str
+    rotation: str
+    delivered: str
+    id: str
+    notes: str
+
+
 def format_duration(duration: timedelta) -> str:
     """Return a duration in days or hours: `14 days`, `36 hours`."""
     hours = duration // timedelta(hours=1)
     return pluralize(hours, "hour") if hours % 24 else pluralize(hours // 24, "day")
-
-
-def format_date(timestamp: datetime) -> str:
-    """Return the date of a timestamp in UTC."""
-    return timestamp.date().isoformat()
 
 
 def note_label(note: Note) -> str:
@@ -44,16 +52,25 @@ def note_label(note: Note) -> str:
     return note.replace("_", " ")
 
 
-def days_left(key: KeyAudit) -> str:
-    """Return the days until a key expires: `12 d`, or `never`."""
-    return "never" if "never_expires" in key.notes else f"{key.days_left} d"
+def describe_key(key: KeyAudit) -> KeyRow:
+    """Return the labelled parts of a key."""
+    return KeyRow(
+        name=key.name,
+        age=f"{key.age_days} d",
+        expires=key.expires_at.date().isoformat(),
+        left="never" if "never_expires" in key.notes else f"{key.days_left} d",
+        role=key.role or "-",
+        rotation="-" if key.rotation is None else key.rotation.date().isoformat(),
+        delivered="-" if key.delivery == "none" else key.delivery,
+        id=key.id,
+        notes=", ".join(map(note_label, key.notes)),
+    )
 
 
 def summary_parts(audit: FleetAudit) -> tuple[str, ...]:
     """Return the parts of the summary line: the number of keys, due, missing and not reached."""
-    keys = sum(len(one.keys) for one in audit.observed)
     parts = [
-        f"{pluralize(keys, 'key')} in {pluralize(len(audit.observed), 'environment')}",
+        f"{pluralize(audit.keys, 'key')} in {pluralize(len(audit.observed), 'environment')}",
         f"{audit.due} due within {format_duration(audit.within)}",
     ]
     parts += [f"{audit.missing} missing"] if audit.missing else []

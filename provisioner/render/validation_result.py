@@ -1,4 +1,4 @@
-"""The result of validating manifests, which each problem format renders."""
+"""The result of validating manifests, which every format of problems shows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from provisioner.manifests import COUNTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from provisioner.errors.problem import Problem
@@ -44,15 +45,13 @@ class ValidationResult:
         )
 
     @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """One distinct fingerprint for each of `entries`, which stays the same when lines move."""
+    def fingerprinted(self) -> Iterator[tuple[Problem, bool, str]]:
+        """Each of `entries` with a distinct fingerprint, which stays the same when lines move."""
         occurrences: Counter[tuple[str, str, str]] = Counter()
-        fingerprints = []
-        for problem, _ in self.entries:
+        for problem, warns in self.entries:
             # A message may name the line of another place, which moves too, and counts keys.
             message = COUNTS.sub("", _LINE.sub("line", problem.message))
             identity = problem.place.file, problem.code, message
             text = "\0".join((*identity, str(occurrences[identity])))
             occurrences[identity] += 1
-            fingerprints.append(sha256(text.encode(errors="backslashreplace")).hexdigest())
-        return tuple(fingerprints)
+            yield problem, warns, sha256(text.encode(errors="backslashreplace")).hexdigest()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
     from provisioner.render.json import Document
-    from provisioner.render.problems.validation_result import ValidationResult
+    from provisioner.render.report import ReportInput
+    from provisioner.render.text import Palette
 
 
-def problems_gitlab(result: ValidationResult) -> list[Document]:
+def render(report: ReportInput, _: Palette) -> list[Document]:
     """Return one entry for each problem and warning; a problem is a blocker, as no run starts."""
     return [
         {
@@ -27,5 +29,8 @@ def problems_gitlab(result: ValidationResult) -> list[Document]:
                 },
             },
         }
-        for (problem, warns), fingerprint in zip(result.entries, result.fingerprints, strict=True)
+        for problem, warns, fingerprint in report.validation.fingerprinted
     ]
+
+
+FORMAT = ReportFormat(("problems",), "json", render)

@@ -8,12 +8,14 @@ from urllib.parse import quote
 from provisioner import __version__
 from provisioner.errors import explanations
 from provisioner.errors.codes import PROBLEM_CODES, WARNINGS, Code
+from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
     from provisioner.errors.problem import Place, Problem
     from provisioner.render.json import Document
-    from provisioner.render.problems.validation_result import ValidationResult
+    from provisioner.render.report import ReportInput
+    from provisioner.render.text import Palette
 
 _SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -23,7 +25,7 @@ _ROOT = "%SRCROOT%"
 """The base of relative URIs: the root of the repository."""
 
 
-def problems_sarif(validation: ValidationResult) -> Document:
+def render(report: ReportInput, _: Palette) -> Document:
     """Return one run with a rule for each code, and a result for each problem or warning."""
     explained = explanations.load()
     index = {code: number for number, code in enumerate(PROBLEM_CODES)}
@@ -43,9 +45,7 @@ def problems_sarif(validation: ValidationResult) -> Document:
                 "columnKind": "unicodeCodePoints",
                 "results": [
                     _result(problem, index[problem.code], fingerprint, warns=warns)
-                    for (problem, warns), fingerprint in zip(
-                        validation.entries, validation.fingerprints, strict=True
-                    )
+                    for problem, warns, fingerprint in report.validation.fingerprinted
                 ],
             }
         ],
@@ -95,3 +95,6 @@ def _message(text: str) -> str:
     if "](" in escaped:
         escaped = escaped.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
     return escaped
+
+
+FORMAT = ReportFormat(("problems",), "json", render)

@@ -1,0 +1,1 @@
+"""Plans and their results in the words of every report."""

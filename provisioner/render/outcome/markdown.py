@@ -1,0 +1,208 @@
+"""Plans and results as Markdown, for a comment or the summary of a pipeline's job.
+
+Actions are omitted first, then findings, then the summary and the failures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from provisioner.errors.pluralize import pluralize
+from provisioner.execution import Executed
+from provisioner.model.expiry import format_timestamp
+from provisioner.plan import Planned, Unobserved
+from provisioner.render.escape import inline_code
+from provisioner.render.markdown import (
+    MAX_PAGE_BYTES,
+    Table,
+    failure_cells,
+    message_cell,
+    name_cell,
+    size_of,
+)
+from provisioner.render.outcome.rows import describe_action, describe_sinks, finding_kind, rows_of
+from provisioner.render.outcome.summary import (
+    plan_summary,
+    plan_summary_line,
+    result_summary,
+    result_summary_line,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from provisioner.errors.failure import Failure
+    from provisioner.execution import RunResult
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+    from provisioner.render.outcome.rows import Row
+
+    _Part = EnvironmentPlan | Executed
+    _EnvironmentRow = tuple[str, Row]
+
+_MAX_NOTES = 20
+"""Notes that a page shows."""
+
+_TABLE_OVERHEAD = 400
+"""Bytes reserved for the heading of a table and for the line that counts its omitted rows."""
+
+_ACTION_COLUMNS = ("name", "details", "expires", "role", "sinks", "manifest")
+
+
+def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
+    """Return the page of a plan; a refusal says why the plan may not be applied."""
+    parts = plan.environments
+    rows = _rows(parts)
+    actions = Table(
+        "Actions",
+        "action",
+        ("environment", "action", *_ACTION_COLUMNS),
+        [one for one in rows if one[1].status == "planned"],
+        lambda one: _action_cells(one[0], one[1].action),
+    )
+    summaries = [plan_summary(part) | {"blocked": _blocked(part)} for part in parts]
+    return _page(plan, plan_summary_line(plan), summaries, rows, actions, refusal)
+
+
+def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
+    """Return the page of a result; a refusal says why nothing was done."""
+    rows = _rows(result.environments)
+    actions = Table(
+        "Actions",
+        "action",
+        ("environment", "action", "status", *_ACTION_COLUMNS, "id"),
+        rows,
+        lambda one: _result_cells(*one),
+    )
+    line = result_summary_line(result, refused=refusal is not None)
+    summaries = list(map(result_summary, result.environments))
+    return _page(result, line, summaries, rows, actions, refusal)
+
+
+def _rows(parts: Sequence[_Part]) -> list[_EnvironmentRow]:
+    return [
+        (_plan_of(part).environment, row)
+        for part in parts
+        if not isinstance(part, Unobserved)
+        for row in rows_of(part)
+    ]
+
+
+def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
+    outcome: Plan | RunResult,
+    summary_line: str,
+    summaries: list[dict[str, int]],
+    rows: list[_EnvironmentRow],
+    actions: Table[_EnvironmentRow],
+    refusal: Failure | None,
+) -> str:
+    """Return the page of a plan or result, with four tables."""
+    plans = list(map(_plan_of, outcome.environments))
+    planned = [part for part in plans if isinstance(part, Planned)]
+    opening = [f"## {summary_line}"]
+    if refusal is not None:
+        message = message_cell(refusal.message)
+        opening += ["", f"**Refused**, {inline_code(refusal.code)}: {message}"]
+    closing = [*_notes(planned), "", f"Digest {inline_code(outcome.digest)}"]
+    summary = Table(
+        "",
+        "environment",
+        ("environment", *dict.fromkeys(name for one in summaries for name in one)),
+        list(zip(plans, summaries, strict=True)),
+        lambda one: _summary_cells(*one),
+    )
+    failures = [*_unobserved(plans), *_failed(rows), *_skipped(rows)]
+    head = ("environment", "action", "name", "code", "message")
+    errors = Table("Not done", "failure", head, failures, lambda cells: cells)
+    findings = Table(
+        "Findings",
+        "finding",
+        ("environment", "finding", "name", "message"),
+        [(part.environment, finding) for part in planned for finding in part.findings],
+        lambda one: _finding_cells(*one),
+    )
+    free = MAX_PAGE_BYTES - size_of([*opening, *closing]) - 4 * _TABLE_OVERHEAD
+    # The failures may take at least half of the page, the summary the rest.
+    for_errors = free // 2 - errors.lines(free // 2)[1]
+    summary_lines, left = summary.lines(free - for_errors)
+    error_lines, left = errors.lines(left + for_errors)
+    # A tenth of the rest is reserved for findings, which get more if there are few actions.
+    for_findings = left // 10 - findings.lines(left // 10)[1]
+    action_lines, left = actions.lines(left - for_findings)
+    finding_lines, _ = findings.lines(left + for_findings)
+    lines = [*opening, *summary_lines, *error_lines, *action_lines, *finding_lines, *closing]
+    return "\n".join(lines) + "\n"
+
+
+def _plan_of(part: _Part) -> EnvironmentPlan:
+    return part.planned if isinstance(part, Executed) else part
+
+
+def _blocked(part: EnvironmentPlan) -> int:
+    actions = part.actions if isinstance(part, Planned) else ()
+    return sum(action.blocked is not None for action in actions)
+
+
+def _notes(planned: Sequence[Planned]) -> list[str]:
+    """Return the lines of the notes, at most `_MAX_NOTES` of them."""
+    notes = [(part.environment, note) for part in planned for note in part.notes]
+    lines = [
+        f"- {name_cell(environment)}: {message_cell(note)}"
+        for environment, note in notes[:_MAX_NOTES]
+    ]
+    if more := len(notes) - len(lines):
+        lines.append(f"- … and {pluralize(more, 'more note')}, not shown here.")
+    return ["", *lines] if lines else []
+
+
+def _summary_cells(part: EnvironmentPlan, summary: dict[str, int]) -> tuple[str, ...]:
+    """Return a row of the summary; the counts of an unobserved environment are unknown."""
+    numbers = (str(number) if isinstance(part, Planned) else "?" for number in summary.values())
+    return (name_cell(part.environment), *numbers)
+
+
+def _unobserved(parts: Sequence[EnvironmentPlan]) -> Iterator[tuple[str, ...]]:
+    for part in parts:
+        if isinstance(part, Unobserved):
+            yield name_cell(part.environment), "not reached", "", *failure_cells(part.failure)
+
+
+def _failed(rows: Sequence[_EnvironmentRow]) -> Iterator[tuple[str, ...]]:
+    for environment, row in rows:
+        if row.status == "failed" and row.failure:
+            kind, name = describe_action(row.action).kind, name_cell(row.action.name)
+            yield name_cell(environment), kind, name, *failure_cells(row.failure)
+
+
+def _skipped(rows: Sequence[_EnvironmentRow]) -> Iterator[tuple[str, ...]]:
+    """Yield one row for each reason why actions of an environment were skipped."""
+    reasons = Counter((place, row.failure) for place, row in rows if row.status == "skipped")
+    for (environment, failure), number in reasons.items():
+        if failure:
+            count = f"{pluralize(number, 'action')} skipped"
+            yield name_cell(environment), count, "", *failure_cells(failure)
+
+
+def _finding_cells(environment: str, finding: Finding) -> tuple[str, ...]:
+    kind = finding_kind(finding).replace("_", " ")
+    return name_cell(environment), kind, name_cell(finding.name), message_cell(finding.message)
+
+
+def _action_cells(environment: str, action: Action) -> tuple[str, ...]:
+    description, sinks, place = describe_action(action), describe_sinks(action), action.place
+    return (
+        name_cell(environment),
+        description.kind,
+        name_cell(action.name),
+        message_cell(description.details),
+        format_timestamp(action.expires_at).replace("T", " ").removesuffix("Z"),
+        name_cell(action.role) if action.role else "-",
+        name_cell(sinks) if action.sinks else sinks,
+        name_cell(f"{place.file}:{place.line}") if place else "-",
+    )
+
+
+def _result_cells(environment: str, row: Row) -> tuple[str, ...]:
+    name, kind, *cells = _action_cells(environment, row.action)
+    status = "**failed**" if row.status == "failed" else row.status
+    return name, kind, status, *cells, "-" if row.id is None else inline_code(row.id)

@@ -1,0 +1,95 @@
+"""Plans and results as text: aligned rows, marked `+ ~ > - =`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from provisioner.errors.pluralize import pluralize
+from provisioner.execution import Executed
+from provisioner.model.expiry import format_timestamp
+from provisioner.plan import Unobserved
+from provisioner.render.outcome.rows import describe_action, describe_sinks, finding_kind, rows_of
+from provisioner.render.outcome.summary import plan_summary_line, result_summary_line
+from provisioner.render.text import align_columns, failure_line, heading, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from provisioner.execution import RunResult
+    from provisioner.plan import Action, Plan, Planned
+    from provisioner.render.outcome.rows import Description, Row
+    from provisioner.render.text import Palette
+
+
+def plan_text(plan: Plan, palette: Palette) -> str:
+    """Return the actions that each environment needs, and a summary line."""
+    return _text(plan.environments, plan_summary_line(plan), palette, keep="to keep")
+
+
+def result_text(result: RunResult, palette: Palette, *, refused: bool = False) -> str:
+    """Return the outcome of each action by environment, and a summary line."""
+    summary = result_summary_line(result, refused=refused)
+    return _text(result.environments, summary, palette, keep="kept")
+
+
+def _text(
+    parts: Iterable[Planned | Executed | Unobserved], summary: str, palette: Palette, *, keep: str
+) -> str:
+    paragraphs = ["\n".join(_lines(part, palette, keep=keep)) for part in parts]
+    return "\n\n".join([*paragraphs, palette.paint("strong", summary)]) + "\n"
+
+
+def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str) -> Iterator[str]:
+    if isinstance(part, Unobserved):
+        yield heading(part.environment, part.url, None, palette)
+        yield failure_line(part.failure, palette)
+        return
+    planned = part.planned if isinstance(part, Executed) else part
+    yield heading(planned.environment, planned.url, planned.generation, palette)
+    rows = tuple(rows_of(part))
+    descriptions = [describe_action(row.action) for row in rows]
+    lines = _aligned([row.action for row in rows], descriptions)
+    for row, description, line in zip(rows, descriptions, lines, strict=True):
+        yield from _row_lines(row, description, line, palette)
+    if planned.kept:
+        yield palette.paint("dim", f"  = {pluralize(len(planned.kept), 'key')} {keep}")
+    for finding in planned.findings:
+        text = f"{finding_kind(finding)}  {visible(finding.name)}  {visible(finding.message)}"
+        yield palette.paint("warn", f"  ? {text}")
+    if not planned.actions and not planned.kept and not planned.findings:
+        yield palette.paint("dim", "  = nothing to do")
+
+
+def _row_lines(row: Row, description: Description, line: str, palette: Palette) -> Iterator[str]:
+    match row.status:
+        case "planned" | "done":
+            yield palette.paint(description.tone, f"  {description.symbol} {line}")
+        case "created by another run":
+            yield palette.paint("dim", f"  = {line}  created by another run")
+        case "failed":
+            yield palette.paint("bad", f"  ! {line}")
+            if row.failure is not None:
+                yield failure_line(row.failure, palette)
+        case "skipped":
+            yield palette.paint("dim", f"    {line}  skipped")
+        case _:
+            assert_never(row.status)
+
+
+def _aligned(actions: Sequence[Action], descriptions: Sequence[Description]) -> list[str]:
+    any_sinks = any(action.sinks for action in actions)
+    return align_columns(
+        [
+            (
+                visible(action.name),
+                visible(description.details),
+                f"expires {format_timestamp(action.expires_at)}",
+                f"role {visible(action.role)}" if action.role else "no role",
+                *((visible(describe_sinks(action)),) if any_sinks else ()),
+                f"{visible(action.place.file)}:{action.place.line}"
+                if action.place
+                else "in no manifest",
+            )
+            for action, description in zip(actions, descriptions, strict=True)
+        ]
+    )
