@@ -35,6 +35,7 @@ from provisioner.model.environment import (
     Share,
     SignIn,
 )
+from provisioner.model.uuids import is_uuid
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -267,7 +268,6 @@ _VARIABLES = {
 _SECRET_HEADER = re.compile(r"auth|token|secret|key|cookie|passw|credential|session", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:Basic|Bearer|Token) ", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _TIMEOUT = re.compile(r"([0-9]{1,9})(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NEVER_IN_URLS = re.compile(r"[\\\s\x00-\x20\x7f-\x9f]")
@@ -590,7 +590,7 @@ class _Resolver:
         text = self._text(written)
         if written is None or text is None:
             return None
-        if not _UUID.fullmatch(text.lower()):
+        if not is_uuid(text):
             message = "`workspace` is not a UUID: write the id of the workspace"
             self.problem(written, Code.INVALID_VALUE, message)
             return None

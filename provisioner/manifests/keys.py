@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product, repeat
@@ -11,6 +10,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
 from provisioner.errors.codes import Code
+from provisioner.errors.did_you_mean import closest
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes
@@ -603,8 +603,8 @@ def _unknown_environment(
     if variable := variables.first_variable(name):
         message = variables.not_allowed(variable)
         return Problem(document.place(position), Code.VARIABLE_INVALID, message)
-    close = difflib.get_close_matches(name[:64], sorted(declared), n=1)
-    advice = f"did you mean {close[0]}?" if close else "declare it there"
+    close = closest(name, sorted(declared))
+    advice = f"did you mean {close}?" if close else "declare it there"
     message = f"environments.yaml has no environment {show(name)}: {advice}"
     return Problem(document.place(position), Code.ENVIRONMENT_UNKNOWN, message)
 

@@ -6,13 +6,13 @@ is looked up here.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from provisioner.errors.codes import Code
+from provisioner.errors.did_you_mean import closest
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.document import (
@@ -421,10 +421,10 @@ def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Itera
             message = f"a colon and a space are missing after `{word[1]}`: add them"
         elif not _SHOWABLE.fullmatch(key):
             message = f"this key is unknown here: use {', '.join(known)}"
-        elif parent is not None and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
+        elif parent is not None and closest(key, known, _SAME_WORD) is None:
             message = f"`{key}` is unknown here: move it to {parent}"
-        elif close := difflib.get_close_matches(key, known, n=1):
-            message = f"`{key}` is unknown here: did you mean `{close[0]}`?"
+        elif close := closest(key, known):
+            message = f"`{key}` is unknown here: did you mean `{close}`?"
         else:
             message = f"`{key}` is unknown here: use {', '.join(known)}"
         yield Problem(document.place(position), Code.UNKNOWN_KEY, message)
@@ -490,9 +490,8 @@ def _delivery(
     if written:
         position, found = node.key_position(written[1]), " and ".join(f"`{key}`" for key in written)
     elif node.position.index not in document.partial:
-        first = next(iter(node), "")[:64]
-        close = difflib.get_close_matches(first, kinds, n=1)
-        position, found = node.position, f"none: did you mean `{close[0]}`?" if close else "none"
+        close = closest(next(iter(node), ""), kinds)
+        position, found = node.position, f"none: did you mean `{close}`?" if close else "none"
     else:
         return  # its kind may be a key that could not be read
     listed = ", ".join(f"`{name}`" for name in kinds)
