@@ -274,7 +274,8 @@ class _Reader:
             root, position = self._value(event, None), event.start_mark
             next(self._events)  # the end of the document
             following = next(self._events)
-        if following.__class__ is DocumentStartEvent:
+        kind: type = following.__class__
+        if kind is DocumentStartEvent:
             self._problem(
                 following.start_mark,
                 Code.YAML_MULTIPLE_DOCUMENTS,
@@ -356,9 +357,10 @@ class _Reader:
 
     def _key(self, event: Any, node: Mapping) -> str | None:
         """Return a key that was not read before, or None if it is invalid."""
-        if event.__class__ is not ScalarEvent:
+        kind: type = event.__class__
+        if kind is not ScalarEvent:
             self._partial.add(node.position.index)
-            if event.__class__ is not AliasEvent:
+            if kind is not AliasEvent:
                 message = "this key is a list or a mapping: write text"
                 self._problem(event.start_mark, Code.YAML_KEY_TYPE, message)
             self._value(event, None)
@@ -379,8 +381,8 @@ class _Reader:
             self._problem(event.start_mark, Code.YAML_MERGE_KEY, message)
         else:
             advice = f'write "{text}" in quotes' if text.isalpha() else "put it in quotes"
-            kind = value.kind if isinstance(value, AmbiguousScalar) else _KIND_OF[type(value)]
-            message = f"this key is {kind} in YAML: {advice} to make it text"
+            what = value.kind if isinstance(value, AmbiguousScalar) else _KIND_OF[type(value)]
+            message = f"this key is {what} in YAML: {advice} to make it text"
             self._problem(event.start_mark, Code.YAML_KEY_TYPE, message)
         self._partial.add(node.position.index)
         return None
