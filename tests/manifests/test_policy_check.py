@@ -128,12 +128,13 @@ def test_a_sink_of_a_forbidden_kind_is_refused(deliver: tuple[Address, ...], kep
 def test_the_kinds_of_sinks_are_those_of_the_schema() -> None:
     """`sinks` of a policy lists exactly the kinds of `deliver` in a manifest."""
     branches = schemas.load("manifest")["$defs"]["sink"]["anyOf"]
-    policy = schemas.load("environments")["$defs"]["policy"]["properties"]["sinks"]
-    listed = policy["anyOf"][1]["items"]["enum"]
+    definitions = schemas.load("environments")["$defs"]
+    policy = definitions["policy"]["properties"]["sinks"]
+    listed = definitions["sinkKind"]["enum"]
     assert [branch["$ref"].rpartition("/")[2] for branch in branches] == listed
     assert list(get_args(SinkKind)) == list(SINK_KINDS) == listed
-    parts = policy["anyOf"][2]["properties"]
-    assert [part["items"]["enum"] for part in parts.values()] == [listed, listed]
+    lists = [policy["anyOf"][1], *policy["anyOf"][2]["properties"].values()]
+    assert [part["items"] for part in lists] == [{"$ref": "#/$defs/sinkKind"}] * 3
 
 
 # The guard

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from provisioner import schemas
+from provisioner.errors.codes import PROBLEM_CODES
 from provisioner.manifests import load
 from provisioner.manifests.document import AmbiguousScalar, Invalid
 from provisioner.manifests.schema import Schema, reference
@@ -266,6 +267,14 @@ def test_the_published_schemas_are_schemas(name: str) -> None:
     draft = Draft202012Validator(Draft202012Validator.META_SCHEMA)
     assert isinstance(reference(schema), Draft202012Validator)
     assert [error.message for error in draft.iter_errors(schema)] == []
+
+
+@pytest.mark.parametrize("name", ["manifest", "environments"])
+def test_codes_in_the_schemas_are_codes_of_problems(name: str) -> None:
+    """An annotation cannot name a code that no page explains."""
+    found = re.findall(r'"x-(?:code|mistyped|repeated|too-many)": "(\w+)"', schemas.text(name))
+    assert found
+    assert set(found) <= set(PROBLEM_CODES)
 
 
 def test_jsonschema_is_imported_for_errors_only() -> None:
