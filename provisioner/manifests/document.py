@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, repeat, starmap
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from yaml import CSafeLoader, YAMLError
 from yaml.events import (
@@ -172,7 +172,9 @@ def read(
     except YAMLError as error:
         reader.problems.append(_syntax_problem(error, substituted, file))
         document = None
-    except _StopReadingError:
+    except _StopReadingError as last:
+        place = Place(file, last.position.line + 1, last.position.column + 1)
+        reader.problems.append(Problem(place, last.code, str(last)))
         document = None
     return document, reader.problems
 
@@ -190,7 +192,12 @@ def resolve(text: str) -> str | int | bool | AmbiguousScalar | None:
 
 
 class _StopReadingError(Exception):
-    """Raised to stop reading the file, after the reason has been recorded."""
+    """The last problem of a file whose rest must not be read."""
+
+    def __init__(self, position: Position, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.position = position
+        self.code = code
 
 
 _WORDS: dict[str, bool | AmbiguousScalar | None] = {
@@ -264,7 +271,7 @@ class _Reader:
         """
         # Iterating costs less than a call for each event.
         events = starmap(get_event, repeat((), MAX_EVENTS - 1))
-        self._events = chain(events, self._last_event(get_event))
+        self._events = chain(events, _last_event(get_event))
         next(self._events)  # the start of the stream
         following: Any = next(self._events)
         root: Any = None
@@ -314,7 +321,7 @@ class _Reader:
             is_date = key in self._dates and event.anchor is None
             return value.text if is_date and value.__class__ is AmbiguousScalar else value
         if self._depth == MAX_DEPTH:
-            self._stop(event.start_mark, Code.YAML_TOO_DEEP, _TOO_DEEP)
+            raise _StopReadingError(event.start_mark, Code.YAML_TOO_DEEP, _TOO_DEEP)
         self._depth += 1
         value = self._mapping(event) if kind is MappingStartEvent else self._sequence(event)
         self._depth -= 1
@@ -405,18 +412,6 @@ class _Reader:
         message = f"{shown} is written twice, first on line {first.line}: keep one"
         self._problem(position, Code.YAML_DUPLICATE_KEY, message, related=first)
 
-    def _last_event(self, get_event: Callable[[], Any]) -> Iterator[Any]:
-        """Yield the last event that a file may have, which must be the end of the file."""
-        event = get_event()
-        if event.__class__ is not StreamEndEvent:
-            message = "the file has too many values: split it"
-            self._stop(event.start_mark, Code.FILE_TOO_LARGE, message)
-        yield event
-
-    def _stop(self, position: Position, code: Code, message: str) -> NoReturn:
-        self.problems.append(Problem(self._place(position), code, message))
-        raise _StopReadingError
-
     def _problem(
         self, position: Position, code: Code, message: str, *, related: Place | None = None
     ) -> None:
@@ -424,11 +419,20 @@ class _Reader:
             message = (
                 f"the file has more than {MAX_PROBLEMS} problems: the rest of the file was not read"
             )
-            self._stop(position, Code.TOO_MANY_PROBLEMS, message)
+            raise _StopReadingError(position, Code.TOO_MANY_PROBLEMS, message)
         self.problems.append(Problem(self._place(position), code, message, related))
 
     def _place(self, position: Position) -> Place:
         return Place(self._file, position.line + 1, position.column + 1)
+
+
+def _last_event(get_event: Callable[[], Any]) -> Iterator[Any]:
+    """Yield the last event that a file may have, which must be the end of the file."""
+    event = get_event()
+    if event.__class__ is not StreamEndEvent:
+        message = "the file has too many values: split it"
+        raise _StopReadingError(event.start_mark, Code.FILE_TOO_LARGE, message)
+    yield event
 
 
 _BREAKS = "\x85\u2028\u2029"
