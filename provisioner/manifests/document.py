@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat, starmap
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yaml import CSafeLoader, YAMLError
@@ -23,7 +22,6 @@ from yaml.events import (
     MappingStartEvent,
     ScalarEvent,
     SequenceEndEvent,
-    SequenceStartEvent,
     StreamEndEvent,
 )
 from yaml.reader import ReaderError
@@ -33,7 +31,7 @@ from provisioner.errors.problem import Place, Problem
 from provisioner.manifests.text import place_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 MAX_DEPTH = 64
 """The limit of nesting. Real manifests have 6 levels; libyaml before 0.2.6 crashes at 50 000."""
@@ -169,11 +167,14 @@ def read(
     substituted, substitutes = _substitute_breaks(text)
     reader = _Reader(text, file, dates)
     try:
-        document = reader.run(substituted, substitutes)
+        get_event = CSafeLoader(substituted).get_event
+        document = reader.run(_restoring(get_event, substitutes) if substitutes else get_event)
     except YAMLError as error:
         reader.problems.append(_syntax_problem(error, substituted, file))
         document = None
-    except _StopReadingError:
+    except _StopReadingError as last:
+        place = Place(file, last.position.line + 1, last.position.column + 1)
+        reader.problems.append(Problem(place, last.code, str(last)))
         document = None
     return document, reader.problems
 
@@ -191,13 +192,12 @@ def resolve(text: str) -> str | int | bool | AmbiguousScalar | None:
 
 
 class _StopReadingError(Exception):
-    """Raised to stop reading the file, after the reason has been recorded."""
+    """The last problem of a file whose rest must not be read."""
 
-
-class _State(Enum):
-    KEY = "a key is expected"
-    ITEM = "a list item is expected"
-    IGNORED = "the value of an invalid key is expected"
+    def __init__(self, position: Position, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.position = position
+        self.code = code
 
 
 _WORDS: dict[str, bool | AmbiguousScalar | None] = {
@@ -239,235 +239,203 @@ _SUSPECT = frozenset({word[:1] for word in _WORDS} | set("0123456789+-."))
 
 
 class _Reader:
-    """Reads the events of one text in one pass."""
+    """Reads the events of one text in one pass, by recursive descent.
+
+    Args:
+        text: the text of the file.
+        file: the path of the file in problems.
+        dates: keys whose values may be dates without quotes.
+    """
 
     def __init__(self, text: str, file: str, dates: frozenset[str]) -> None:
         self.problems: list[Problem] = []
         self._text = text
         self._file = file
         self._dates = dates
+        # Without these characters there are no anchors or tags, and events need no check.
+        self._decorated = "&" in text or "!" in text
         self._partial: set[int] = set()
-        self._keys: dict[str, str] = {}
+        self._known_keys: dict[str, str] = {}
+        self._depth = 0
+        self._events: Iterator[Any] = iter(())
 
-    def run(  # noqa: C901, PLR0912, PLR0915 - one loop, or 30 % slower
-        self, substituted: str, substitutes: dict[int, str]
-    ) -> Document | None:
+    def run(self, get_event: Callable[[], Any]) -> Document | None:
         """Return the document, or None for an empty file.
 
         Args:
-            substituted: the text with substitutes for the line breaks that only libyaml knows.
-            substitutes: the line break of each substitute.
+            get_event: returns the next event of libyaml.
 
         Raises:
             YAMLError: The text is not YAML.
             _StopReadingError: The rest of the file must not be read.
         """
-        get_event = CSafeLoader(substituted).get_event
-        if substitutes:
-            get_event = _restoring(get_event, substitutes)
-        # Without these characters there are no anchors or tags, and events need no check.
-        decorated = "&" in self._text or "!" in self._text
-        keys = self._keys
-        expects_key, expects_item, ignored = _State.KEY, _State.ITEM, _State.IGNORED
-        holder = Sequence()
-        holder.positions = []
-        node: Any = holder
-        positions = holder.positions
-        key: str | _State = expects_item
-        key_position: Any = None
-        stack: list[tuple[Any, list[Position], str | _State]] = []
-        started = False
-        event: Any
-        value: Any
-
-        for _ in repeat(None, MAX_EVENTS):
-            event = get_event()
-            kind = event.__class__
-            if kind is ScalarEvent:
-                position = event.start_mark
-                value = event.value
-                if key is expects_key:
-                    known = keys.get(value)
-                    if known is None or (
-                        decorated and (event.anchor is not None or event.tag is not None)
-                    ):
-                        known = self._key(event, node)
-                    if known is None:
-                        key = ignored
-                    elif known in node:
-                        self._duplicate(known, position, node)
-                        key = ignored
-                    else:
-                        key, key_position = known, position
-                    continue
-                if decorated and (event.anchor is not None or event.tag is not None):
-                    value = self._check_decoration(event)
-                elif value[:1] in _SUSPECT and not event.style:
-                    value = resolve(value)
-                    if value.__class__ is AmbiguousScalar and key in self._dates:
-                        value = value.text
-            elif kind is MappingEndEvent or kind is SequenceEndEvent:
-                node, positions, key = stack.pop()
-                continue
-            elif kind is MappingStartEvent or kind is SequenceStartEvent:
-                position = event.start_mark
-                if decorated and (event.anchor is not None or event.tag is not None):
-                    self._check_decoration(event)
-                if len(stack) == MAX_DEPTH:
-                    self._stop(position, Code.YAML_TOO_DEEP, _TOO_DEEP)
-                value = Mapping() if kind is MappingStartEvent else Sequence()
-                value.position = position
-                value.positions = []
-            elif kind is AliasEvent:
-                position = event.start_mark
-                self._problem(
-                    position,
-                    Code.YAML_ALIAS,
-                    "aliases (`*name`) are not supported: write the value again",
-                )
-                value = Invalid()
-            elif kind is StreamEndEvent:
-                break
-            elif kind is DocumentStartEvent and started:
-                self._problem(
-                    event.start_mark,
-                    Code.YAML_MULTIPLE_DOCUMENTS,
-                    "a file can have only one document: move what follows this `---` into "
-                    "another file",
-                )
-                break
-            else:
-                started = started or kind is DocumentStartEvent
-                continue
-
-            # A complete value, or the start of a mapping or a list, is added to its parent.
-            if key.__class__ is str:
-                node[key] = value
-                positions.append(key_position)
-                positions.append(position)
-                after = expects_key
-            elif key is expects_item:
-                node.append(value)
-                positions.append(position)
-                after = expects_item
-            elif key is ignored:
-                after = expects_key
-            else:
-                self._invalid_key(
-                    position,
-                    node,
-                    Code.YAML_KEY_TYPE,
-                    "this key is a list or a mapping: write text",
-                )
-                after = ignored
-            if kind is MappingStartEvent or kind is SequenceStartEvent:
-                stack.append((node, positions, after))
-                node, positions = value, value.positions
-                key = expects_key if kind is MappingStartEvent else expects_item
-            else:
-                key = after
-        else:
-            self._stop(
-                event.start_mark,
-                Code.FILE_TOO_LARGE,
-                "the file has too many values: split it",
+        # Iterating costs less than a call for each event.
+        events = starmap(get_event, repeat((), MAX_EVENTS - 1))
+        self._events = chain(events, _last_event(get_event))
+        next(self._events)  # the start of the stream
+        following: Any = next(self._events)
+        root: Any = None
+        position: Any = None
+        if following.__class__ is not StreamEndEvent:
+            event = next(self._events)
+            root, position = self._value(event, None), event.start_mark
+            next(self._events)  # the end of the document
+            following = next(self._events)
+        kind: type = following.__class__
+        if kind is DocumentStartEvent:
+            self._problem(
+                following.start_mark,
+                Code.YAML_MULTIPLE_DOCUMENTS,
+                "a file can have only one document: move what follows this `---` into another file",
             )
-        return self._finished(holder)
-
-    def _finished(self, holder: Sequence) -> Document | None:
-        if not holder or holder[0] is None:
+        if root is None:
             message = "the file is empty: remove it, or start it with `version: 1`"
             self.problems.append(Problem(Place(self._file), Code.FILE_EMPTY, message))
             return None
-        return Document(
-            self._file, self._text, holder[0], holder.positions[0], frozenset(self._partial)
-        )
+        return Document(self._file, self._text, root, position, frozenset(self._partial))
 
-    def _key(self, event: Any, node: Any) -> str | None:
-        """Return the key, or None if it is invalid."""
+    def _value(self, event: Any, key: str | None) -> Any:
+        """Return the value that starts with an event.
+
+        Args:
+            event: the first event of the value.
+            key: the key of a value in a mapping; None in a list.
+        """
+        kind = event.__class__
+        if kind is AliasEvent:
+            self._problem(
+                event.start_mark,
+                Code.YAML_ALIAS,
+                "aliases (`*name`) are not supported: write the value again",
+            )
+            return Invalid()
+        if self._decorated and (event.anchor is not None or event.tag is not None):
+            self._report_decoration(event)
+            if kind is ScalarEvent and event.tag is not None:
+                return Invalid()
+        if kind is ScalarEvent:
+            value = event.value
+            if value[:1] not in _SUSPECT or event.style:
+                return value
+            value = resolve(value)
+            is_date = key in self._dates and event.anchor is None
+            return value.text if is_date and value.__class__ is AmbiguousScalar else value
+        if self._depth == MAX_DEPTH:
+            raise _StopReadingError(event.start_mark, Code.YAML_TOO_DEEP, _TOO_DEEP)
+        self._depth += 1
+        value = self._mapping(event) if kind is MappingStartEvent else self._sequence(event)
+        self._depth -= 1
+        return value
+
+    def _sequence(self, start: Any) -> Sequence:
+        node = Sequence()
+        node.position = start.start_mark
+        node.positions = []
+        for event in self._events:
+            if event.__class__ is SequenceEndEvent:
+                break
+            node.append(self._value(event, None))
+            node.positions.append(event.start_mark)
+        return node
+
+    def _mapping(self, start: Any) -> Mapping:
+        node = Mapping()
+        node.position = start.start_mark
+        node.positions = positions = []
+        events, known_keys, decorated = self._events, self._known_keys, self._decorated
+        for event in events:
+            if event.__class__ is MappingEndEvent:
+                break
+            if decorated or event.__class__ is not ScalarEvent:
+                key = self._key(event, node)
+            else:
+                key = known_keys.get(event.value) or self._key(event, node)
+            value_event = next(events)
+            value = self._value(value_event, key)
+            if key is None:
+                continue
+            if key in node:
+                self._report_duplicate(key, event.start_mark, node)
+                continue
+            node[key] = value
+            positions.append(event.start_mark)
+            positions.append(value_event.start_mark)
+        return node
+
+    def _key(self, event: Any, node: Mapping) -> str | None:
+        """Return a key that was not read before, or None if it is invalid."""
+        kind: type = event.__class__
+        if kind is not ScalarEvent:
+            self._partial.add(node.position.index)
+            if kind is not AliasEvent:
+                message = "this key is a list or a mapping: write text"
+                self._problem(event.start_mark, Code.YAML_KEY_TYPE, message)
+            self._value(event, None)
+            return None
         text: str = event.value
         if event.anchor is not None or event.tag is not None:
-            self._check_decoration(event)
-        if event.tag is not None:
-            self._partial.add(node.position.index)
-            return None
+            self._report_decoration(event)
         value = text if event.style else resolve(text)
-        if isinstance(value, str):
+        if event.tag is not None:
+            pass
+        elif isinstance(value, str):
+            # A quoted key such as "no" is text only in quotes.
             if not event.style or isinstance(resolve(text), str):
-                self._keys[text] = text
+                self._known_keys[text] = text
             return value
-        if text == "<<":
-            self._invalid_key(
-                event.start_mark,
-                node,
-                Code.YAML_MERGE_KEY,
-                "merge keys (`<<`) are not supported: write the keys out, or use `defaults`",
-            )
+        elif text == "<<":
+            message = "merge keys (`<<`) are not supported: write the keys out, or use `defaults`"
+            self._problem(event.start_mark, Code.YAML_MERGE_KEY, message)
         else:
             advice = f'write "{text}" in quotes' if text.isalpha() else "put it in quotes"
-            kind = value.kind if isinstance(value, AmbiguousScalar) else _KIND_OF[type(value)]
-            self._invalid_key(
-                event.start_mark,
-                node,
-                Code.YAML_KEY_TYPE,
-                f"this key is {kind} in YAML: {advice} to make it text",
-            )
+            what = value.kind if isinstance(value, AmbiguousScalar) else _KIND_OF[type(value)]
+            message = f"this key is {what} in YAML: {advice} to make it text"
+            self._problem(event.start_mark, Code.YAML_KEY_TYPE, message)
+        self._partial.add(node.position.index)
         return None
 
-    def _check_decoration(self, event: Any) -> Value:
+    def _report_decoration(self, event: Any) -> None:
         """Report an anchor and a tag; neither is shown, because it may be part of a password."""
         if event.anchor is not None:
-            self._problem(
-                event.start_mark,
-                Code.YAML_ANCHOR,
-                "anchors (`&name`) are not supported: remove the anchor",
-            )
+            message = "anchors (`&name`) are not supported: remove the anchor"
+            self._problem(event.start_mark, Code.YAML_ANCHOR, message)
         if event.tag is not None:
-            self._problem(
-                event.start_mark,
-                Code.YAML_TAG,
+            message = (
                 "tags (`!name`) are not supported: remove the tag, or put text that starts with an "
-                "exclamation mark in quotes",
+                "exclamation mark in quotes"
             )
-        if event.tag is None and isinstance(event, ScalarEvent):
-            return event.value if event.style else resolve(event.value)
-        return Invalid()
+            self._problem(event.start_mark, Code.YAML_TAG, message)
 
-    def _duplicate(self, key: str, position: Position, node: Any) -> None:
-        first: Position = node.key_position(key)
+    def _report_duplicate(self, key: str, position: Position, node: Mapping) -> None:
+        first = self._place(node.key_position(key))
         shown = f"`{key}`" if _PLAIN_KEY.fullmatch(key) else "this key"
-        self._problem(
-            position,
-            Code.YAML_DUPLICATE_KEY,
-            f"{shown} is written twice, first on line {first.line + 1}: keep one",
-            related=Place(self._file, first.line + 1, first.column + 1),
-        )
-
-    def _invalid_key(self, position: Position, node: Any, code: Code, message: str) -> None:
-        self._partial.add(node.position.index)
-        self._problem(position, code, message)
-
-    def _stop(self, position: Position, code: Code, message: str) -> None:
-        self.problems.append(
-            Problem(Place(self._file, position.line + 1, position.column + 1), code, message)
-        )
-        raise _StopReadingError
+        message = f"{shown} is written twice, first on line {first.line}: keep one"
+        self._problem(position, Code.YAML_DUPLICATE_KEY, message, related=first)
 
     def _problem(
         self, position: Position, code: Code, message: str, *, related: Place | None = None
     ) -> None:
         if len(self.problems) == MAX_PROBLEMS:
-            self._stop(
-                position,
-                Code.TOO_MANY_PROBLEMS,
-                f"the file has more than {MAX_PROBLEMS} problems: the rest of the file was not "
-                "read",
+            message = (
+                f"the file has more than {MAX_PROBLEMS} problems: the rest of the file was not read"
             )
-        place = Place(self._file, position.line + 1, position.column + 1)
-        self.problems.append(Problem(place, code, message, related))
+            raise _StopReadingError(position, Code.TOO_MANY_PROBLEMS, message)
+        self.problems.append(Problem(self._place(position), code, message, related))
+
+    def _place(self, position: Position) -> Place:
+        return Place(self._file, position.line + 1, position.column + 1)
 
 
-_BREAKS = re.compile("[\x85\u2028\u2029]")
+def _last_event(get_event: Callable[[], Any]) -> Iterator[Any]:
+    """Yield the last event that a file may have, which must be the end of the file."""
+    event = get_event()
+    if event.__class__ is not StreamEndEvent:
+        message = "the file has too many values: split it"
+        raise _StopReadingError(event.start_mark, Code.FILE_TOO_LARGE, message)
+    yield event
+
+
+_BREAKS = "\x85\u2028\u2029"
 """Line breaks in YAML 1.1 and libyaml, but not in YAML 1.2, git and editors."""
 
 _SUBSTITUTES = range(0xF0000, 0xFFFFE)
@@ -479,7 +447,7 @@ _ESCAPED = re.compile(r"\\U(000[fF][0-9a-fA-F]{4})")
 
 def _substitute_breaks(text: str) -> tuple[str, dict[int, str]]:
     """Return the text with a substitute for each YAML 1.1 line break, and the substitutes."""
-    breaks = sorted(set(_BREAKS.findall(text)))
+    breaks = [each for each in _BREAKS if each in text]
     if not breaks:
         return text, {}
     # A private-use character that is written as an escape must not become a line break.

@@ -35,6 +35,7 @@ from provisioner.model.environment import (
     Share,
     SignIn,
 )
+from provisioner.model.uuids import is_uuid
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -58,64 +59,35 @@ MAX_SECRET_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
-class DeclaredText:
-    """A value as written, and its place."""
-
-    template: VariableText
-    place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class DeclaredEntry:
-    """A name and its value: a header, a part of `auth` or a limit."""
-
-    name: str
-    name_place: Place
-    value: DeclaredText
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredEnvironment:
     """An environment as declared in environments.yaml, before variables and files are read.
 
     Attributes:
+        name: its name.
         place: the place of its name.
-        auth: the parts of `auth`, in one of the forms that the schema allows; None without `auth`.
-        auth_place: the place of `auth`, or of the environment's mapping if it has none.
-        limits: the limits by name, with numbers as text.
         policy: its own rules, and the rules of the file that it does not override; None without
             any.
+        document: the file.
+        body: its values as written.
     """
 
     name: str
     place: Place
-    url: DeclaredText
-    auth: tuple[DeclaredEntry, ...] | None = None
-    auth_place: Place
-    headers: tuple[DeclaredEntry, ...] = ()
-    ca_file: DeclaredText | None = None
-    owns: tuple[DeclaredText, ...] = ()
-    role: DeclaredText | None = None
-    generation: DeclaredText | None = None
-    workspace: DeclaredText | None = None
-    insecure: bool = False
-    limits: tuple[DeclaredEntry, ...] = ()
-    protect: bool = False
-    guards: Guards = field(default_factory=Guards)
-    policy: DeclaredPolicy | None = None
+    policy: DeclaredPolicy | None
+    document: Document = field(repr=False)
+    body: Mapping = field(repr=False)
 
     @property
     def policy_check(self) -> PolicyCheck:
         """Return its requirements for keys, without those that depend on variables."""
-        known = all(not glob.template.variables for glob in self.owns)
+        owns, role = self.owns, self.role
+        values = [glob.without_variables for glob in owns]
         return PolicyCheck(
             environment=self.name,
-            owns=tuple(_value_without_variables(glob) or "" for glob in self.owns)
-            if known
-            else None,
-            owns_place=self.owns[0].place if self.owns else self.place,
-            role=_value_without_variables(self.role),
-            role_place=self.role.place if self.role else self.place,
+            owns=None if None in values else tuple(filter(None, values)),
+            owns_place=owns[0].place if owns else self.place,
+            role=role.without_variables if role else None,
+            role_place=role.place if role else self.place,
             policy=self.policy,
         )
 
@@ -123,6 +95,61 @@ class DeclaredEnvironment:
     def policy_check_varies(self) -> bool:
         """Return whether its requirements for keys depend on variables."""
         return any(written and written.template.variables for written in (*self.owns, self.role))
+
+    @property
+    def owns(self) -> tuple[WrittenText, ...]:
+        """Return the globs of the keys that it owns."""
+        owns = self.body.get("owns")
+        if not isinstance(owns, Sequence):
+            return ()
+        return tuple(map(self.written, owns, owns.positions))
+
+    @property
+    def url(self) -> WrittenText:
+        """Return the URL."""
+        return self.text("url") or WrittenText(None, self.place)
+
+    @property
+    def role(self) -> WrittenText | None:
+        """Return the role of keys that have none, or None."""
+        return self.text("role")
+
+    def text(self, key: str) -> WrittenText | None:
+        """Return the text of a key; None if it is missing."""
+        body = self.body
+        return self.written(body[key], body.value_position(key)) if key in body else None
+
+    def written(self, value: object, position: Position) -> WrittenText:
+        """Return a value in the body as text."""
+        text = value if isinstance(value, str) else None
+        return WrittenText(text, self.document.place(position))
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenText:
+    """A text as written, with its place.
+
+    Attributes:
+        text: the text; None if the value has another type, which has been reported.
+    """
+
+    text: str | None
+    place: Place
+
+    @property
+    def template(self) -> VariableText:
+        """Return its literal parts and its variables, or one unknown variable if it is invalid."""
+        try:
+            return _UNKNOWN if self.text is None else variables.parse(self.text)
+        except ValueError:
+            return _UNKNOWN
+
+    @property
+    def without_variables(self) -> str | None:
+        """Return the value if it depends on no variable, or None."""
+        template = self.template
+        expanded = template.expand({})
+        return expanded if isinstance(expanded, str) and not template.variables else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +187,12 @@ def declare(document: Document) -> Declarations:
     for (name, body), position in zip(listed.items(), listed.positions[::2], strict=True):
         if not isinstance(body, Mapping) or len(listed) > MAX_ENVIRONMENTS:
             continue
-        declared, faults = _declared(document, name, document.place(position), body, common)
-        faults += _check(declared)
+        rules, faults = _rules(document, body.get("policy"))
+        own_policy = policy_of({**common, **rules})
+        declared = DeclaredEnvironment(name, document.place(position), own_policy, document, body)
+        builder = _Builder(declared, None, None)
+        builder.environment()
+        faults += builder.problems
         # An environment that its schema rejects is checked too, to report all problems at once.
         problems += (fault for fault in faults if (fault.place, fault.code) not in reported)
         if check(body) and not faults:
@@ -176,7 +207,7 @@ _NO_KEYS: collections.abc.Mapping[str, tuple[DesiredKey, ...]] = MappingProxyTyp
 
 def url_of(declared: DeclaredEnvironment, values: collections.abc.Mapping[str, str]) -> str | None:
     """Return the URL of an environment without reading a credential; None if it has a problem."""
-    return _Resolver(values, None).url(declared)
+    return _Builder(declared, values, None).url()
 
 
 def resolve(
@@ -196,14 +227,14 @@ def resolve(
     environments: list[Environment] = []
     causes = Causes()
     for one in declared:
-        resolver = _Resolver(values, root)
-        environment = resolver.environment(one)
-        for problem, identity, rank in resolver.found:
+        builder = _Builder(one, values, root)
+        environment = builder.environment()
+        for problem, identity, rank in builder.found:
             cause = Cause(problem.code, problem.place, identity)
             causes.add(cause, partial(_in_environments, problem.message), rank=rank).add(
                 None, "", one.name
             )
-        if environment is None or resolver.found:
+        if environment is None or builder.found:
             continue
         environments.append(environment)
         if one.policy_check_varies:
@@ -221,38 +252,15 @@ def _cause(declared: DeclaredEnvironment, key: DesiredKey, code: Code) -> Cause:
     """Return the variable that makes a key break a rule of its environment."""
     check = declared.policy_check
     if code == Code.ROTATION_UNOWNED:
-        globs = tuple(glob.template for glob in declared.owns)
+        globs = tuple(glob.text for glob in declared.owns)
         return Cause(code, check.owns_place, globs, single=key.place)
     if code == Code.POLICY_ROLE and key.role is None and declared.role is not None:
-        return Cause(code, check.role_place, declared.role.template)
+        return Cause(code, check.role_place, declared.role.text)
     return Cause(code, key.place)
 
 
 def _in_environments(message: str, affected: Affected) -> str:
     return f"{message}{affected.in_environments}"
-
-
-def _check(declared: DeclaredEnvironment) -> list[Problem]:
-    """Return the problems of an environment that no variable can change."""
-    resolver = _Resolver(None, None)
-    resolver.environment(declared)
-    for part in declared.auth or ():
-        if part.name in _VARIABLES and part.value.template.literal:
-            resolver.problem(
-                part.value,
-                Code.SECRET_LITERAL,
-                f"`{part.name}` is written in the file: put it into a variable and write "
-                f"${{{_VARIABLES[part.name]}}}, without a default",
-            )
-    for header in declared.headers:
-        if _SECRET_HEADER.search(header.name) and _literal_header(header.value.template):
-            resolver.problem(
-                header.value,
-                Code.SECRET_LITERAL,
-                "the name of this header suggests a secret, and its value is written in the file: "
-                "put the whole value into a variable, without a default",
-            )
-    return resolver.problems
 
 
 _UNKNOWN = VariableText((Variable(""),))
@@ -267,7 +275,6 @@ _VARIABLES = {
 _SECRET_HEADER = re.compile(r"auth|token|secret|key|cookie|passw|credential|session", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:Basic|Bearer|Token) ", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _TIMEOUT = re.compile(r"([0-9]{1,9})(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NEVER_IN_URLS = re.compile(r"[\\\s\x00-\x20\x7f-\x9f]")
@@ -302,77 +309,11 @@ def _guards(node: object) -> Guards:
             return Guards()
 
 
-def _value_without_variables(written: DeclaredText | None) -> str | None:
-    """Return a value that contains no variables; None if it does or is missing."""
-    text = None if written is None else written.template.expand({})
-    return text if isinstance(text, str) and written and not written.template.variables else None
-
-
-def _declared(
-    document: Document, name: str, place: Place, body: Mapping, common: dict[str, Rule]
-) -> tuple[DeclaredEnvironment, list[Problem]]:
-    """Return one environment, without values of a wrong type, and its invalid variables."""
-    problems: list[Problem] = []
-
-    def text(value: object, position: Position) -> DeclaredText:
-        template = _UNKNOWN
-        at = document.place(position)
-        if isinstance(value, str):
-            try:
-                template = variables.parse(value)
-            except ValueError as error:
-                problems.append(Problem(at, Code.VARIABLE_INVALID, str(error)))
-        return DeclaredText(template, at)
-
-    def visible_text(value: object, position: Position) -> DeclaredText:
-        if isinstance(value, str) and (message := characters.advice("the text", value)):
-            problems.append(Problem(document.place(position), Code.CHARACTER_UNSEEN, message))
-        return text(value, position)
-
-    def value_of(key: str) -> DeclaredText | None:
-        return text(body[key], body.value_position(key)) if key in body else None
-
-    def entries_of(key: str) -> tuple[DeclaredEntry, ...]:
-        node = body.get(key)
-        if not isinstance(node, Mapping):
-            return ()
-        places = map(document.place, node.positions[::2])
-        values = map(text, map(_text_of, node.values()), node.positions[1::2])
-        return tuple(map(DeclaredEntry, node, places, values))
-
-    owns = body.get("owns")
-    rules, faults = _rules(document, body.get("policy"))
-    problems += faults
-    declared = DeclaredEnvironment(
-        name=name,
-        place=place,
-        url=value_of("url") or DeclaredText(_UNKNOWN, place),
-        auth=entries_of("auth") if "auth" in body else None,
-        auth_place=document.place(body.key_position("auth") if "auth" in body else body.position),
-        headers=entries_of("headers"),
-        ca_file=value_of("ca_file"),
-        owns=tuple(map(visible_text, owns, owns.positions)) if isinstance(owns, Sequence) else (),
-        role=visible_text(body["role"], body.value_position("role")) if "role" in body else None,
-        generation=value_of("generation"),
-        workspace=value_of("workspace"),
-        insecure=body.get("insecure") is True,
-        limits=entries_of("limits"),
-        protect=body.get("protect") is True,
-        guards=_guards(body.get("guards")),
-        policy=policy_of({**common, **rules}),
-    )
-    return declared, problems
-
-
-def _text_of(value: object) -> object:
-    """Return a number of `limits` as text, like the value of a variable."""
-    return str(value) if type(value) is int else value
-
-
-class _Resolver:
-    """Resolves the values of one environment and collects their problems.
+class _Builder:
+    """Builds one environment from its declaration, and collects the problems of its values.
 
     Args:
+        declared: the environment as written.
         values: the values of the variables; None offline, to skip everything that needs one.
         root: the directory where relative paths start; None offline, to read no file.
 
@@ -380,23 +321,33 @@ class _Resolver:
         found: each problem with the identity and the rank of its cause.
     """
 
-    def __init__(self, values: collections.abc.Mapping[str, str] | None, root: Path | None) -> None:
+    def __init__(
+        self,
+        declared: DeclaredEnvironment,
+        values: collections.abc.Mapping[str, str] | None,
+        root: Path | None,
+    ) -> None:
         self.found: list[tuple[Problem, Hashable, int]] = []
+        self._declared = declared
+        self._body = declared.body
         self._values = values
         self._root = root
 
-    def environment(self, declared: DeclaredEnvironment) -> Environment | None:
+    def environment(self) -> Environment | None:
         """Return the environment; None if it has no valid URL."""
-        url = self.url(declared)
-        credential = self._credential(declared, url)
-        headers = self._headers(declared.headers)
-        ca_file = self._ca_file(declared.ca_file)
+        declared, body = self._declared, self._body
+        for written in (*declared.owns, declared.role):
+            self._check_characters(written)
+        url = self.url()
+        credential = self._credential(url)
+        headers = self._headers()
+        ca_file = self._ca_file()
         globs = (self._nonempty(glob, "a glob of `owns`") for glob in declared.owns)
         owns = tuple(filter(None, globs))
         role = self._nonempty(declared.role, "`role`")
-        generation = self._generation(declared.generation)
-        workspace = self._workspace(declared.workspace)
-        limits = self._limits(declared.limits)
+        generation = self._generation()
+        workspace = self._workspace()
+        limits = self._limits()
         if url is None:
             return None
         return Environment(
@@ -410,8 +361,8 @@ class _Resolver:
             generation=generation,
             workspace=workspace,
             limits=limits,
-            protect=declared.protect,
-            guards=declared.guards,
+            protect=body.get("protect") is True,
+            guards=_guards(body.get("guards")),
             policy=None if declared.policy is None else declared.policy.policy,
         )
 
@@ -420,89 +371,116 @@ class _Resolver:
         """Return the problems that were found."""
         return [problem for problem, _, _ in self.found]
 
-    def problem(self, at: Place | DeclaredText, code: Code, message: str) -> None:
-        """Record a problem; a text that is written in several places is one cause."""
-        if isinstance(at, DeclaredText):
-            self._record(Problem(at.place, code, message), (at.template, message))
-        else:
-            self._record(Problem(at, code, message))
-
-    def _record(self, problem: Problem, identity: Hashable = None, rank: int = 0) -> None:
-        """Record a problem.
-
-        Args:
-            problem: the problem.
-            identity: what identifies its cause; None for its place.
-            rank: of several problems with one cause, the lowest rank gives the message.
-        """
-        self.found.append((problem, identity, rank))
-
-    def _text(self, written: DeclaredText | None) -> str | None:
-        """Return the expanded value; None if it is missing or depends on a missing variable."""
-        if written is None:
+    def url(self) -> str | None:
+        """Return the URL; None if it is missing or invalid."""
+        written = self._declared.url
+        text = self._value(written)
+        if text is None:
             return None
-        if self._values is None:
-            expanded = written.template.expand({}) if not written.template.variables else ()
+        found = _url(text, written.place, insecure=self._body.get("insecure") is True)
+        if isinstance(found, str):
+            return found
+        self._problem(written, found.code, found.message)
+        return None
+
+    def _problem(self, at: Place | WrittenText, code: Code, message: str) -> None:
+        """Record a problem; a text that is written in several places is one cause."""
+        if isinstance(at, WrittenText):
+            self.found.append((Problem(at.place, code, message), (at.text, message), 0))
         else:
-            expanded = written.template.expand(self._values)
+            self.found.append((Problem(at, code, message), None, 0))
+
+    def _check_characters(self, written: WrittenText | None) -> None:
+        if written and written.text and (advice := characters.advice("the text", written.text)):
+            self._problem(written.place, Code.CHARACTER_UNSEEN, advice)
+
+    def _value(self, written: WrittenText | None) -> str | None:
+        """Return the expanded value; None if it is missing or depends on a missing variable."""
+        if written is None or written.text is None:
+            return None
+        try:
+            template = variables.parse(written.text)
+        except ValueError as error:
+            self._problem(written.place, Code.VARIABLE_INVALID, str(error))
+            return None
+        if self._values is None and template.variables:
+            return None
+        expanded = template.expand(self._values or {})
         if isinstance(expanded, str):
             return expanded
         for missing in expanded:
-            # Prefer a place that has a message of its own.
-            self._record(
-                Problem(written.place, Code.VARIABLE_MISSING, str(missing)),
-                missing.variable.name,
-                rank=0 if missing.variable.message else 1,
-            )
+            # Of several places, prefer one that has a message of its own.
+            problem = Problem(written.place, Code.VARIABLE_MISSING, str(missing))
+            rank = 0 if missing.variable.message else 1
+            self.found.append((problem, missing.variable.name, rank))
         return None
 
-    def _nonempty(self, written: DeclaredText | None, subject: str) -> str | None:
-        text = self._text(written)
+    def _nonempty(self, written: WrittenText | None, subject: str) -> str | None:
+        text = self._value(written)
         if written is not None and text is not None and not text.strip():
             message = f"{subject} is empty: write text, or remove it"
-            self.problem(written, Code.INVALID_VALUE, message)
+            self._problem(written, Code.INVALID_VALUE, message)
             return None
         return text
 
-    def url(self, declared: DeclaredEnvironment) -> str | None:
-        """Return the URL; None if it is missing or invalid."""
-        text = self._text(declared.url)
-        if text is None:
-            return None
-        found = _url(text, declared.url.place, insecure=declared.insecure)
-        if isinstance(found, str):
-            return found
-        self.problem(declared.url, found.code, found.message)
-        return None
+    def _entries(self, key: str) -> dict[str, WrittenText]:
+        """Return the texts of `auth`, `headers` or `limits` by name; empty if it is missing."""
+        node = self._body.get(key)
+        if not isinstance(node, Mapping):
+            return {}
+        # A number in `limits` is like the value of a variable.
+        texts = [str(value) if type(value) is int else value for value in node.values()]
+        written = map(self._declared.written, texts, node.positions[1::2])
+        return dict(zip(node, written, strict=True))
 
-    def _credential(self, declared: DeclaredEnvironment, url: str | None) -> Credential | None:
-        parts = {part.name: part.value for part in declared.auth or ()}
-        if url in SANDBOX and declared.auth is not None:
+    def _key_place(self, node: Mapping, key: str) -> Place:
+        """Return the place of a key, or of the mapping if it has no such key."""
+        position = node.key_position(key) if key in node else node.position
+        return self._declared.document.place(position)
+
+    def _credential(self, url: str | None) -> Credential | None:
+        parts = self._entries("auth")
+        place = self._key_place(self._body, "auth")
+        for name, written in parts.items():
+            if name in _VARIABLES and written.template.literal:
+                self._problem(
+                    written,
+                    Code.SECRET_LITERAL,
+                    f"`{name}` is written in the file: put it into a variable and write "
+                    f"${{{_VARIABLES[name]}}}, without a default",
+                )
+        if url in SANDBOX and "auth" in self._body:
             message = "the embedded Twenty needs no credentials: remove `auth`"
-            self.problem(declared.auth_place, Code.AUTH_INVALID, message)
-            parts = {}
-        elif url is not None and url not in SANDBOX and declared.auth is None:
+            self._problem(place, Code.AUTH_INVALID, message)
+            return None
+        if url is not None and url not in SANDBOX and "auth" not in self._body:
             message = (
                 '`auth` is missing: write `auth: {token: "${TWENTY_TOKEN}"}` and set the variable '
                 "to the token of an API key"
             )
-            self.problem(declared.auth_place, Code.AUTH_MISSING, message)
-        match parts:
-            case {"token": written}:
-                return self._token(ApiToken, written, self._text(written))
-            case {"token_file": written}:
-                return self._token(ApiToken, written, self._file(written))
-            case {"session_token": written}:
-                return self._token(SessionToken, written, self._text(written))
-            case {"email": email, "password": written}:
-                return _sign_in(self._text(email), self._text(written))
-            case {"email": email, "password_file": written}:
-                return _sign_in(self._text(email), self._file(written))
+            self._problem(place, Code.AUTH_MISSING, message)
+        values = {
+            name: self._file(written) if name.endswith("_file") else self._value(written)
+            for name, written in parts.items()
+        }
+        match values:
+            case {"token": text} | {"token_file": text}:
+                return self._token(ApiToken, parts, text)
+            case {"session_token": text}:
+                return self._token(SessionToken, parts, text)
+            case {"email": str() as email, "password": str() as password} | {
+                "email": str() as email,
+                "password_file": str() as password,
+            }:
+                return SignIn(Secret(email.strip()), Secret(password))
             case _:
                 return None
 
     def _token(
-        self, kind: type[ApiToken | SessionToken], written: DeclaredText, text: str | None
+        self,
+        kind: type[ApiToken | SessionToken],
+        parts: dict[str, WrittenText],
+        text: str | None,
     ) -> ApiToken | SessionToken | None:
         if text is None:
             return None
@@ -514,12 +492,12 @@ class _Resolver:
             "this is not a token: it is empty, or contains characters that a token cannot have. "
             "Write only the token, without `Bearer`"
         )
-        self.problem(written, Code.AUTH_INVALID, message)
+        self._problem(next(iter(parts.values())), Code.AUTH_INVALID, message)
         return None
 
-    def _file(self, written: DeclaredText) -> str | None:
+    def _file(self, written: WrittenText) -> str | None:
         """Return the content of a secret file, without the line break at its end."""
-        name = self._text(written)
+        name = self._value(written)
         if name is None or self._root is None:
             return None
         # A path from a variable is not shown, because it may be the secret itself.
@@ -535,34 +513,43 @@ class _Resolver:
             if text:
                 return text
             fault = "is empty" if text is not None else f"is larger than {MAX_SECRET_BYTES} bytes"
-        self.problem(written, Code.SECRET_FILE_UNREADABLE, f"{file} {fault}")
+        self._problem(written, Code.SECRET_FILE_UNREADABLE, f"{file} {fault}")
         return None
 
-    def _headers(self, headers: tuple[DeclaredEntry, ...]) -> tuple[tuple[str, Secret], ...]:
+    def _headers(self) -> tuple[tuple[str, Secret], ...]:
         found: dict[str, tuple[str, Secret]] = {}
-        for header in headers:
-            name = header.name.lower()
+        for written_name, written in self._entries("headers").items():
+            name = written_name.lower()
+            place = self._key_place(self._body["headers"], written_name)
             if not _HEADER_NAME.fullmatch(name):
                 message = "the name of a header may contain only letters, digits and -"
-                self.problem(header.name_place, Code.HEADER_INVALID, message)
+                self._problem(place, Code.HEADER_INVALID, message)
             elif name == "authorization":
                 message = "`Authorization` is set from `auth`: remove this header"
-                self.problem(header.name_place, Code.HEADER_INVALID, message)
+                self._problem(place, Code.HEADER_INVALID, message)
             elif name in found:
                 message = (
-                    f"`{header.name}` is set twice, because header names are case-insensitive: "
+                    f"`{written_name}` is set twice, because header names are case-insensitive: "
                     "keep one"
                 )
-                self.problem(header.name_place, Code.HEADER_INVALID, message)
-            value = self._text(header.value)
+                self._problem(place, Code.HEADER_INVALID, message)
+            if _SECRET_HEADER.search(name) and _literal_header(written.template):
+                self._problem(
+                    written,
+                    Code.SECRET_LITERAL,
+                    "the name of this header suggests a secret, and its value is written in the "
+                    "file: put the whole value into a variable, without a default",
+                )
+            value = self._value(written)
             if value is not None and not _sendable(value):
                 message = "the value is empty, or contains characters that a header cannot have"
-                self.problem(header.value, Code.HEADER_INVALID, message)
-            found[name] = (header.name, Secret((value or "").strip()))
+                self._problem(written, Code.HEADER_INVALID, message)
+            found[name] = (written_name, Secret((value or "").strip()))
         return tuple(found.values())
 
-    def _ca_file(self, written: DeclaredText | None) -> Path | None:
-        name = self._text(written)
+    def _ca_file(self) -> Path | None:
+        written = self._declared.text("ca_file")
+        name = self._value(written)
         if written is None or name is None or self._root is None:
             return None
         path = self._root / name
@@ -573,36 +560,38 @@ class _Resolver:
             fault = "is empty or too large"
         except OSError as error:
             fault = f"cannot be read: {reason(error)}"
-        self.problem(written, Code.CA_FILE_UNREADABLE, f"{file} {fault}")
+        self._problem(written, Code.CA_FILE_UNREADABLE, f"{file} {fault}")
         return None
 
-    def _generation(self, written: DeclaredText | None) -> Generation | None:
-        text = self._text(written)
+    def _generation(self) -> Generation | None:
+        written = self._declared.text("generation")
+        text = self._value(written)
         if written is None or text is None or text == "auto":
             return None
         if text not in ("legacy", "core"):
             message = "`generation` is not valid: write auto, legacy or core"
-            self.problem(written, Code.INVALID_VALUE, message)
+            self._problem(written, Code.INVALID_VALUE, message)
             return None
         return cast("Generation", text)
 
-    def _workspace(self, written: DeclaredText | None) -> str | None:
-        text = self._text(written)
+    def _workspace(self) -> str | None:
+        written = self._declared.text("workspace")
+        text = self._value(written)
         if written is None or text is None:
             return None
-        if not _UUID.fullmatch(text.lower()):
+        if not is_uuid(text):
             message = "`workspace` is not a UUID: write the id of the workspace"
-            self.problem(written, Code.INVALID_VALUE, message)
+            self._problem(written, Code.INVALID_VALUE, message)
             return None
         return text.lower()
 
-    def _limits(self, limits: tuple[DeclaredEntry, ...]) -> Limits:
+    def _limits(self) -> Limits:
         found: dict[str, Any] = {}
-        for limit in limits:
-            text = self._text(limit.value)
-            if text is None or limit.name not in (*_MAXIMUMS, "timeout"):
+        for name, written in self._entries("limits").items():
+            text = self._value(written)
+            if text is None or name not in (*_MAXIMUMS, "timeout"):
                 continue
-            if limit.name == "timeout":
+            if name == "timeout":
                 parsed = _TIMEOUT.fullmatch(text)
                 seconds = int(parsed[1]) * _SECONDS[parsed[2]] if parsed else 0.0
                 if 0 < seconds <= _SECONDS["h"]:
@@ -610,19 +599,13 @@ class _Resolver:
                     continue
                 advice = "write a time with a unit, up to 1h: 500ms, 30s, 2m"
             else:
-                maximum = _MAXIMUMS[limit.name]
+                maximum = _MAXIMUMS[name]
                 if _COUNT.fullmatch(text) and 1 <= int(text) <= maximum:
-                    found[limit.name] = int(text)
+                    found[name] = int(text)
                     continue
                 advice = f"write a whole number from 1 to {maximum}"
-            self.problem(limit.value, Code.INVALID_VALUE, f"`{limit.name}` is not valid: {advice}")
+            self._problem(written, Code.INVALID_VALUE, f"`{name}` is not valid: {advice}")
         return replace(Limits(), **found)
-
-
-def _sign_in(email: str | None, password: str | None) -> SignIn | None:
-    if email is None or password is None:
-        return None
-    return SignIn(Secret(email.strip()), Secret(password))
 
 
 def _url(text: str, place: Place, *, insecure: bool) -> str | Problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product, repeat
@@ -11,6 +10,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
 from provisioner.errors.codes import Code
+from provisioner.errors.did_you_mean import closest
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes
@@ -70,6 +70,10 @@ class _Target:
     name: str
     keys: dict[str, DesiredKey]
     policy_check: PolicyCheck | None
+
+
+_Expansion = tuple[_Target, str, "SequenceOf[str]"]
+"""A name in one environment, with the matrix values that give it."""
 
 
 @dataclass(slots=True)
@@ -181,67 +185,70 @@ class _Manifest:
         ] = {}
         self._affected: list[Affected] = []
 
-    def expand(self, entries: SequenceOf[Mapping]) -> None:  # noqa: C901, PLR0912 - one loop, calls cost
+    def expand(self, entries: SequenceOf[Mapping]) -> None:
         """Add the keys of entries that the schema accepts."""
-        file, depth, targets, expiries, default_role, delivers, default_rotation = (
-            self._document.file, self._depth, self._targets, self._expiries, self._role,
-            self._deliver is not None, self._rotation,
-        )  # fmt: skip
-        no_values: repeat[SequenceOf[str]] = repeat(())
         if entries and not self._has_room(len(entries), self._document.position):
             return
+        file, depth, delivers = self._document.file, self._depth, self._deliver is not None
         for entry in entries:
             name = entry["name"]
-            position = (
-                entry.positions[1] if next(iter(entry)) == "name" else entry.value_position("name")
-            )
+            # The name is nearly always the first key, and looking up a position takes time.
+            is_first = next(iter(entry)) == "name"
+            position = entry.positions[1] if is_first else entry.value_position("name")
             place = Place(file, position.line + 1, position.column + 1)
-            affected, expanded = self._affected, False
-            affected.clear()
-            expiry = expiries.get(entry.get("expires")) or self._expiry(entry)
+            self._affected.clear()
+            expiry = self._expiries.get(entry.get("expires")) or self._expiry(entry)
             if not name.isascii():
                 self._check_text("the name", name, position)
-            role = entry.get("role")
-            role = default_role if role is None else self._own_role(role, entry)
-            expansions: Iterable[tuple[_Target, str, SequenceOf[str]]]
-            if "{" in name or "}" in name or "matrix" in entry:
-                expansions = self._expand_names(entry, name, place)
-            else:
-                expansions = zip(targets, repeat(name), no_values)
+            role = self._own_role(entry["role"], entry) if "role" in entry else self._role
+            has_placeholders = "{" in name or "}" in name or "matrix" in entry
+            expansions: Iterable[_Expansion] = (
+                self._expand_names(entry, name, place)
+                if has_placeholders
+                else zip(self._targets, repeat(name), _NO_VALUES)
+            )
             sinks = self._sinks(entry) if delivers or "deliver" in entry else ()
-            rotation = _rotation(entry["rotate"]) if "rotate" in entry else default_rotation
+            rotation = _rotation(entry["rotate"]) if "rotate" in entry else self._rotation
             if rotation is not None:
                 self._check_rotation(entry, rotation, expiry)
             protect = entry.get("protect", False)
+            expanded = False
             for target, full_name, values in expansions:
+                expanded = True
+                for affected in self._affected:
+                    affected.add((place, values), full_name, target.name)
                 key = DesiredKey(
                     target.name, full_name, depth, expiry, role, place, (), rotation, protect
                 )
-                if affected:
-                    expanded = True
-                    for one in affected:
-                        one.add((place, values), full_name, target.name)
-                if sinks:
-                    addresses = self._addresses(sinks, entry, key, values)
-                    key = key._replace(deliver=tuple(addresses.values()))
-                first = target.keys.setdefault(full_name, key)
-                if first is not key:
-                    self._report_duplicate(key, values, first)
-                    continue
-                if sinks:
-                    self._occupy(key, values, addresses)
-                policy_check = target.policy_check
-                if policy_check is not None and (
-                    rotation is not None or policy_check.policy is not None
-                ):
-                    self._check_policy(policy_check, entry, key, values)
-            if affected and not expanded:
-                self._count_unexpanded(place, name)
+                self._add_key(target, entry, key, sinks, values)
+            if not expanded:
+                # Its names or environments are unknown because of another problem.
+                for affected in self._affected:
+                    affected.add((place, ()), name, None)
 
-    def _count_unexpanded(self, place: Place, name: str) -> None:
-        """Count an entry whose names or environments are unknown because of another problem."""
-        for affected in self._affected:
-            affected.add((place, ()), name, None)
+    def _add_key(
+        self,
+        target: _Target,
+        entry: Mapping,
+        key: DesiredKey,
+        sinks: tuple[SinkTemplate, ...],
+        values: SequenceOf[str],
+    ) -> None:
+        """Add a key to its environment, or report that it is a duplicate."""
+        addresses: dict[Place, Address] = {}
+        if sinks:
+            addresses = self._addresses(sinks, entry, key, values)
+            key = key._replace(deliver=tuple(addresses.values()))
+        first = target.keys.setdefault(key.name, key)
+        if first is not key:
+            cause = Cause(Code.NAME_DUPLICATE, key.place)
+            self._record_conflict(cause, partial(_two_keys, key, first), key, values, first)
+            return
+        if addresses:
+            self._occupy(key, values, addresses)
+        check = target.policy_check
+        if check is not None and (key.rotation is not None or check.policy is not None):
+            self._check_policy(check, entry, key, values)
 
     def _own_role(self, role: str, node: Mapping) -> str:
         """Check the role of a key or of `defaults`, and return one string for equal roles."""
@@ -380,9 +387,7 @@ class _Manifest:
         self._collection.causes.add(cause, lambda _: message)
         return False
 
-    def _expand_names(
-        self, entry: Mapping, name: str, place: Place
-    ) -> Iterator[tuple[_Target, str, SequenceOf[str]]]:
+    def _expand_names(self, entry: Mapping, name: str, place: Place) -> Iterator[_Expansion]:
         """Yield each name in each environment, with the matrix values that give it."""
         matrix = entry.get("matrix", Mapping())
         if matrix and matrix.position.index in self._document.partial:
@@ -539,11 +544,6 @@ class _Manifest:
         affected = self._collection.causes.add(cause, describe, first.place)
         affected.add((key.place, axes), key.name, key.environment)
 
-    def _report_duplicate(self, key: DesiredKey, axes: SequenceOf[str], first: DesiredKey) -> None:
-        self._record_conflict(
-            Cause(Code.NAME_DUPLICATE, key.place), partial(_two_keys, key, first), key, axes, first
-        )
-
     def _record(self, cause: Cause, describe: Describe, related: Place | None = None) -> None:
         """Record a failure of an entry; each of its names is counted when it is known."""
         self._affected.append(self._collection.causes.add(cause, describe, related))
@@ -603,11 +603,14 @@ def _unknown_environment(
     if variable := variables.first_variable(name):
         message = variables.not_allowed(variable)
         return Problem(document.place(position), Code.VARIABLE_INVALID, message)
-    close = difflib.get_close_matches(name[:64], sorted(declared), n=1)
-    advice = f"did you mean {close[0]}?" if close else "declare it there"
+    close = closest(name, sorted(declared))
+    advice = f"did you mean {close}?" if close else "declare it there"
     message = f"environments.yaml has no environment {show(name)}: {advice}"
     return Problem(document.place(position), Code.ENVIRONMENT_UNKNOWN, message)
 
+
+_NO_VALUES: Iterable[SequenceOf[str]] = repeat(())
+"""The matrix values of keys without a matrix."""
 
 _NO_EXPIRY = ExpiresNever()
 """Replaces an invalid expiry, which has been reported; `load` returns no key with it."""

@@ -1,19 +1,30 @@
 """Turns the schema errors of a document into problems with a place and advice.
 
-jsonschema reports which rule failed at which path. The message for people depends on the path, and
-is looked up here.
+jsonschema reports which rule failed at which path. The schemas say what to write instead, in
+annotations next to the rules:
+
+- `x-advice`: what to write; `x-message` replaces the whole message.
+- `x-code`: the code for a value of the right type that is not allowed; `invalid_value` without it.
+- `x-mistyped`: the code for a value of another type; `yaml_surprise` or `wrong_type` without it.
+- `x-too-many`, `x-repeated`: the code for too many items, and for an item that is listed twice.
+- `x-shown`: false if a message may not show the value.
+- `x-subject`: the name of the value in messages, if its key is not its name.
+- `x-missing`: what to write if the key is missing.
+- `x-where`: the name of a mapping, for advice about keys that are in another one; `x-parent` of a
+  key replaces it.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from provisioner import schemas
 from provisioner.errors.codes import Code
-from provisioner.errors.problem import Place, Problem
+from provisioner.errors.did_you_mean import closest
+from provisioner.errors.problem import Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.document import (
     MAX_PROBLEMS,
@@ -26,7 +37,6 @@ from provisioner.manifests.document import (
 )
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import parse_expiry
-from provisioner.sinks.registry import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +44,9 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 Path = tuple[str | int, ...]
+
+_Annotations = dict[str, Any]
+"""The schema whose annotations hold for a value."""
 
 
 def manifest_problems(document: Document, failing: list[int]) -> list[Problem]:
@@ -57,348 +70,251 @@ def manifest_problems(document: Document, failing: list[int]) -> list[Problem]:
             case _:
                 return path
 
-    return _problems(document, "manifest", value, original)
+    return _Explanation(document, "manifest", original).problems(value)
 
 
 def environments_problems(document: Document) -> list[Problem]:
     """Return the problems of an environments file that its schema rejects."""
-    return _problems(document, "environments", document.root, lambda path: path)
+    return _Explanation(document, "environments", lambda path: path).problems(document.root)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """The code and the advice for a rejected value.
+class _Explanation:
+    """The problems of one document.
 
-    Attributes:
-        code: the code for a value of the right type that is not allowed.
-        advice: what to write.
-        mistyped: the code for a value of another type; None for `yaml_surprise` or `wrong_type`.
-        shown: whether the message may show the value.
+    Args:
+        document: the document.
+        name: the name of its schema.
+        original: returns the path in the document for the path of an error.
     """
 
-    code: Code
-    advice: str
-    mistyped: Code | None = None
-    shown: bool = True
+    def __init__(self, document: Document, name: str, original: Callable[[Path], Path]) -> None:
+        self._document = document
+        self._name = name
+        self._schema = schemas.load(name)
+        self._original = original
+
+    def problems(self, value: object) -> list[Problem]:
+        """Return the problems of a value, which is the document or a part of it."""
+        # One mistake can break several rules with the same message.
+        found: dict[Problem, None] = {}
+        for error in published(self._name).errors(value):
+            for problem in self._explain(error):
+                if len(found) == MAX_PROBLEMS:
+                    message = (
+                        f"the file has more than {MAX_PROBLEMS} problems: the rest are not shown"
+                    )
+                    return [*found, Problem(problem.place, Code.TOO_MANY_PROBLEMS, message)]
+                found[problem] = None
+        return list(found)
+
+    def _explain(self, error: ValidationError) -> Iterator[Problem]:
+        """Yield the problems of one error of jsonschema."""
+        path = self._original(tuple(error.absolute_path))
+        node, position = self._find(path)
+        if isinstance(node, Invalid) or self._follows_from_another(node, error):
+            return
+        notes = self._annotations(error)
+        schema: Any = error.schema
+        match str(error.validator):
+            case _ if "x-message" in notes:
+                if "propertyNames" in error.absolute_schema_path:
+                    position = node.key_position(str(error.instance))
+                yield self._problem(position, Code(notes["x-code"]), notes["x-message"])
+            case "additionalProperties":
+                yield from self._unknown(node, list(schema["properties"]))
+            case "required":
+                yield from self._missing(node, schema)
+            case "oneOf" if self._name == "manifest":
+                yield from self._environment_or_environments(node, schema)
+            case "uniqueItems":
+                yield from self._repeated(node, notes)
+            case "type":
+                expects_text = error.validator_value == "string"
+                yield self._mistyped(path, node, position, notes, expects_text=expects_text)
+            case "anyOf":
+                yield from self._choice(path, node, position, error)
+            case _:
+                yield self._disallowed(path, node, position, notes, error)
+
+    def _annotations(self, error: ValidationError) -> _Annotations:
+        """Return the schema with advice that is nearest to the rule of an error."""
+        node: Any = self._schema
+        nearest: _Annotations = node
+        for step in error.absolute_schema_path:
+            while isinstance(node, dict) and step not in node:
+                node = self._schema["$defs"][node["$ref"].rpartition("/")[2]]
+                nearest = node if _has_advice(node) else nearest
+            node = node[step]
+            nearest = node if _has_advice(node) else nearest
+        return nearest
+
+    def _follows_from_another(self, node: object, error: ValidationError) -> bool:
+        """Return whether an error follows from another one: an unread key, or a wrong type."""
+        if error.validator not in ("required", "oneOf", "minProperties"):
+            return False
+        return not isinstance(node, Mapping) or node.position.index in self._document.partial
+
+    def _unknown(self, node: Mapping, known: list[str]) -> Iterator[Problem]:
+        for key, position in zip(node, node.positions[::2], strict=True):
+            if key in known:
+                continue
+            elsewhere = _mappings(self._name).get(key)
+            word = _FIRST_WORD.match(key)
+            if node[key] is None and word is not None and word[1] in known:
+                message = f"a colon and a space are missing after `{word[1]}`: add them"
+            elif not _SHOWABLE.fullmatch(key):
+                message = f"this key is unknown here: use {', '.join(known)}"
+            elif elsewhere is not None and closest(key, known, _SAME_WORD) is None:
+                message = f"`{key}` is unknown here: move it to {elsewhere}"
+            elif close := closest(key, known):
+                message = f"`{key}` is unknown here: did you mean `{close}`?"
+            else:
+                message = f"`{key}` is unknown here: use {', '.join(known)}"
+            yield self._problem(position, Code.UNKNOWN_KEY, message)
+
+    def _missing(self, node: Mapping, schema: _Annotations) -> Iterator[Problem]:
+        for key in schema["required"]:
+            # A key of the file that is in `defaults` is reported there as unknown.
+            defaults = node.get("defaults") if node is self._document.root else None
+            if key not in node and not (isinstance(defaults, Mapping) and key in defaults):
+                yield self._missing_key(node, key, schema)
+
+    def _missing_key(self, node: Mapping, key: str, schema: _Annotations) -> Problem:
+        message = f"`{key}` is missing: {schema['properties'][key]['x-missing']}"
+        return self._problem(node.position, Code.MISSING_KEY, message)
+
+    def _environment_or_environments(
+        self, node: Mapping, schema: _Annotations
+    ) -> Iterator[Problem]:
+        if "environment" in node and "environments" in node:
+            first, second = sorted(
+                (node.key_position("environment"), node.key_position("environments")),
+                key=lambda position: position.index,
+            )
+            message = "the manifest has both `environment` and `environments`: keep one of them"
+            yield self._problem(second, Code.ENVIRONMENT_BOTH, message, first)
+        elif not isinstance(node.get("defaults"), Mapping) or "environment" not in node["defaults"]:
+            yield self._missing_key(node, "environment", schema)
+
+    def _delivery(self, node: object, error: ValidationError) -> Iterator[Problem]:
+        """Yield the problems of a sink: no kind or several, or those of its kind."""
+        if not isinstance(node, Mapping):
+            return  # its type is reported
+        branches: Any = error.validator_value
+        kinds = [branch["$ref"].rpartition("/")[2] for branch in branches]
+        written = [key for key in node if key in kinds]
+        if len(written) == 1:
+            for inner in error.context or ():
+                if inner.relative_schema_path[0] == kinds.index(written[0]):
+                    yield from self._explain(inner)
+            return
+        if written:
+            position = node.key_position(written[1])
+            found = " and ".join(f"`{key}`" for key in written)
+        elif node.position.index not in self._document.partial:
+            close = closest(next(iter(node), ""), kinds)
+            position, found = node.position, f"none: did you mean `{close}`?" if close else "none"
+        else:
+            return  # its kind may be a key that could not be read
+        listed = ", ".join(f"`{name}`" for name in kinds)
+        message = f"a sink must have exactly one of {listed}, and this one has {found}"
+        yield self._problem(position, Code.SINK_INVALID, message)
+
+    def _choice(
+        self, path: Path, node: Any, position: Position, error: ValidationError
+    ) -> Iterator[Problem]:
+        """Yield the problems of the branches that accept this type, or one if none does."""
+        schema: Any = error.schema
+        if schema.get("title") == "Sink":
+            yield from self._delivery(node, error)
+            return
+        inner = error.context or ()
+        other = {
+            each.relative_schema_path[0]
+            for each in inner
+            if not each.relative_path and each.validator in ("type", "const", "enum")
+        }
+        matching = [each for each in inner if each.relative_schema_path[0] not in other]
+        for each in matching:
+            yield from self._explain(each)
+        if matching:
+            return
+        notes = self._annotations(error)
+        if isinstance(node, (str, int)):
+            yield self._disallowed(path, node, position, notes, error)
+        else:
+            yield self._mistyped(path, node, position, notes, expects_text=False)
+
+    def _repeated(self, node: Sequence, notes: _Annotations) -> Iterator[Problem]:
+        code = Code(notes["x-repeated"])
+        what = "environment" if code == Code.ENVIRONMENT_DUPLICATE else "value"
+        first: dict[str, Position] = {}
+        for item, position in zip(node, node.positions, strict=True):
+            if isinstance(item, str) and first.setdefault(item, position) is not position:
+                message = f"the {what} {show(item)} is listed twice: remove one"
+                yield self._problem(position, code, message, first[item])
+
+    def _mistyped(
+        self, path: Path, node: Any, position: Position, notes: _Annotations, *, expects_text: bool
+    ) -> Problem:
+        """Return the problem of a value with a wrong type."""
+        subject, advice, code = _subject(path, notes), notes["x-advice"], notes.get("x-mistyped")
+        if code == Code.SECRET_LITERAL and isinstance(node, (Mapping, Sequence)):
+            code = None
+        if code is None and expects_text and isinstance(node, (AmbiguousScalar, bool, int)):
+            if notes.get("x-shown", True):
+                text = self._written(position, node)
+                message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to make it text'
+            else:
+                message = f"{subject} is {_kind(node)} in YAML: put it in quotes to make it text"
+            return self._problem(position, Code.YAML_SURPRISE, message)
+        message = f"{subject} is {_kind(node)}: {advice}"
+        return self._problem(position, Code(code or Code.WRONG_TYPE), message)
+
+    def _disallowed(
+        self, path: Path, node: Any, position: Position, notes: _Annotations, error: ValidationError
+    ) -> Problem:
+        """Return the problem of a value that has the right type and is not allowed."""
+        code = Code(notes.get("x-code", Code.INVALID_VALUE))
+        if error.validator_value == "expiry":
+            if found := variables.first_variable(node):
+                message = variables.not_allowed(found)
+                return self._problem(position, Code.VARIABLE_INVALID, message)
+            if len(node) <= _MAX_SHOWN:
+                return self._problem(position, code, _expiry_fault(node))
+        if error.validator in ("maxItems", "maxProperties"):
+            code = Code(notes.get("x-too-many", code))
+        visible = notes.get("x-shown", True) and isinstance(node, (str, int))
+        shown = f" {show(node)}" if visible else ""
+        state = " is empty" if node in ("", [], {}) else f"{shown} is not allowed"
+        message = f"{_subject(path, notes)}{state}: {notes['x-advice']}"
+        return self._problem(position, code, message)
+
+    def _problem(
+        self, position: Position, code: Code, message: str, related: Position | None = None
+    ) -> Problem:
+        place = None if related is None else self._document.place(related)
+        return Problem(self._document.place(position), code, message, place)
+
+    def _find(self, path: Path) -> tuple[Any, Position]:
+        """Return the value at a path of keys and indexes, and its position."""
+        node: Any = self._document.root
+        position = self._document.position
+        for step in path:
+            if isinstance(node, Mapping):
+                position = node.value_position(str(step))
+            else:
+                position = node.positions[step]
+            node = node[step]
+        return node, position
+
+    def _written(self, position: Position, node: AmbiguousScalar | int) -> str:
+        """Return a scalar as written in the file."""
+        if isinstance(node, AmbiguousScalar):
+            return _shortened(node.text)
+        return self._document.text[position.index : position.index + len(str(node))]
 
 
-_EXPIRY = _Rule(
-    Code.EXPIRY_INVALID,
-    "write a date (2027-06-30), a date-time (2027-06-30T12:00:00Z), hours, days or weeks "
-    "(36h, 90d, 12w) or never",
-    mistyped=Code.EXPIRY_INVALID,
-)
-_ROLE = _Rule(Code.INVALID_VALUE, "write the label or the id of a role, or remove `role`")
-_VERSION = _Rule(Code.INVALID_VALUE, "write `version: 1`")
-_CLEAN = "of 1 to 1000 characters, without control characters or leading or trailing spaces"
-_ENVIRONMENT = _Rule(Code.INVALID_VALUE, "write the name of an environment")
-
-
-_AUTH_FORMS = (
-    "write one of `token`, `token_file`, `session_token`, or `email` with `password` or "
-    "`password_file`"
-)
-_SECRET = _Rule(
-    Code.AUTH_INVALID,
-    "use a variable, for example ${TWENTY_TOKEN}",
-    mistyped=Code.SECRET_LITERAL,
-    shown=False,
-)
-_SECRET_FILE = _Rule(Code.AUTH_INVALID, "write the path of a file, in quotes", shown=False)
-
-
-_ROTATION: dict[tuple[str, ...], _Rule] = {
-    (): _Rule(
-        Code.ROTATION_INVALID,
-        "write {before: 14d, overlap: 48h}, or never to turn rotation off",
-        Code.ROTATION_INVALID,
-    ),
-    ("*",): _Rule(
-        Code.ROTATION_INVALID, "write hours, days or weeks: 36h, 14d, 2w", Code.ROTATION_INVALID
-    ),
-}
-"""The rules for `rotate` in a key and in `defaults`."""
-
-_BOOLEAN = _Rule(Code.INVALID_VALUE, "write true or false, without quotes", Code.INVALID_VALUE)
-_GLOB = _Rule(Code.INVALID_VALUE, "write a glob: svc-*")
-_KIND = _Rule(
-    Code.INVALID_VALUE,
-    f"write {', '.join(KINDS[:-1])} or {KINDS[-1]}",
-    Code.INVALID_VALUE,
-)
-_POLICY: dict[tuple[str, ...], _Rule] = {
-    (): _Rule(
-        Code.INVALID_VALUE, "write a mapping, for example {max_lifetime: 365d, rotation: required}"
-    ),
-    ("max_lifetime",): _Rule(
-        Code.INVALID_VALUE,
-        "write hours, days or weeks: 36h, 90d, 12w; or never",
-        Code.INVALID_VALUE,
-    ),
-    ("rotation",): _Rule(Code.INVALID_VALUE, "write required or optional", Code.INVALID_VALUE),
-    ("roles",): _Rule(Code.INVALID_VALUE, "list roles: [Integrations], or write any"),
-    ("roles", "*"): _Rule(Code.INVALID_VALUE, "write the label or the id of a role"),
-    ("names",): _Rule(Code.INVALID_VALUE, "write a glob or a list of globs: svc-*"),
-    ("names", "*"): _GLOB,
-    ("sinks",): _Rule(
-        Code.INVALID_VALUE,
-        "list kinds of sinks, for example [vault, github], or write optional or "
-        "{forbid: [command]}",
-    ),
-    ("sinks", "*"): _KIND,
-    ("sinks", "require"): _Rule(Code.INVALID_VALUE, "list kinds of sinks: [vault, github]"),
-    ("sinks", "require", "*"): _KIND,
-    ("sinks", "forbid"): _Rule(Code.INVALID_VALUE, "list kinds of sinks: [command]"),
-    ("sinks", "forbid", "*"): _KIND,
-}
-"""The rules for `policy` in the file and in an environment."""
-
-_PROGRAM = _Rule(
-    Code.SINK_INVALID, "list a program and up to 99 arguments, for example [gh, secret, set, KEY]"
-)
-_SINK_TEXT = _Rule(Code.SINK_INVALID, "write text of 1 to 4096 characters")
-_SINKS: dict[tuple[str, ...], _Rule] = {
-    (): _Rule(Code.INVALID_VALUE, "list up to 20 sinks: `- file: secrets/{environment}.env`"),
-    ("*",): _Rule(
-        Code.INVALID_VALUE, "a sink must be a mapping: write `- file: secrets/{environment}.env`"
-    ),
-    ("*", "*"): _SINK_TEXT,
-    ("*", "*", "*"): _Rule(Code.SINK_INVALID, "write text of up to 4096 characters"),
-}
-"""The rules for `deliver` in a key and in `defaults`."""
-
-
-def _option_rule(rule: _Rule, schema: Any) -> _Rule:
-    """Return the rule for a value; for an option of a sink, from the schema that rejects it."""
-    if rule is not _SINK_TEXT:
-        return rule
-    if "enum" in schema:
-        advice = f"write {' or '.join(schema['enum'])}"
-        return _Rule(Code.INVALID_VALUE, advice, Code.INVALID_VALUE, shown=False)
-    return _PROGRAM if schema.get("type") == "array" else _SINK_TEXT
-
-
-def _count(maximum: int) -> _Rule:
-    return _Rule(
-        Code.INVALID_VALUE, f"write a whole number from 1 to {maximum}", Code.INVALID_VALUE
-    )
-
-
-_RULES: dict[str, dict[tuple[str, ...], _Rule]] = {
-    "manifest": {
-        (): _Rule(Code.INVALID_VALUE, "a manifest must be a mapping: start it with `version: 1`"),
-        ("version",): _VERSION,
-        ("environment",): _ENVIRONMENT,
-        ("environments",): _Rule(
-            Code.INVALID_VALUE, "list 1 to 10000 environments: [staging, production]"
-        ),
-        ("environments", "*"): _ENVIRONMENT,
-        ("depth",): _Rule(
-            Code.DEPTH_INVALID, "write 0, 1 or 2, without quotes", Code.DEPTH_INVALID
-        ),
-        ("defaults",): _Rule(
-            Code.INVALID_VALUE, "write a mapping: {expires: 90d, role: Integrations}"
-        ),
-        ("defaults", "expires"): _EXPIRY,
-        ("defaults", "role"): _ROLE,
-        ("keys",): _Rule(Code.INVALID_VALUE, "list at least one key: `- name: svc-billing`"),
-        ("keys", "*"): _Rule(
-            Code.INVALID_VALUE, "a key must be a mapping: write `- name: svc-billing`"
-        ),
-        ("keys", "*", "name"): _Rule(Code.NAME_INVALID, f"write a name {_CLEAN}"),
-        ("keys", "*", "description"): _Rule(Code.INVALID_VALUE, "write text"),
-        ("keys", "*", "expires"): _EXPIRY,
-        ("keys", "*", "role"): _ROLE,
-        ("keys", "*", "protect"): _BOOLEAN,
-        ("keys", "*", "matrix"): _Rule(
-            Code.MATRIX_EMPTY, "write 1 to 100 axes: {region: [eu, us]}"
-        ),
-        ("keys", "*", "matrix", "*"): _Rule(Code.MATRIX_EMPTY, "list at least one value: [eu, us]"),
-        ("keys", "*", "matrix", "*", "*"): _Rule(Code.INVALID_VALUE, f"write text {_CLEAN}"),
-        **{("defaults", "deliver", *path): rule for path, rule in _SINKS.items()},
-        **{("keys", "*", "deliver", *path): rule for path, rule in _SINKS.items()},
-        **{("defaults", "rotate", *path): rule for path, rule in _ROTATION.items()},
-        **{("keys", "*", "rotate", *path): rule for path, rule in _ROTATION.items()},
-    },
-    "environments": {
-        (): _Rule(Code.INVALID_VALUE, "this file must be a mapping: start it with `version: 1`"),
-        ("version",): _VERSION,
-        ("environments",): _Rule(Code.INVALID_VALUE, "declare 1 to 10000 environments by name"),
-        ("environments", "*"): _Rule(
-            Code.INVALID_VALUE, "an environment must be a mapping with a `url`"
-        ),
-        ("environments", "*", "url"): _Rule(
-            Code.URL_INVALID,
-            "write, for example, https://crm.example.com, or `sandbox:`",
-            shown=False,
-        ),
-        ("environments", "*", "auth"): _Rule(Code.AUTH_INVALID, _AUTH_FORMS, shown=False),
-        ("environments", "*", "auth", "token_file"): _SECRET_FILE,
-        ("environments", "*", "auth", "password_file"): _SECRET_FILE,
-        ("environments", "*", "auth", "*"): _SECRET,
-        ("environments", "*", "headers"): _Rule(
-            Code.INVALID_VALUE, "write a mapping of header names and values", shown=False
-        ),
-        ("environments", "*", "headers", "*"): _Rule(
-            Code.HEADER_INVALID,
-            "write at least one character, in quotes",
-            mistyped=Code.HEADER_INVALID,
-            shown=False,
-        ),
-        ("environments", "*", "ca_file"): _Rule(Code.INVALID_VALUE, "write the path of a PEM file"),
-        ("environments", "*", "owns"): _Rule(Code.INVALID_VALUE, 'list globs: ["svc-*"]'),
-        ("environments", "*", "owns", "*"): _GLOB,
-        ("environments", "*", "role"): _ROLE,
-        ("environments", "*", "generation"): _Rule(
-            Code.INVALID_VALUE, "write auto, legacy or core", Code.INVALID_VALUE
-        ),
-        ("environments", "*", "workspace"): _Rule(
-            Code.INVALID_VALUE, "write the id of the workspace, which is a UUID"
-        ),
-        ("environments", "*", "insecure"): _BOOLEAN,
-        ("environments", "*", "protect"): _BOOLEAN,
-        ("environments", "*", "guards"): _Rule(
-            Code.INVALID_VALUE, "write a mapping: {max_revoke: 30%}"
-        ),
-        ("environments", "*", "guards", "max_revoke"): _Rule(
-            Code.INVALID_VALUE,
-            "write a whole number of keys, or a share from 0% to 100%",
-            Code.INVALID_VALUE,
-        ),
-        ("environments", "*", "limits"): _Rule(
-            Code.INVALID_VALUE, "write a mapping: {parallel: 4, timeout: 30s}"
-        ),
-        ("environments", "*", "limits", "requests_per_minute"): _count(1_000_000),
-        ("environments", "*", "limits", "parallel"): _count(100),
-        ("environments", "*", "limits", "batch"): _count(60),
-        ("environments", "*", "limits", "timeout"): _Rule(
-            Code.INVALID_VALUE,
-            "write a time with a unit, up to 1h: 500ms, 30s, 2m",
-            Code.INVALID_VALUE,
-        ),
-        **{("policy", *path): rule for path, rule in _POLICY.items()},
-        **{("environments", "*", "policy", *path): rule for path, rule in _POLICY.items()},
-    },
-}
-"""The rule for the value at a path; `*` is any name or index, and the first match counts."""
-
-
-def _rule(kind: str, path: Path) -> _Rule:
-    return next(
-        rule
-        for pattern, rule in _RULES[kind].items()
-        if len(pattern) == len(path)
-        and all(part in ("*", step) for part, step in zip(pattern, path, strict=True))
-    )
-
-
-def _problems(
-    document: Document, kind: str, value: object, original: Callable[[Path], Path]
-) -> list[Problem]:
-    # One mistake can break several rules with the same message.
-    found: dict[Problem, None] = {}
-    for error in published(kind).errors(value):
-        for problem in _explain(document, kind, original(tuple(error.absolute_path)), error):
-            if len(found) == MAX_PROBLEMS:
-                message = f"the file has more than {MAX_PROBLEMS} problems: the rest are not shown"
-                return [*found, Problem(problem.place, Code.TOO_MANY_PROBLEMS, message)]
-            found[problem] = None
-    return list(found)
-
-
-def _explain(
-    document: Document, kind: str, path: Path, error: ValidationError
-) -> Iterator[Problem]:
-    """Yield the problems of one error of jsonschema."""
-    node = _value_at(document, path)
-    if isinstance(node, Invalid) or _follows_from_another(document, node, error):
-        return
-    if "propertyNames" in error.absolute_schema_path:
-        yield _misnamed(document, kind, node, str(error.instance))
-        return
-    rule = _option_rule(_rule(kind, path), error.schema)
-    expected: Any = error.validator_value
-    match str(error.validator):
-        case "additionalProperties":
-            yield from _unknown(document, kind, node, error.schema)
-        case "required":
-            yield from _missing(document, node, expected)
-        case "oneOf" if kind == "manifest":
-            yield from _environment_or_environments(document, node)
-        case "uniqueItems":
-            yield from _repeated(document, path, node)
-        case "type":
-            yield _mistyped(document, path, rule, node, expects_text=expected == "string")
-        case "anyOf" | "pattern" if kind == "manifest" and "deliver" in path[1:3]:
-            yield from _delivery(document, path, node, error)
-        case "anyOf":
-            yield from _choice(document, kind, path, error)
-        case _:
-            yield _disallowed(path, rule, document.place(_position_at(document, path)), node)
-
-
-def _choice(document: Document, kind: str, path: Path, error: ValidationError) -> Iterator[Problem]:
-    """Yield the problems of the branches that accept this type, or one if none does."""
-    node, inner, rule = _value_at(document, path), error.context or (), _rule(kind, path)
-    other = {
-        each.relative_schema_path[0]
-        for each in inner
-        if not each.relative_path and each.validator in ("type", "const", "enum")
-    }
-    matching = [each for each in inner if each.relative_schema_path[0] not in other]
-    for each in matching:
-        yield from _explain(document, kind, (*path, *each.relative_path), each)
-    if not matching and isinstance(node, (str, int)):
-        yield _disallowed(path, rule, document.place(_position_at(document, path)), node)
-    elif not matching:
-        yield _mistyped(document, path, rule, node, expects_text=False)
-
-
-def _follows_from_another(document: Document, node: object, error: ValidationError) -> bool:
-    """Return whether the error follows from another one: an unread key, or a wrong type."""
-    if error.validator not in ("required", "oneOf", "minProperties"):
-        return False
-    return not isinstance(node, Mapping) or node.position.index in document.partial
-
-
-def _misnamed(document: Document, kind: str, node: Mapping, key: str) -> Problem:
-    place = document.place(node.key_position(key))
-    if kind == "manifest":
-        code = Code.MATRIX_AXIS_INVALID
-        message = (
-            "this is not a valid axis name: write up to 64 letters, digits, - or _, starting "
-            "with a letter, but not `environment` or `name`"
-        )
-    else:
-        code = Code.ENVIRONMENT_NAME_INVALID
-        message = (
-            "this is not a valid environment name (it is also used as a file name): write "
-            "up to 64 letters, digits, dots, - or _, starting with a letter or digit"
-        )
-    return Problem(place, code, message)
-
-
-_LEVELS = {
-    "manifest": {
-        "the top of the manifest": ("version", "environment", "environments", "depth", "defaults",
-                                    "keys"),
-        "a key": ("name", "description", "protect", "matrix"),
-        "a key or `defaults`": ("expires", "role", "deliver", "rotate"),
-        "`rotate`": ("before", "overlap"),
-        "an item of `deliver`": KINDS,
-    },
-    "environments": {
-        "the top of the file": ("version", "environments"),
-        "the top of the file or an environment": ("policy",),
-        "an environment": ("url", "auth", "headers", "ca_file", "owns", "role", "generation",
-                           "workspace", "insecure", "limits", "protect", "guards"),
-        "`guards`": ("max_revoke",),
-        "`policy`": ("max_lifetime", "rotation", "roles", "names", "sinks"),
-        "`sinks`": ("require", "forbid"),
-        "`auth`": ("token", "token_file", "session_token", "email", "password", "password_file"),
-        "`limits`": ("requests_per_minute", "parallel", "batch", "timeout"),
-    },
-}  # fmt: skip
 _SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
 """Unknown keys that may be shown: `{token:eyJ…}` without a space is one long key."""
 
@@ -408,215 +324,8 @@ _FIRST_WORD = re.compile(r"([a-z_]+)[ :]")
 _SAME_WORD = 0.85
 """The similarity from which a key is a misspelling and not misplaced: `role` and `roles`."""
 
-
-def _unknown(document: Document, kind: str, node: Mapping, schema: Any) -> Iterator[Problem]:
-    known = list(schema["properties"])
-    for key, position in zip(node, node.positions[::2], strict=True):
-        if key in known:
-            continue
-        parent = _level(kind, key)
-        word = _FIRST_WORD.match(key)
-        if node[key] is None and word is not None and word[1] in known:
-            message = f"a colon and a space are missing after `{word[1]}`: add them"
-        elif not _SHOWABLE.fullmatch(key):
-            message = f"this key is unknown here: use {', '.join(known)}"
-        elif parent and not difflib.get_close_matches(key, known, 1, _SAME_WORD):
-            message = f"`{key}` is unknown here: move it to {parent}"
-        elif close := difflib.get_close_matches(key, known, n=1):
-            message = f"`{key}` is unknown here: did you mean `{close[0]}`?"
-        else:
-            message = f"`{key}` is unknown here: use {', '.join(known)}"
-        yield Problem(document.place(position), Code.UNKNOWN_KEY, message)
-
-
-def _level(kind: str, key: str) -> str:
-    """Return where a key belongs; empty if it is unknown everywhere."""
-    levels = [level for level, keys in _LEVELS[kind].items() if key in keys]
-    if kind == "manifest" and key not in KINDS:
-        sinks = [f"`{name}`" for name in KINDS if published(kind).defines(name, key)]
-        if sinks:
-            article = "an" if sinks[0][1] in "aeiou" else "a"
-            levels.append(f"{article} {' or '.join(sinks)} sink")
-    return " or ".join(levels)
-
-
-_MISSING = {
-    "version": "start the file with `version: 1`",
-    "keys": "list the keys under `keys:`",
-    "name": "write `- name: svc-billing`",
-    "environment": "write `environment: NAME` or `environments: [NAME]`",
-    "environments": "declare them under `environments:`",
-    "before": "write how long before expiry a key gets a successor: `before: 14d`",
-    "url": "write the address of the workspace: `url: https://crm.example.com`",
-}
-
-
-def _missing(document: Document, node: Mapping, required: list[str]) -> Iterator[Problem]:
-    for key in required:
-        if key not in node and not _is_in_defaults(document, node, key):
-            message = f"`{key}` is missing: {_MISSING[key]}"
-            yield Problem(document.place(node.position), Code.MISSING_KEY, message)
-
-
-def _is_in_defaults(document: Document, node: Mapping, key: str) -> bool:
-    """Return whether a key of the file is in its `defaults`, where it is reported as unknown."""
-    defaults = node.get("defaults") if node is document.root else None
-    return isinstance(defaults, Mapping) and key in defaults
-
-
-def _environment_or_environments(document: Document, node: Mapping) -> Iterator[Problem]:
-    if "environment" in node and "environments" in node:
-        positions = sorted(
-            (node.key_position("environment"), node.key_position("environments")),
-            key=lambda position: position.index,
-        )
-        yield Problem(
-            document.place(positions[1]),
-            Code.ENVIRONMENT_BOTH,
-            "the manifest has both `environment` and `environments`: keep one of them",
-            document.place(positions[0]),
-        )
-    else:
-        yield from _missing(document, node, ["environment"])
-
-
-def _delivery(
-    document: Document, path: Path, node: Any, error: ValidationError
-) -> Iterator[Problem]:
-    """Yield the problems of a sink: a token in a text, no kind or several, or those of its kind."""
-    if isinstance(node, str) and error.validator == "pattern":
-        message = "the file contains a token: remove it, and replace that token"
-        yield Problem(document.place(_position_at(document, path)), Code.SECRET_LITERAL, message)
-    if not isinstance(node, Mapping):
-        return  # its type is reported
-    branches: Any = error.validator_value
-    kinds = [branch["$ref"].rpartition("/")[2] for branch in branches]
-    written = [key for key in node if key in kinds]
-    if len(written) == 1:
-        for inner in error.context or ():
-            if inner.relative_schema_path[0] == kinds.index(written[0]):
-                yield from _explain(document, "manifest", (*path, *inner.relative_path), inner)
-        return
-    if written:
-        position, found = node.key_position(written[1]), " and ".join(f"`{key}`" for key in written)
-    elif node.position.index not in document.partial:
-        first = next(iter(node), "")[:64]
-        close = difflib.get_close_matches(first, kinds, n=1)
-        position, found = node.position, f"none: did you mean `{close[0]}`?" if close else "none"
-    else:
-        return  # its kind may be a key that could not be read
-    listed = ", ".join(f"`{name}`" for name in kinds)
-    message = f"a sink must have exactly one of {listed}, and this one has {found}"
-    yield Problem(document.place(position), Code.SINK_INVALID, message)
-
-
-def _repeated(document: Document, path: Path, node: Sequence) -> Iterator[Problem]:
-    first: dict[str, Position] = {}
-    for item, position in zip(node, node.positions, strict=True):
-        if not isinstance(item, str):
-            continue
-        earlier = first.setdefault(item, position)
-        if earlier is position:
-            continue
-        if path == ("environments",):
-            code, message = (
-                Code.ENVIRONMENT_DUPLICATE,
-                f"the environment {show(item)} is listed twice",
-            )
-        else:
-            code, message = Code.MATRIX_COLLISION, f"the value {show(item)} is listed twice"
-        yield Problem(
-            document.place(position), code, f"{message}: remove one", document.place(earlier)
-        )
-
-
-def _mistyped(
-    document: Document, path: Path, rule: _Rule, node: Any, *, expects_text: bool
-) -> Problem:
-    """Return the problem of a value with a wrong type."""
-    position = _position_at(document, path)
-    place = document.place(position)
-    subject = _subject(path)
-    scalar = isinstance(node, (AmbiguousScalar, bool, int))
-    if rule.mistyped and not (
-        rule.mistyped == Code.SECRET_LITERAL and isinstance(node, (Mapping, Sequence))
-    ):
-        return Problem(place, rule.mistyped, f"{subject} is {_kind(node)}: {rule.advice}")
-    if scalar and expects_text and rule.shown:
-        text = _written(document, position, node)
-        message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to make it text'
-        return Problem(place, Code.YAML_SURPRISE, message)
-    if scalar and expects_text:
-        message = f"{subject} is {_kind(node)} in YAML: put it in quotes to make it text"
-        return Problem(place, Code.YAML_SURPRISE, message)
-    return Problem(place, Code.WRONG_TYPE, f"{subject} is {_kind(node)}: {rule.advice}")
-
-
-def _disallowed(path: Path, rule: _Rule, place: Place, node: Any) -> Problem:
-    """Return the problem of a value that has the right type and is not allowed."""
-    if rule is _EXPIRY and isinstance(node, str) and (found := variables.first_variable(node)):
-        return Problem(place, Code.VARIABLE_INVALID, variables.not_allowed(found))
-    if rule is _EXPIRY and isinstance(node, str) and len(node) <= _MAX_SHOWN:
-        try:
-            parse_expiry(node)
-        except ValueError as error:
-            return Problem(place, rule.code, str(error))
-    shown = f" {show(node)}" if rule.shown and isinstance(node, (str, int)) else ""
-    state = " is empty" if node in ("", [], {}) else f"{shown} is not allowed"
-    # A matrix has different codes for too few and for too many values.
-    code = Code.MATRIX_TOO_LARGE if rule.code == Code.MATRIX_EMPTY and node else rule.code
-    return Problem(place, code, f"{_subject(path)}{state}: {rule.advice}")
-
-
-def show(value: str | int) -> str:
-    """Return a value for a message: on one line, and shortened."""
-    text = value if isinstance(value, str) else str(value).lower()
-    if len(text) > _MAX_SHOWN:
-        text = text[: _MAX_SHOWN - 1] + "…"
-    if not isinstance(value, str):
-        return text
-    hidden = not text.isprintable() or characters.first_invisible(text) is not None
-    return json.dumps(text, ensure_ascii=hidden)
-
-
-def _value_at(document: Document, path: Path) -> Any:
-    """Return the value at a path of keys and indexes."""
-    node: Any = document.root
-    for step in path:
-        node = node[step]
-    return node
-
-
-def _position_at(document: Document, path: Path) -> Position:
-    if not path:
-        return document.position
-    parent = _value_at(document, path[:-1])
-    step: Any = path[-1]
-    position: Position = (
-        parent.value_position(step) if isinstance(parent, Mapping) else parent.positions[step]
-    )
-    return position
-
-
-def _subject(path: Path) -> str:
-    match path:
-        case ():
-            return "the file"
-        case (*_, "matrix", str()):
-            return "this axis"
-        case (*_, "environments", str()):
-            return "this environment"
-        case (*_, "headers", str()):
-            return "this header"
-        case (*_, str() as name):
-            return f"`{name}`" if _SHOWABLE.fullmatch(name) else "this value"
-        case _:
-            return "this item"
-
-
-def _kind(node: object) -> str:
-    return node.kind if isinstance(node, AmbiguousScalar) else _KINDS[type(node)]
-
+_MAX_SHOWN = 60
+"""The number of characters of a value that a message shows."""
 
 _KINDS: dict[type, str] = {
     type(None): "empty",
@@ -628,12 +337,61 @@ _KINDS: dict[type, str] = {
 }
 
 
-def _written(document: Document, position: Position, node: AmbiguousScalar | int) -> str:
-    """Return a scalar as written in the file."""
-    if isinstance(node, AmbiguousScalar):
-        return node.text if len(node.text) <= _MAX_SHOWN else node.text[: _MAX_SHOWN - 1] + "…"
-    return document.text[position.index : position.index + len(str(node))]
+@lru_cache(maxsize=2)
+def _mappings(name: str) -> dict[str, str]:
+    """Return the mappings that each key can be in, as a message names them."""
+    found: dict[str, list[str]] = {}
+
+    def collect(schema: object) -> None:
+        if isinstance(schema, dict):
+            if "x-where" in schema:
+                for key, part in schema["properties"].items():
+                    found.setdefault(key, []).append(part.get("x-parent", schema["x-where"]))
+            for part in schema.values():
+                collect(part)
+        elif isinstance(schema, list):
+            for part in schema:
+                collect(part)
+
+    collect(schemas.load(name))
+    return {key: " or ".join(places) for key, places in found.items()}
 
 
-_MAX_SHOWN = 60
-"""The number of characters of a value that a message shows."""
+def _has_advice(schema: object) -> bool:
+    return isinstance(schema, dict) and ("x-advice" in schema or "x-message" in schema)
+
+
+def _expiry_fault(text: str) -> str:
+    try:
+        parse_expiry(text)
+    except ValueError as error:
+        return str(error)
+    raise AssertionError("the schema rejects it")
+
+
+def show(value: str | int) -> str:
+    """Return a value for a message: on one line, and shortened."""
+    if not isinstance(value, str):
+        return _shortened(str(value).lower())
+    text = _shortened(value)
+    hidden = not text.isprintable() or characters.first_invisible(text) is not None
+    return json.dumps(text, ensure_ascii=hidden)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+
+
+def _subject(path: Path, notes: _Annotations) -> str:
+    if not path:
+        return "the file"
+    if "x-subject" in notes:
+        return str(notes["x-subject"])
+    name = path[-1]
+    if isinstance(name, int):
+        return "this item"
+    return f"`{name}`" if _SHOWABLE.fullmatch(name) else "this value"
+
+
+def _kind(node: object) -> str:
+    return node.kind if isinstance(node, AmbiguousScalar) else _KINDS[type(node)]

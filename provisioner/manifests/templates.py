@@ -5,12 +5,12 @@ Values that a vendor would refuse are found here, with their places, before anyt
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.errors.codes import Code
+from provisioner.errors.did_you_mean import closest
 from provisioner.manifests import variables
 from provisioner.manifests.schema_errors import show
 from provisioner.sinks.kind import OptionValues
@@ -72,9 +72,9 @@ def split_placeholders(
                 advice = f"{variables.WRITE_VALUE}, or ${{{{{variable}}}}} for the text itself"
                 faults.append(Fault(place, Code.VARIABLE_INVALID, what, advice))
             case ("name", str() as placeholder) if placeholder.strip():
-                close = difflib.get_close_matches(placeholder[:64], known, n=1)
+                close = closest(placeholder, known)
                 advice = (
-                    f"did you mean {{{close[0]}}}? Write {{{{ for a literal brace"
+                    f"did you mean {{{close}}}? Write {{{{ for a literal brace"
                     if close
                     else "add it to `matrix`, or write {{ for a literal brace"
                 )

@@ -803,7 +803,7 @@ def test_a_file_name_that_is_not_utf_8_can_be_shown(write: Write) -> None:
 
 
 def test_one_wrong_key_among_many_costs_no_more_than_one(write: Write) -> None:
-    """Only the keys that the compiled check rejects are passed to jsonschema."""
+    """Only the keys that the fast check rejects are passed to jsonschema."""
     listed = [f"  - {{name: svc-{n}, expires: 90d}}\n" for n in range(20_000)]
     good = write({"a.yaml": f"{HEAD}keys:\n{''.join(listed)}"})
     start = time.process_time()
