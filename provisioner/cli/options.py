@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.model.environment import SinkKind
-    from provisioner.reconcile.guards import GuardOverrides
     from provisioner.render.formats import OutputFormat
 
     Command = Callable[..., int]
@@ -117,55 +116,30 @@ one_environment_option = _common_option(
 )
 
 
-class PlanFlags(NamedTuple):
-    """The optional actions of a run.
-
-    Attributes:
-        prune: True to revoke owned keys that no manifest declares.
-        dedupe: True to revoke duplicates of owned keys.
-        redeliver: True to deliver a new token to every sink.
-    """
-
-    prune: bool
-    dedupe: bool
-    redeliver: bool
-
-
-class GuardOptions(NamedTuple):
-    """The options that override guards.
-
-    Attributes:
-        max_revoke: the number of keys that may be revoked in each environment; None for the limit
-            of `guards.max_revoke`.
-        allow_protected: True to allow revoking protected keys.
-    """
-
-    max_revoke: int | None
-    allow_protected: bool
-
-    def overrides(self) -> GuardOverrides:
-        """Return the overrides in the form that the guards take."""
-        from provisioner.reconcile.guards import GuardOverrides
-
-        return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
-
-
 def add_plan_flags(command: Command) -> Command:
-    """Add the options of `PlanFlags`; the command gets them as its argument `plan_flags`."""
+    """Add the options of `PlanOptions`; the command gets them, with --only, as `options`."""
 
     @wraps(command)
-    def collect(*, prune: bool, dedupe: bool, redeliver: bool, **others: object) -> int:
-        return command(plan_flags=PlanFlags(prune, dedupe, redeliver), **others)
+    def collect(
+        *, only: tuple[str, ...], prune: bool, dedupe: bool, redeliver: bool, **others: object
+    ) -> int:
+        from provisioner.plan import PlanOptions
+
+        options = PlanOptions(only=only, prune=prune, dedupe=dedupe, redeliver=redeliver)
+        return command(options=options, only=only, **others)
 
     return _add_options(collect, *_PLAN_FLAGS)
 
 
 def add_guard_options(command: Command) -> Command:
-    """Add the options of `GuardOptions`; the command gets them as its argument `guard_options`."""
+    """Add the options of `GuardOverrides`; the command gets them as its argument `overrides`."""
 
     @wraps(command)
     def collect(*, max_revoke: int | None, allow_protected: bool, **others: object) -> int:
-        return command(guard_options=GuardOptions(max_revoke, allow_protected), **others)
+        from provisioner.plan import GuardOverrides
+
+        overrides = GuardOverrides(max_revoke=max_revoke, allow_protected=allow_protected)
+        return command(overrides=overrides, **others)
 
     return _add_options(collect, *_GUARD_OPTIONS)
 

@@ -13,7 +13,7 @@ from provisioner.plan.actions import Deliver, Rotate
 from provisioner.plan.findings import DeliveryUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from provisioner.errors.failure import Failure
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
     from provisioner.plan.actions import Action, DeliverReason, Planned
-    from provisioner.plan.findings import Finding
-    from provisioner.plan.options import PlanOptions
     from provisioner.plan.rotation import LiveKeys
 
 EXPIRY_TOLERANCE = timedelta(seconds=60)
@@ -106,15 +104,16 @@ def on_server_clock(
     }
 
 
-def plan_delivery(  # noqa: PLR0913, PLR0917 - all inputs of a delivery
+def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
     key: DesiredKey,
     keys: LiveKeys,
     acceptable: Sequence[ObservedKey],
     sink_contents: Mapping[Address, SinkContent],
-    options: PlanOptions,
     server_time: datetime,
-) -> tuple[Deliver | None, Finding | None]:
-    """Return the delivery that a live key needs, and the finding about sinks of unknown content.
+    *,
+    redeliver: bool,
+) -> Iterator[Deliver | DeliveryUnknown]:
+    """Yield the delivery that a live key needs, and the finding about sinks of unknown content.
 
     Args:
         key: the desired key.
@@ -122,52 +121,42 @@ def plan_delivery(  # noqa: PLR0913, PLR0917 - all inputs of a delivery
         acceptable: the live keys whose tokens its sinks may hold.
         sink_contents: the contents of its sinks, with timestamps by the server's clock; a missing
             address was not read.
-        options: `redeliver` gives every sink a new token, whatever it holds.
         server_time: the server's time.
+        redeliver: whether every sink gets a new token, whatever it holds.
     """
     current, predecessors = keys.current, keys.predecessors
-    proof_due = server_time - current.created_at > _PROOF_DEADLINE
-    to_write: list[Address] = []
+    proof_due = bool(predecessors) and server_time - current.created_at > _PROOF_DEADLINE
+    reasons: dict[Address, DeliverReason] = {}
     unknown: list[Address] = []
-    reasons: list[DeliverReason] = []
     blocked: Failure | None = None
     for address in key.deliver:
         content = sink_contents.get(address, _NOT_READ)
-        reason = "redeliver" if options.redeliver else _reason(content, current, acceptable)
-        if reason == "sink_unusable" and isinstance(content, Unavailable):
-            blocked = blocked or content.failure
-        if (
-            reason is None
-            and predecessors
-            and proof_due
-            and _another_write_would_prove(content, current)
-        ):
+        reason = "redeliver" if redeliver else _reason(content, current, acceptable)
+        if reason is None and proof_due and _another_write_would_prove(content, current):
             reason = "token_unproven"
         if reason is not None:
-            to_write.append(address)
-            reasons.append(reason)
+            reasons[address] = reason
         elif isinstance(content, Unreadable) and (
             content.updated_at is None or (predecessors and not content.only_writes)
         ):
             unknown.append(address)
-    finding = None
+        if reason == "sink_unusable" and isinstance(content, Unavailable):
+            blocked = blocked or content.failure
+    if reasons:
+        yield Deliver(
+            name=key.name,
+            reason=next(iter(reasons.values())),
+            depth=key.depth,
+            expires_at=current.expires_at,
+            role=current.role,
+            key_id=current.id,
+            sinks=tuple(reasons),
+            place=key.place,
+            blocked=blocked,
+        )
     if unknown:
         kept_ids = tuple(one.id for one in predecessors)
-        finding = DeliveryUnknown(key.name, (current.id,), tuple(unknown), kept_ids)
-    if not to_write:
-        return None, finding
-    action = Deliver(
-        name=key.name,
-        reason=reasons[0],
-        depth=key.depth,
-        expires_at=current.expires_at,
-        role=current.role,
-        key_id=current.id,
-        sinks=tuple(to_write),
-        place=key.place,
-        blocked=blocked,
-    )
-    return action, finding
+        yield DeliveryUnknown(key.name, (current.id,), tuple(unknown), kept_ids)
 
 
 def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:

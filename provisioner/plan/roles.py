@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
+from provisioner.model.expiry import resolve_expiry
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.actions import Create
 from provisioner.plan.expiry_check import validate_expiry
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import ObservedKey, Role, Roles
+    from provisioner.model.observed import Observation, ObservedKey, Role
     from provisioner.plan.actions import Reason
 
 _HIDDEN = (
@@ -29,27 +30,27 @@ _LONGEST_NAME = 200
 
 
 class RoleChoice:
-    """The lookup of roles, which are set on the key, in its manifest or in the environment."""
+    """The lookup of roles, which are set on the key, in its manifest or in the environment.
 
-    def __init__(self, environment: Environment, roles: Roles) -> None:
+    Args:
+        environment: the environment of the workspace.
+        observation: the observed state of the workspace.
+        now: the time of the plan, from which durations count.
+    """
+
+    def __init__(self, environment: Environment, observation: Observation, now: datetime) -> None:
         self._environment = environment
-        self._roles = roles
+        self._roles = observation.roles
+        self._server_time = observation.server_time
+        self._now = now
+        self._expiries: dict[str, datetime] = {}
         self._ignored = 0
         self._resolved: dict[str, str] = {}
 
-    def create(
-        self, key: DesiredKey, reason: Reason, expires_at: datetime, server_time: datetime
-    ) -> Create:
-        """Return the create action of a key, blocked if the key cannot be created.
-
-        Args:
-            key: the desired key.
-            reason: the reason for the create.
-            expires_at: the expiry of the new key.
-            server_time: decides whether the expiry is in the past.
-        """
+    def create(self, key: DesiredKey, reason: Reason) -> Create:
+        """Return the action that creates a key now, blocked if the key cannot be created."""
         role, role_id, blocked = self.resolve(key)
-        blocked = validate_expiry(self._environment, key, expires_at, server_time) or blocked
+        expires_at = self.expires_at(key)
         return Create(
             name=key.name,
             reason=reason,
@@ -60,8 +61,16 @@ class RoleChoice:
             role_id=role_id,
             place=key.place,
             sinks=key.deliver,
-            blocked=blocked,
+            blocked=validate_expiry(self._environment, key, expires_at, self._server_time)
+            or blocked,
         )
+
+    def expires_at(self, key: DesiredKey) -> datetime:
+        """Return the expiry of a key that is created now."""
+        written = key.expiry.written
+        if written not in self._expiries:
+            self._expiries[written] = resolve_expiry(key.expiry, self._now)
+        return self._expiries[written]
 
     def resolve(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
         """Return the role as written, its id, and why the key cannot have it."""

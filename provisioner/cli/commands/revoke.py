@@ -17,8 +17,9 @@ from provisioner.cli.options import (
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import GuardOptions, OutputOptions, OutputTargets, Selection
+    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
     from provisioner.cli.signals import Signals
+    from provisioner.plan import GuardOverrides
 
 
 @click.command(
@@ -45,7 +46,7 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
-    guard_options: GuardOptions,
+    overrides: GuardOverrides,
     *,
     signals: Signals,
     yes: bool,
@@ -57,7 +58,8 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
     environment are revoked, and never the key that this run is signed in with. If a manifest
     declares a revoked key, the next `provision apply` creates it again.
     """
-    from provisioner.cli.execute import SelectedNames, carry_out
+    from provisioner.cli.execute import Job, SelectedNames, carry_out
+    from provisioner.cli.run import prepare
     from provisioner.plan import PlanOptions
 
     if not all(names):
@@ -65,20 +67,12 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
             "A NAME is empty; check that its variable is set. To revoke a key without a name, "
             "use its id."
         )
-    names_or_ids = frozenset(names)
-    options = PlanOptions(only=selection.only)
+    options = PlanOptions(only=selection.only, revoke=frozenset(names))
     return carry_out(
         "revoke",
-        selection,
+        lambda: Job.now(prepare(selection), options, overrides),
         output,
         output_targets,
-        lambda reconciler, prepared: reconciler.plan_revocations(
-            prepared.manifests.desired,
-            prepared.now,
-            names_or_ids,
-            options,
-            guard_options.overrides(),
-        ),
         signals=signals,
         yes=yes,
         selected_names=SelectedNames(names, "live"),

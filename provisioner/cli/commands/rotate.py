@@ -17,8 +17,9 @@ from provisioner.cli.options import (
 from provisioner.cli.stoppable import stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import GuardOptions, OutputOptions, OutputTargets, Selection
+    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
     from provisioner.cli.signals import Signals
+    from provisioner.plan import GuardOverrides
 
 
 @click.command(
@@ -53,7 +54,7 @@ def rotate(  # noqa: PLR0913 - one for each part of a command line
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
-    guard_options: GuardOptions,
+    overrides: GuardOverrides,
     *,
     signals: Signals,
     at_once: bool,
@@ -68,18 +69,16 @@ def rotate(  # noqa: PLR0913 - one for each part of a command line
 
     Keys are rotated in every environment that has a key with that name, unless -e selects some.
     """
-    from provisioner.cli.execute import SelectedNames, carry_out
+    from provisioner.cli.execute import Job, SelectedNames, carry_out
+    from provisioner.cli.run import prepare
     from provisioner.plan import PlanOptions
 
     options = PlanOptions(only=selection.only, rotate=frozenset(names), at_once=at_once)
     return carry_out(
         "rotate",
-        selection,
+        lambda: Job.now(prepare(selection), options, overrides),
         output,
         output_targets,
-        lambda reconciler, prepared: reconciler.plan(
-            prepared.manifests.desired, prepared.now, options, guard_options.overrides()
-        ),
         signals=signals,
         yes=yes,
         selected_names=SelectedNames(names, "declared"),
