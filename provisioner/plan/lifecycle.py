@@ -11,7 +11,6 @@ from provisioner.model.globs import matches
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan.actions import Change, Revoke, Rotate, Update
 from provisioner.plan.delivery import delivered_at, on_server_clock, plan_delivery, proves_delivery
-from provisioner.plan.expiry_check import validate_expiry
 from provisioner.plan.findings import EXPIRING_WITHIN, Drift, Duplicate, Expiring
 from provisioner.plan.revocations import revoke
 from provisioner.plan.rotation import classify_live_keys
@@ -245,8 +244,7 @@ class Lifecycle:
             role_id=role_id,
             place=key.place,
             sinks=key.deliver if sets_expiry else (),
-            blocked=blocked
-            or validate_expiry(self._environment, key, expires_at, self._server_time),
+            blocked=blocked or self._roles.expiry_failure(key, expires_at),
         )
 
     def _predecessor_drift(self, name: _Name) -> Iterator[Step]:

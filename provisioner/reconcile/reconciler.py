@@ -167,28 +167,16 @@ class Reconciler:
         self, inputs: Iterable[_Input | Unobserved], task: Callable[[_Input], _Outcome | Unobserved]
     ) -> tuple[_Outcome | Unobserved, ...]:
         """Run a task for each environment; its failure, its bug or a stop is its outcome."""
-        started = [
-            (
-                one,
-                None
-                if isinstance(one, Unobserved)
-                else self.executor.submit(_attempt, _environment_of(one), partial(task, one)),
-            )
-            for one in inputs
-        ]
-        self.stop.wait_for([future for _, future in started if future], graceful=False)
-        outcomes: list[_Outcome | Unobserved] = []
-        for one, future in started:
-            if isinstance(one, Unobserved):
-                outcomes.append(one)
-            elif future is not None and future.done():
-                outcomes.append(future.result())
-            else:
-                outcomes.append(_unobserved(_environment_of(one), WorkspaceError.of(STOPPED)))
-        return tuple(outcomes)
+        each = tuple(inputs)
+        futures = [self.executor.submit(partial(_attempt, one, task)) for one in each]
+        self.stop.wait_for(futures, graceful=False)
+        return tuple(
+            future.result() if future.done() else _unobserved(one, WorkspaceError.of(STOPPED))
+            for one, future in zip(each, futures, strict=True)
+        )
 
     def _observe(self, environment: Environment) -> ObservedEnvironment | Unobserved:
-        outcome = _attempt(environment, partial(self._open_and_observe, environment))
+        outcome = _attempt(environment, self._open_and_observe)
         shown = outcome if isinstance(outcome, Unobserved) else outcome.observation
         self.emit(EnvironmentObserved(environment.name, shown))
         return outcome
@@ -303,23 +291,29 @@ def _combine(planned: tuple[PlannedEnvironment | Unobserved, ...], request: Plan
 
 
 def _attempt(
-    environment: Environment, task: Callable[[], _Outcome | Unobserved]
+    one: _Input | Unobserved, task: Callable[[_Input], _Outcome | Unobserved]
 ) -> _Outcome | Unobserved:
     """Return the outcome of a task for one environment, whatever happens."""
+    if isinstance(one, Unobserved):
+        return one
     try:
-        with bind(environment=environment.name):
-            return task()
+        with bind(environment=_environment_of(one).name):
+            return task(one)
     except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-        return _unobserved(environment, error)
+        return _unobserved(one, error)
 
 
 def _environment_of(one: Environment | ObservedEnvironment) -> Environment:
     return one if isinstance(one, Environment) else one.environment
 
 
-def _unobserved(environment: Environment, error: Exception) -> Unobserved:
+def _unobserved(
+    one: Environment | ObservedEnvironment | Unobserved, error: Exception
+) -> Unobserved:
     """Return the outcome of an environment that failed, with the refusal or bug behind it."""
-    name, url = environment.name, environment.url
+    if isinstance(one, Unobserved):
+        return one
+    name, url = _environment_of(one).name, _environment_of(one).url
     match error:
         case RefusedError():
             return Unobserved(name, url, error.failure, refusal=error)
