@@ -112,36 +112,42 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             warn_if_nothing_selected(plan, prepared.selection)
             missing: tuple[str, ...] = ()
             if selected_names is not None and not signals.stop.requested:
-                missing = selected_names.without_action(plan)
-                for name in missing:
-                    message = selected_names.explain_missing(name, prepared.names)
-                    console.print_failure(Failure(Code.KEY_MISSING, message))
-                nothing_to_do = missing == selected_names.names and not plan.incomplete
-                if nothing_to_do and proposal.verdict.refusal is None:
-                    outputs.report_outcome(plan, changes=plan.changes)
-                    return outputs.finish(INCOMPLETE)
-            ask = proposal.verdict.refusal is None and not (yes or signals.stop.requested)
-            to_confirm = environments_to_confirm(plan, prepared) if ask else ()
-            if to_confirm:
-                with signals.default_handling():
-                    confirmed = confirm(plan, to_confirm, console)
-                if not confirmed:
-                    outputs.report_outcome(plan, changes=plan.changes)
-                    return outputs.finish(INCOMPLETE if plan.incomplete or missing else 0)
-                proposal = _refused_if_changed(plan, job.propose(reconciler))
-                outputs.plan_made(proposal.plan)
-            plan, refusal = proposal.plan, proposal.verdict.refusal
+                missing = selected_names.report_missing(plan, prepared.names, console)
+            agreed: Proposal | None = proposal
+            if proposal.verdict.refusal is None:
+                if selected_names and missing == selected_names.names and not plan.incomplete:
+                    agreed = None  # nothing to do
+                elif not (yes or signals.stop.requested):
+                    agreed = _agree(job, proposal, reconciler, console, signals)
+            if agreed is None:
+                outputs.report_outcome(plan, changes=plan.changes)
+                return outputs.finish(INCOMPLETE if plan.incomplete or missing else 0)
+            if agreed is not proposal:
+                outputs.plan_made(agreed.plan)
+            plan, refusal = agreed.plan, agreed.verdict.refusal
             if refusal is None:
                 announce_revocations(plan, console)
             with console.progress(plan.steps, "keys and tokens") as on_progress:
-                result = reconciler.execute(proposal, on_progress)
+                result = reconciler.execute(agreed, on_progress)
             with outputs.printing():
                 show_result(result, console, refusal)
             outputs.report_outcome(result, changes=plan.changes, refusal=refusal)
-        code = early_exit_code(signals, proposal.verdict, result.environments)
+        code = early_exit_code(signals, agreed.verdict, result.environments)
         if code is not None:
             return outputs.finish(code)
         return outputs.finish(INCOMPLETE if result.incomplete or missing else 0)
+
+
+def _agree(
+    job: Job, proposal: Proposal, reconciler: Reconciler, console: Console, signals: Signals
+) -> Proposal | None:
+    """Ask for confirmation if needed, and return the proposal as of now; None if it is declined."""
+    to_confirm = environments_to_confirm(proposal.plan, job.prepared)
+    if not to_confirm:
+        return proposal
+    with signals.default_handling():
+        confirmed = confirm(proposal.plan, to_confirm, console)
+    return _refused_if_changed(proposal.plan, job.propose(reconciler)) if confirmed else None
 
 
 def _refused_if_changed(confirmed: Plan, now: Proposal) -> Proposal:
@@ -177,13 +183,19 @@ class SelectedNames:
     names: tuple[str, ...]
     kind: Literal["declared", "live"]
 
-    def without_action(self, plan: Plan) -> tuple[str, ...]:
-        """Return the names and ids that no action of the plan is about."""
+    def report_missing(
+        self, plan: Plan, declared: Collection[str], console: Console
+    ) -> tuple[str, ...]:
+        """Print and return the names and ids that no action of the plan is about."""
         parts = [part for part in plan.environments if isinstance(part, Planned)]
         actions = [action for part in parts for action in part.actions]
-        names = {action.name for action in actions}
+        found = {action.name for action in actions}
         ids = {action.key_id.lower() for action in actions if isinstance(action, Revoke)}
-        return tuple(name for name in self.names if name not in names and name.lower() not in ids)
+        missing = tuple(one for one in self.names if one not in found and one.lower() not in ids)
+        for name in missing:
+            message = self._explain_missing(name, declared)
+            console.print_failure(Failure(Code.KEY_MISSING, message))
+        return missing
 
     def require_declared(self, declared: Collection[str]) -> None:
         """Raise if a name must be declared and is not, so that no part of a list is done.
@@ -201,7 +213,7 @@ class SelectedNames:
             remedy=" ".join(hints) or "Check the names, -m and -e.",
         )
 
-    def explain_missing(self, name: str, declared: Collection[str]) -> str:
+    def _explain_missing(self, name: str, declared: Collection[str]) -> str:
         """Return why no action is about a name, with a suggestion."""
         if name in declared and self.kind == "live":
             return f"{name!r} has no live key: there is nothing to revoke."

@@ -57,6 +57,8 @@ class _Name(NamedTuple):
 
     def token_expiries(self) -> list[datetime]:
         """Return the expiries of the live keys whose tokens are in sinks."""
+        if not self.contents:
+            return []
         ids = {one.key.lower() for one in self.contents if isinstance(one, ApiKeyToken)}
         return [one.expires_at for one in self.live if one.id.lower() in ids]
 

@@ -141,7 +141,8 @@ class RoleChoice:
             return Failure(
                 Code.ROLE_MISSING,
                 f"{key.name!r} has no role, and keys in {self._environment.name} need one. Set "
-                f"`role:` on the key, in the manifest's defaults or in the environment to {choice}.",
+                "`role:` on the key, in the manifest's defaults or in the environment to "
+                f"{choice}.",
             )
         if known is not None:
             return self._known_role(key, written, known)
@@ -174,7 +175,8 @@ class RoleChoice:
 
 
 def _assignable(roles: tuple[Role, ...]) -> str:
-    return _shorten(sorted(repr(role.label) for role in roles if role.assignable)) or "none"
+    labels = sorted(role.label for role in roles if role.assignable)
+    return _shorten(list(map(repr, labels))) or "none"
 
 
 def _shorten(words: list[str]) -> str:
