@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 _HEAD_BYTES = 64
 """Bytes at the start that identify a plan file."""
 
-_SAVED = ("environment", "only", "prune", "dedupe", "redeliver", "max_revoke", "allow_protected")
-"""The parameters of the options that a plan file contains."""
-
 
 def require_writable(file: Path) -> None:
     """Raise if the file exists and is not a plan file, because it would be overwritten."""
@@ -126,40 +123,33 @@ def _load_plan(file: Path) -> PlanFile:
     return found
 
 
-def refuse_saved_options(context: click.Context) -> None:
-    """Raise if the command line has an option that the plan file already contains."""
-    for parameter in _SAVED:
-        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(
-                f"{_option(parameter)} cannot be used with a plan file, which already sets it."
-            )
+def _refuse_other_options(reviewed: PlanFile, context: click.Context) -> None:
+    """Raise if the command line has an option of the plan file, or a variable another value.
 
-
-def _check_variables(reviewed: PlanFile, context: click.Context) -> None:
-    """Raise if a variable has another value than the plan file.
-
-    The same value is accepted: the variable may be set for every command of a pipeline.
+    The same value is accepted of a variable, which may be set for every command of a pipeline.
     """
-    options, overrides = reviewed.options, reviewed.overrides
-    saved = (
-        *(frozenset(reviewed.selected), frozenset(options.only)),
-        *(options.prune, options.dedupe, options.redeliver),
-        *(overrides.max_revoke, overrides.allow_protected),
-    )
-    for parameter, value in zip(_SAVED, saved, strict=True):
-        current = context.params[parameter]
-        if isinstance(current, tuple):
-            current = frozenset(current)
-        variable = f"PROVISION_{parameter.upper()}"
-        if os.environ.get(variable) and current != value:
+    saved = {
+        "environment": reviewed.selected,
+        "only": reviewed.options.only,
+        "prune": reviewed.options.prune,
+        "dedupe": reviewed.options.dedupe,
+        "redeliver": reviewed.options.redeliver,
+        "max_revoke": reviewed.overrides.max_revoke,
+        "allow_protected": reviewed.overrides.allow_protected,
+    }
+    for parameter, value in saved.items():
+        current, source = context.params[parameter], context.get_parameter_source(parameter)
+        option = f"--{parameter.replace('_', '-')}"
+        if source is ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                f"{variable} differs from the {_option(parameter)} in the plan file. Unset it, or "
-                "make a new plan with it."
+                f"{option} cannot be used with a plan file, which already sets it."
             )
-
-
-def _option(parameter: str) -> str:
-    return f"--{parameter.replace('_', '-')}"
+        same = set(current) == set(value) if isinstance(value, tuple) else current == value
+        if source is ParameterSource.ENVIRONMENT and not same:
+            raise click.UsageError(
+                f"PROVISION_{parameter.upper()} differs from the {option} in the plan file. Unset "
+                "it, or make a new plan with it."
+            )
 
 
 @contextmanager
@@ -204,7 +194,7 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
     Raises:
         InvalidInputError: if manifests, variables or secret files have problems.
         WrongUsageError: if the file cannot be opened.
-        UsageError: if a variable has another value than the file.
+        UsageError: if an option or variable sets what the file sets.
         StalePlanError: if the file cannot be used, or has another digest.
     """
     path = file.as_posix()
@@ -216,7 +206,7 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
                 f"The digest of {path} is {reviewed.digest}, not {digest}.",
                 remedy="Use the plan file that was reviewed.",
             )
-    _check_variables(reviewed, context)
+    _refuse_other_options(reviewed, context)
     options, selected = reviewed.options, reviewed.selected
     with _unknown_environment_is_stale(file):
         prepared = prepare(selection._replace(environments=selected, only=options.only))

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
-from provisioner.plan.actions import Create, Deliver, Planned, Revoke, Rotate, Update
+from provisioner.plan.actions import Action, Create, Deliver, Planned, Revoke, Rotate, Update
 from provisioner.plan.estimate import estimate
-from provisioner.plan.findings import (
-    DeliveryUnknown,
-    Drift,
-    Duplicate,
-    Expiring,
-    Unmanaged,
-)
+from provisioner.plan.findings import Unmanaged
 from provisioner.plan.lifecycle import Lifecycle
 from provisioner.plan.options import PlanOptions
 from provisioner.plan.revocations import plan_revocations, revoke
@@ -33,8 +27,6 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
-    from provisioner.plan.actions import Action
-    from provisioner.plan.findings import Finding
     from provisioner.plan.lifecycle import Step
 
 _NO_OPTIONS = PlanOptions()
@@ -104,7 +96,9 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     if not options.rotate:
         for name in sorted(observed.keys() - declared):
             steps += _plan_undeclared(environment, observation, observed[name], options)
-    actions, revocations, findings = _sort(steps)
+    actions = [one for one in steps if isinstance(one, Create | Update | Rotate | Deliver)]
+    revocations = [one for one in steps if isinstance(one, Revoke)]
+    findings = [one for one in steps if not isinstance(one, Action)]
     own_key = observation.own_key
     return Planned(
         environment=environment.name,
@@ -142,25 +136,7 @@ def _plan_undeclared(
     return [Unmanaged(name, tuple(one.id for one in live))] if live else []
 
 
-def _sort(steps: Iterable[Step]) -> tuple[list[Action], list[Revoke], list[Finding]]:
-    """Return the actions, the revocations, which come last, and the findings."""
-    actions: list[Action] = []
-    revocations: list[Revoke] = []
-    findings: list[Finding] = []
-    for step in steps:
-        match step:
-            case Create() | Update() | Rotate() | Deliver():
-                actions.append(step)
-            case Revoke():
-                revocations.append(step)
-            case Unmanaged() | Duplicate() | Drift() | Expiring() | DeliveryUnknown():
-                findings.append(step)
-            case _:
-                assert_never(step)
-    return actions, revocations, findings
-
-
-def _notes(actions: list[Action]) -> Iterator[str]:
+def _notes(actions: Iterable[Action]) -> Iterator[str]:
     """Yield the warnings about new keys without a sink, and about tokens already issued."""
     possible = [action for action in actions if action.blocked is None]
     count = sum(isinstance(one, Create | Rotate) and not one.sinks for one in possible)

@@ -46,7 +46,7 @@ def plan_revocations(
         observation: the observed state of the workspace.
         options: the keys to revoke, and the globs that limit them.
     """
-    desired_by_name = {key.name: key for key in desired}
+    declared = {key.name: key for key in desired}
     ids = {one.lower() for one in options.revoke}
     requested = [
         one
@@ -56,10 +56,16 @@ def plan_revocations(
         and options.selects(one.name)
     ]
     actions = tuple(
-        revoke(one, "asked", desired_by_name.get(one.name))._replace(
+        revoke(one, "asked", declared.get(one.name))._replace(
             blocked=_refusal(environment, observation, one)
         )
         for one in sorted(requested, key=lambda one: (one.name, one.creation_order))
+    )
+    notes = (
+        f"{one.place.file} line {one.place.line} still declares {one.name!r}; "
+        "the next `apply` will create it again"
+        for one in actions
+        if one.blocked is None and one.place is not None
     )
     return Planned(
         environment=environment.name,
@@ -69,21 +75,9 @@ def plan_revocations(
         actions=actions,
         kept=(),
         findings=(),
-        notes=tuple(_recreate_notes(actions)),
+        notes=tuple(dict.fromkeys(notes)),
         estimate=estimate(environment.limits, observation, actions),
     )
-
-
-def _recreate_notes(actions: Iterable[Revoke]) -> Iterable[str]:
-    """Yield a warning for each revoked key that a manifest still declares."""
-    places = {
-        one.name: one.place for one in actions if one.blocked is None and one.place is not None
-    }
-    for name, place in places.items():
-        yield (
-            f"{place.file} line {place.line} still declares {name!r}; "
-            "the next `apply` will create it again"
-        )
 
 
 def _refusal(

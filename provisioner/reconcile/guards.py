@@ -241,21 +241,14 @@ def _group_by_server(
     same_id: Sequence[tuple[Environment, Observation]],
 ) -> list[list[tuple[Environment, Observation]]]:
     """Group environments with a seeded id by the addresses or keys that they have in common."""
-    parents = list(range(len(same_id)))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            number = parents[number]
-        return number
-
-    first_with: dict[object, int] = {}
+    groups: list[tuple[set[object], list[int]]] = []
     for number, (environment, observation) in enumerate(same_id):
-        for feature in (_server(environment.url), *_unseeded_keys(observation)):
-            parents[root(number)] = root(first_with.setdefault(feature, number))
-    groups: dict[int, list[tuple[Environment, Observation]]] = defaultdict(list)
-    for number, one in enumerate(same_id):
-        groups[root(number)].append(one)
-    return list(groups.values())
+        features: set[object] = {_server(environment.url), *_unseeded_keys(observation)}
+        joined = [group for group in groups if not group[0].isdisjoint(features)]
+        groups = [group for group in groups if group[0].isdisjoint(features)]
+        numbers = [one for _, members in joined for one in members]
+        groups.append((features.union(*(other for other, _ in joined)), [*numbers, number]))
+    return [[same_id[number] for number in sorted(numbers)] for _, numbers in groups]
 
 
 def _unseeded_keys(observation: Observation) -> frozenset[tuple[str, datetime]]:

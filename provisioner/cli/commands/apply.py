@@ -90,8 +90,6 @@ def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
     from provisioner.cli.run import prepare
 
     context = click.get_current_context()
-    if file is not None:
-        plan_file.refuse_saved_options(context)
 
     def load() -> Job:
         if file is not None:
