@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import CLOCK_TOLERANCE
@@ -14,7 +14,6 @@ from provisioner.plan.findings import DeliveryUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from provisioner.errors.failure import Failure
     from provisioner.model.key import DesiredKey
@@ -165,33 +164,19 @@ def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
     return known and _reason(sink_content, key, [key]) is None
 
 
-def proves_delivery(sink_content: SinkContent, key: ObservedKey) -> bool:
-    """Return whether a sink is proven to hold a token of this key, so others may be revoked.
+def delivered_at(sink_content: SinkContent, key: ObservedKey) -> datetime | None:
+    """Return when a sink got a token of this key; None if that is not proven.
 
     A token that is read back proves it. So does the timestamp of the last write, if it is more than
     a minute after the create of the key; clocks may differ by a minute.
     """
     match sink_content:
-        case ApiKeyToken():
-            return _reason(sink_content, key, [key]) is None
-        case Unreadable(updated_at=updated_at, only_writes=only_writes):
-            return (
-                only_writes
-                and updated_at is not None
-                and updated_at > key.created_at + CLOCK_TOLERANCE
-            )
-        case NoToken() | NotAToken() | Unavailable():
-            return False
-        case _:
-            assert_never(sink_content)
-
-
-def delivered_at(sink_content: SinkContent) -> datetime | None:
-    """Return when the sink got its token; None if neither the sink nor the token says."""
-    match sink_content:
-        case ApiKeyToken(issued_at=timestamp) | Unreadable(updated_at=timestamp):
-            return timestamp
-        case NoToken() | NotAToken() | Unavailable():
+        case ApiKeyToken(issued_at=issued_at):
+            current = _reason(sink_content, key, [key]) is None
+            return (issued_at or key.created_at) if current else None
+        case Unreadable(updated_at=datetime() as updated_at, only_writes=True):
+            return updated_at if updated_at > key.created_at + CLOCK_TOLERANCE else None
+        case Unreadable() | NoToken() | NotAToken() | Unavailable():
             return None
         case _:
             assert_never(sink_content)
@@ -204,7 +189,7 @@ def _another_write_would_prove(sink_content: SinkContent, key: ObservedKey) -> b
         and sink_content.only_writes
         and sink_content.updated_at is not None
     )
-    return dated and not proves_delivery(sink_content, key)
+    return dated and delivered_at(sink_content, key) is None
 
 
 def _reason(

@@ -10,7 +10,7 @@ from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_timestamp
 from provisioner.model.globs import matches
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan.actions import Change, Revoke, Rotate, Update
-from provisioner.plan.delivery import delivered_at, on_server_clock, plan_delivery, proves_delivery
+from provisioner.plan.delivery import delivered_at, on_server_clock, plan_delivery
 from provisioner.plan.findings import EXPIRING_WITHIN, Drift, Duplicate, Expiring
 from provisioner.plan.revocations import revoke
 from provisioner.plan.rotation import classify_live_keys
@@ -270,10 +270,10 @@ class Lifecycle:
         Without a sink it is None, as nobody has the token.
         """
         current = name.keys.current
-        all_read = 0 < len(name.contents) == len(name.key.deliver)
-        if not all_read or not all(proves_delivery(one, current) for one in name.contents):
+        times = [delivered_at(one, current) for one in name.contents]
+        if not times or len(times) < len(name.key.deliver) or None in times:
             return None
-        return max([current.created_at, *filter(None, map(delivered_at, name.contents))])
+        return max([current.created_at, *filter(None, times)])
 
     def _expiring(self, name: _Name, served_until: datetime) -> Iterator[Step]:
         """Yield the finding about a name whose first token in the sinks expires soon."""

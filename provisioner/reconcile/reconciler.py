@@ -73,7 +73,7 @@ _SETTLE_DELAY = 2.0
 """Seconds after which two runs at once have agreed on which of their keys to keep."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reconciler:
     """The pipeline over the environments of one run; leaving its context closes the workspaces.
 
@@ -92,7 +92,7 @@ class Reconciler:
     executor: Executor
     stop: Cancellation
     emit: Emit = ignore
-    _stack: ExitStack = field(default_factory=ExitStack)
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def propose(self, request: PlanRequest) -> Proposal:
         """Run the stages before the first write: return the plan, and the verdict on it."""
