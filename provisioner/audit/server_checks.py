@@ -11,7 +11,7 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.plan.diff import EXPIRING_WITHIN
+from provisioner.plan.findings import EXPIRING_WITHIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

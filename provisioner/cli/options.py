@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.cli.command_help import Command, Decorator
-    from provisioner.reconcile.guards import GuardOverrides
+    from provisioner.plan import GuardOverrides, PlanOptions
 
 
 _Value = TypeVar("_Value")
 
 REPORT_FORMATS = formats_of("problems")
 """The formats of `--report`, which any command can write if its manifests have problems."""
-
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -51,7 +50,9 @@ def _add(*options: Decorator) -> Decorator:
     return decorate
 
 
-def _collect(argument: str, build: Callable[..., object], *options: Decorator) -> Decorator:
+def _collect(
+    argument: str, build: Callable[..., object], *options: Decorator, keep: str = ""
+) -> Decorator:
     """Return a decorator that hands the values of several options to a command as one argument.
 
     Args:
@@ -59,14 +60,17 @@ def _collect(argument: str, build: Callable[..., object], *options: Decorator) -
         build: makes its value; its parameters, or the fields of the class, are named as the
             options. An option that the command does not have is left out.
         options: the options that the decorator adds.
+        keep: the name of an option that another value contains too.
     """
-    names = [name for name in build.__annotations__ if name != "return"]
+    names = build.__annotations__.keys() - {"return"}
+    taken = names - {keep}
 
     def decorate(command: Command) -> Command:
         @wraps(command)
         def collect(**arguments: object) -> int:
-            values = {name: arguments.pop(name) for name in names if name in arguments}
-            return command(**{argument: build(**values)}, **arguments)
+            values = {name: arguments[name] for name in names if name in arguments}
+            others = {name: arguments[name] for name in arguments if name not in taken}
+            return command(**{argument: build(**values)}, **others)
 
         return _add(*options)(collect)
 
@@ -132,9 +136,7 @@ def _sink_rules(
         kind, colon, glob = text.partition(":")
         if kind not in KINDS or (colon and not glob):
             raise click.BadParameter(
-                f"{text!r} is not KIND or KIND:GLOB. Choose the kind from {', '.join(KINDS)}.",
-                context,
-                option,
+                f"{text!r} is not KIND or KIND:GLOB. Choose the kind from {', '.join(KINDS)}."
             )
         rules.append(SinkRule(kind, glob or "*"))
     return tuple(rules)
@@ -255,51 +257,34 @@ add_one_environment = _add_selection(manifests_option, one_environment_option)
 # The changes that a run may make
 
 
-class PlanFlags(NamedTuple):
-    """The optional actions of a run.
+def _plan_options(
+    *, only: tuple[str, ...], prune: bool, dedupe: bool, redeliver: bool
+) -> PlanOptions:
+    from provisioner.plan import PlanOptions
 
-    Attributes:
-        prune: True to revoke owned keys that no manifest declares.
-        dedupe: True to revoke duplicates of owned keys.
-        redeliver: True to deliver a new token to every sink.
-    """
-
-    prune: bool
-    dedupe: bool
-    redeliver: bool
-
-
-class GuardOptions(NamedTuple):
-    """The options that override guards.
-
-    Attributes:
-        max_revoke: the number of keys that may be revoked in each environment; None for the limit
-            of `guards.max_revoke`.
-        allow_protected: True to allow revoking protected keys.
-    """
-
-    max_revoke: int | None
-    allow_protected: bool
-
-    def overrides(self) -> GuardOverrides:
-        """Return the overrides in the form that the guards take."""
-        from provisioner.reconcile.guards import GuardOverrides
-
-        return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
+    return PlanOptions(only=only, prune=prune, dedupe=dedupe, redeliver=redeliver)
 
 
 add_plan_flags = _collect(
-    "plan_flags",
-    PlanFlags,
+    "options",
+    _plan_options,
     option("--prune", "Revoke owned keys that no manifest declares."),
     option("--dedupe", "Revoke duplicates of owned keys."),
     option("--redeliver", "Deliver a new token for every key to its sinks."),
+    keep="only",
 )
-"""Add the options of `PlanFlags`; the command gets them as its argument `plan_flags`."""
+"""Add the options of `PlanOptions`; the command gets them, with --only, as `options`."""
+
+
+def _guard_overrides(*, max_revoke: int | None, allow_protected: bool) -> GuardOverrides:
+    from provisioner.plan import GuardOverrides
+
+    return GuardOverrides(max_revoke=max_revoke, allow_protected=allow_protected)
+
 
 add_guard_options = _collect(
-    "guard_options",
-    GuardOptions,
+    "overrides",
+    _guard_overrides,
     option(
         "--max-revoke N",
         "Allow up to N revocations in each environment, instead of guards.max_revoke.",
@@ -307,7 +292,7 @@ add_guard_options = _collect(
     ),
     option("--allow-protected", "Allow revoking keys that `protect: true` protects."),
 )
-"""Add the options of `GuardOptions`; the command gets them as its argument `guard_options`."""
+"""Add the options of `GuardOverrides`; the command gets them as its argument `overrides`."""
 
 
 # The output
@@ -413,3 +398,12 @@ def add_output_options(*formats: str) -> Decorator:
     text = "Print results on stdout in this format."
     own = (option(choices, text, default=formats[0]),) if formats else ()
     return _collect("output", OutputOptions, *own, *_OUTPUT_OPTIONS)
+
+
+add_run_options = _add(
+    add_guard_options,
+    add_selection(revokes=True),
+    add_output_options(*formats_of("result")),
+    add_output_targets(events=True),
+)
+"""Add the options that `plan`, `apply`, `rotate` and `revoke` share."""

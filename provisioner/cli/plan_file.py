@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from provisioner.cli.execute import Job
 from provisioner.cli.run import prepare
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import InvalidInputError, StalePlanError, WrongUsageError
 from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes
 from provisioner.manifests.text import reason as reason_of
-from provisioner.plan import selected_keys
 from provisioner.planfile import (
     MAX_BYTES,
     PlanFileInput,
-    SavedOptions,
     UnreadablePlanFile,
     document,
     may_overwrite,
@@ -32,6 +31,7 @@ from provisioner.planfile import (
     was_edited,
     why_unwritable,
 )
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.render.outcome.json import plan_document
 from provisioner.render.text import visible
 
@@ -39,40 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cli.console import Console
-    from provisioner.cli.options import GuardOptions, PlanFlags, Selection
-    from provisioner.cli.run import Prepared
-    from provisioner.plan import Plan
+    from provisioner.cli.options import Selection
     from provisioner.planfile import PlanFile
-    from provisioner.reconcile.reconciler import Reconciler
+    from provisioner.reconcile.proposal import Proposal
 
 _HEAD_BYTES = 64
 """Bytes at the start that identify a plan file."""
-
-_SAVED_OPTIONS = {
-    "environment": "--environment",
-    "only": "--only",
-    "prune": "--prune",
-    "dedupe": "--dedupe",
-    "redeliver": "--redeliver",
-    "max_revoke": "--max-revoke",
-    "allow_protected": "--allow-protected",
-}
-"""The options that a plan file contains, by the name of the parameter."""
-
-
-def saved_options(
-    selection: Selection, plan_flags: PlanFlags, guard_options: GuardOptions
-) -> SavedOptions:
-    """Return the options of a run that a plan file contains."""
-    return SavedOptions(
-        environments=selection.environments,
-        only=selection.only,
-        prune=plan_flags.prune,
-        dedupe=plan_flags.dedupe,
-        redeliver=plan_flags.redeliver,
-        max_revoke=guard_options.max_revoke,
-        allow_protected=guard_options.allow_protected,
-    )
 
 
 def require_writable(file: Path) -> None:
@@ -93,46 +65,34 @@ def require_writable(file: Path) -> None:
         )
 
 
-def plan_input_of(
-    plan: Plan, saved: SavedOptions, reconciler: Reconciler, prepared: Prepared
-) -> PlanFileInput:
-    """Return a plan with everything that it was made from, as a plan file contains it."""
-    desired = selected_keys(prepared.manifests.desired, saved.plan_options)
-    return PlanFileInput(plan, plan_document(plan), saved, reconciler.observations, desired)
+def write(file: Path, content: PlanFileInput, console: Console, *, stopped: bool) -> bool:
+    """Write the plan file atomically and print its digest, and return whether it was written.
 
-
-def write(file: Path, plan_input: PlanFileInput, console: Console) -> None:
-    """Write the plan file atomically, and print its digest.
+    Nothing is written if the plan must not be applied; an earlier file, which is of another plan,
+    is removed then.
 
     Raises:
         WrongUsageError: if it cannot be written; an earlier plan file stays as it was.
     """
-    try:
-        _replace(Path(os.path.realpath(file)), text(document(plan_input)))
-    except OSError as error:
-        raise _not_writable(file, error) from None
-    if not console.output.quiet:
-        console.print_stderr(f"wrote {visible(file.as_posix())}, {plan_input.plan.digest}\n")
-
-
-def remove_earlier(file: Path, reason: str, console: Console) -> None:
-    """Print why no plan file is written, and remove an earlier one, which is of another plan."""
-    try:
-        Path(os.path.realpath(file)).unlink(missing_ok=True)
-    except OSError as error:
-        raise _not_writable(file, error) from None
-    console.print_stderr(f"{visible(file.as_posix())} was not written: {visible(reason)}.\n")
-
-
-def reason_not_to_write(plan: Plan, reconciler: Reconciler, *, stopped: bool) -> str | None:
-    """Return why a plan must not be written to a file, or None."""
+    plan, refusal = content.proposal.plan, content.proposal.verdict.refusal
+    reason = why_unwritable(plan)
+    if refusal is not None:
+        reason = f"the plan was refused ({refusal.code})"
     if stopped:
-        return "the run was stopped"
-    if reconciler.internal_error is not None:
-        return "there was an internal error"
-    if reconciler.refusal is not None:
-        return f"the plan was refused ({reconciler.refusal.code})"
-    return why_unwritable(plan)
+        reason = "the run was stopped"
+    path, shown = Path(os.path.realpath(file)), visible(file.as_posix())
+    try:
+        if reason is None:
+            _replace(path, text(document(content)))
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_writable(file, error) from None
+    if reason is not None:
+        console.print_stderr(f"{shown} was not written: {visible(reason)}.\n")
+    elif not console.output.quiet:
+        console.print_stderr(f"wrote {shown}, {plan.digest}\n")
+    return reason is None
 
 
 def _load_plan(file: Path) -> PlanFile:
@@ -163,44 +123,33 @@ def _load_plan(file: Path) -> PlanFile:
     return found
 
 
-def refuse_saved_options(context: click.Context) -> None:
-    """Raise if the command line has an option that the plan file already contains."""
-    for parameter, option in _SAVED_OPTIONS.items():
-        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+def _refuse_other_options(reviewed: PlanFile, context: click.Context) -> None:
+    """Raise if the command line has an option of the plan file, or a variable another value.
+
+    The same value is accepted of a variable, which may be set for every command of a pipeline.
+    """
+    saved = {
+        "environment": reviewed.selected,
+        "only": reviewed.options.only,
+        "prune": reviewed.options.prune,
+        "dedupe": reviewed.options.dedupe,
+        "redeliver": reviewed.options.redeliver,
+        "max_revoke": reviewed.overrides.max_revoke,
+        "allow_protected": reviewed.overrides.allow_protected,
+    }
+    for parameter, value in saved.items():
+        current, source = context.params[parameter], context.get_parameter_source(parameter)
+        option = f"--{parameter.replace('_', '-')}"
+        if source is ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 f"{option} cannot be used with a plan file, which already sets it."
             )
-
-
-def _check_variables(saved: SavedOptions, current: SavedOptions) -> None:
-    """Raise if a variable has another value than the plan file.
-
-    The same value is accepted: the variable may be set for every command of a pipeline.
-    """
-    saved_values, current_values = _by_parameter(saved), _by_parameter(current)
-    for parameter, option in _SAVED_OPTIONS.items():
-        variable = f"PROVISION_{parameter.upper()}"
-        if os.environ.get(variable) and saved_values[parameter] != current_values[parameter]:
+        same = set(current) == set(value) if isinstance(value, tuple) else current == value
+        if source is ParameterSource.ENVIRONMENT and not same:
             raise click.UsageError(
-                f"{variable} differs from the {option} in the plan file. Unset it, or make a new "
-                "plan with it."
+                f"PROVISION_{parameter.upper()} differs from the {option} in the plan file. Unset "
+                "it, or make a new plan with it."
             )
-
-
-def _check_digest(file: Path, reviewed: PlanFile, digest: str | None) -> None:
-    """Raise if the plan file does not have the digest that the command line names."""
-    if digest is not None and digest != reviewed.digest:
-        raise StalePlanError(
-            Code.DIGEST_DIFFERS,
-            f"The digest of {file.as_posix()} is {reviewed.digest}, not {digest}.",
-            remedy="Use the plan file that was reviewed.",
-        )
-
-
-def _selection_of(selection: Selection, reviewed: PlanFile) -> Selection:
-    """Return the selection with the environments and globs of the plan file."""
-    saved = reviewed.options
-    return selection._replace(environments=saved.environments, only=saved.only)
 
 
 @contextmanager
@@ -230,70 +179,54 @@ def _unknown_environment_is_stale(file: Path) -> Iterator[None]:
         ) from None
 
 
-class PlanOnDisk:
-    """The plan file of an `apply`: read, checked, and compared with a plan made now.
+def load_job(file: Path, digest: str | None, selection: Selection, context: click.Context) -> Job:
+    """Read a plan file, and load the manifests for its selection.
 
     Args:
         file: the path as it was typed.
         digest: the digest that the command line names, or None.
-        current: the options of the command line and of variables.
+        selection: the selection of the command line.
+        context: the other options of the command line, and variables.
+
+    Returns:
+        The job to make the plan again as of the file's time; it objects if that is not the same.
+
+    Raises:
+        InvalidInputError: if manifests, variables or secret files have problems.
+        WrongUsageError: if the file cannot be opened.
+        UsageError: if an option or variable sets what the file sets.
+        StalePlanError: if the file cannot be used, or has another digest.
     """
-
-    def __init__(self, file: Path, digest: str | None, current: SavedOptions) -> None:
-        self._file = file
-        self._digest = digest
-        self._current = current
-        self._reviewed: PlanFile | None = None
-
-    def prepare(self, selection: Selection) -> Prepared:
-        """Read the plan file, and load the manifests for its selection.
-
-        Raises:
-            InvalidInputError: if manifests, variables or secret files have problems.
-            WrongUsageError: if the file cannot be opened.
-            UsageError: if a variable has another value than the file.
-            StalePlanError: if the file cannot be used, or has another digest.
-        """
-        with _problems_of_manifests_first(selection):
-            reviewed = _load_plan(self._file)
-            _check_digest(self._file, reviewed, self._digest)
-        _check_variables(reviewed.options, self._current)
-        self._reviewed = reviewed
-        with _unknown_environment_is_stale(self._file):
-            return prepare(_selection_of(selection, reviewed))
-
-    def plan(self, reconciler: Reconciler, prepared: Prepared) -> Plan:
-        """Make the plan again as of the file's time, and refuse it if it is not the same."""
-        reviewed, path = self._reviewed, self._file.as_posix()
-        assert reviewed is not None  # noqa: S101 - for the type checker: set by `prepare`
-        desired, saved = prepared.manifests.desired, reviewed.options
-        plan = reconciler.plan(
-            desired, reviewed.created_at, saved.plan_options, saved.guard_overrides
-        )
-        plan_input = plan_input_of(plan, saved, reconciler, prepared)
-        if plan.digest != reviewed.digest:
-            reconciler.refuse(stale_plan(path, reviewed, plan_input))
-        elif was_edited(reviewed, plan_input):
-            reconciler.refuse(
-                StalePlanError(
-                    Code.PLAN_INVALID,
-                    f"The actions in {path} do not match its digest: it was edited.",
-                    remedy="Write it again with `provision plan --out`.",
-                )
+    path = file.as_posix()
+    with _problems_of_manifests_first(selection):
+        reviewed = _load_plan(file)
+        if digest is not None and digest != reviewed.digest:
+            raise StalePlanError(
+                Code.DIGEST_DIFFERS,
+                f"The digest of {path} is {reviewed.digest}, not {digest}.",
+                remedy="Use the plan file that was reviewed.",
             )
-        return plan
+    _refuse_other_options(reviewed, context)
+    options, selected = reviewed.options, reviewed.selected
+    with _unknown_environment_is_stale(file):
+        prepared = prepare(selection._replace(environments=selected, only=options.only))
+    desired = prepared.manifests.desired
+    request = PlanRequest(desired, reviewed.created_at, options, reviewed.overrides)
 
+    def objection(proposal: Proposal) -> StalePlanError | None:
+        plan = proposal.plan
+        current = PlanFileInput(proposal, request, selected, plan_document(plan))
+        if plan.digest != reviewed.digest:
+            return stale_plan(path, reviewed, current)
+        if was_edited(reviewed, current):
+            return StalePlanError(
+                Code.PLAN_INVALID,
+                f"The actions in {path} do not match its digest: it was edited.",
+                remedy="Write it again with `provision plan --out`.",
+            )
+        return None
 
-def _by_parameter(saved: SavedOptions) -> dict[str, object]:
-    return {
-        "environment": frozenset(saved.environments),
-        "only": frozenset(saved.only),
-        "prune": saved.prune,
-        "dedupe": saved.dedupe,
-        "redeliver": saved.redeliver,
-        "max_revoke": saved.max_revoke,
-        "allow_protected": saved.allow_protected,
-    }
+    return Job(prepared, request, objection)
 
 
 def _head_of(file: Path) -> str:

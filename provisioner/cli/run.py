@@ -16,11 +16,13 @@ from provisioner.errors.exceptions import (
     WorkspaceError,
     WrongUsageError,
 )
-from provisioner.execution import ignore
+from provisioner.execution import Executed, ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
 from provisioner.model.environment import Environment
+from provisioner.plan import GuardOverrides, Unobserved
 from provisioner.reconcile.connection import workspace_opener
 from provisioner.reconcile.guards import combine_refusals
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.file_descriptors import can_open, max_parallel, raise_limit
@@ -37,9 +39,13 @@ if TYPE_CHECKING:
     from provisioner.manifests import DeclaredEnvironment
     from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
+    from provisioner.plan import PlanOptions
+    from provisioner.reconcile.proposal import Verdict
     from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
+
+_NO_OVERRIDES = GuardOverrides()
 
 _MAX_ENVIRONMENTS = 16
 """Environments that are worked on at once."""
@@ -75,6 +81,12 @@ class Prepared:
         """Return the names of the keys that manifests declare in these environments."""
         desired = self.manifests.desired
         return frozenset(key.name for one in self.environments for key in desired.get(one.name, ()))
+
+    def request(
+        self, options: PlanOptions, overrides: GuardOverrides = _NO_OVERRIDES
+    ) -> PlanRequest:
+        """Return the request for a plan as of now."""
+        return PlanRequest(self.manifests.desired, self.now, options, overrides)
 
 
 def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False) -> Prepared:
@@ -180,21 +192,24 @@ def _descriptors(environment: Environment) -> int:
     return environment.limits.parallel * per_request + _MIN_SINK_DESCRIPTORS
 
 
-def early_exit_code(reconciler: Reconciler, signals: Signals) -> int | None:
+def early_exit_code(signals: Signals, verdict: Verdict, outcomes: Iterable[object]) -> int | None:
     """Return the exit code of a run that a signal ended, or None.
 
-    Called once, at the end: until then a thread of a stopped run may still hit a bug.
+    Args:
+        signals: the signals that the run got.
+        verdict: the verdict on the run.
+        outcomes: what became of each environment.
 
     Raises:
-        Exception: the bug that the run hit.
+        Exception: the first bug that an environment met.
         RefusedError: the reason why a guard stopped the run.
     """
-    internal_error = reconciler.internal_error
-    if internal_error is None and signals.exit_code is not None:
-        return signals.exit_code
-    if (error := internal_error or reconciler.refusal) is not None:
-        raise error
-    return None
+    for outcome in outcomes:
+        if isinstance(outcome, Unobserved | Executed) and outcome.bug is not None:
+            raise outcome.bug
+    if signals.exit_code is None and verdict.refusal is not None:
+        raise verdict.refusal
+    return signals.exit_code
 
 
 def _refuse_change(manifests: Manifests, rules: Restrictions) -> None:

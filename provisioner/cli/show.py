@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import click
 
 from provisioner.cli.log import logs_json
-from provisioner.plan import Planned, Revoke, Rotate
+from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Update
 from provisioner.render.outcome.text import plan_text, result_text
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
@@ -89,8 +89,10 @@ def announce_revocations(plan: Plan, console: Console) -> None:
                     text = f"revoking {name} ({key_id}), {reason}"
                 case Rotate(at_once=True, predecessors=ids):
                     text = f"revoking {name} ({', '.join(ids)}) once its successor is delivered"
-                case _:
+                case Create() | Update() | Rotate() | Deliver():
                     continue
+                case _:
+                    assert_never(action)
             message = f"{part.environment}: {text}"
             if level == logging.WARNING or logs_json():
                 context = extra(environment=part.environment, key=name)

@@ -102,10 +102,15 @@ def undelivered(result: Result) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """The results of one environment's plan, one for each action, in the plan's order."""
+    """The results of one environment's plan, one for each action, in the plan's order.
+
+    Attributes:
+        bug: the unexpected exception that ended the execution; None if there was none.
+    """
 
     planned: Planned
     results: tuple[Result, ...]
+    bug: Exception | None = None
 
     @classmethod
     def skipped(cls, planned: Planned, failure: Failure) -> Executed:

@@ -31,8 +31,7 @@ from provisioner.plan.findings import (
     Finding,
     Unmanaged,
 )
-from provisioner.plan.options import PlanOptions, selected_keys
-from provisioner.plan.revocations import plan_revocations
+from provisioner.plan.options import GuardOverrides, PlanOptions, selected_keys
 from provisioner.plan.rotation import LiveKeys, classify_live_keys
 
 __all__ = [
@@ -48,6 +47,7 @@ __all__ = [
     "Estimate",
     "Expiring",
     "Finding",
+    "GuardOverrides",
     "LiveKeys",
     "Plan",
     "PlanOptions",
@@ -65,7 +65,6 @@ __all__ = [
     "digest",
     "json_digest",
     "plan_environment",
-    "plan_revocations",
     "selected_keys",
     "sinks_to_check",
     "sinks_to_read",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Place
     from provisioner.model.environment import Generation
@@ -267,11 +268,18 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Unobserved:
-    """An environment that could not be observed."""
+    """An environment that could not be observed.
+
+    Attributes:
+        refusal: the guard's reason to refuse the whole run, if that is the cause.
+        bug: the unexpected exception, if that is the cause.
+    """
 
     environment: str
     url: str
     failure: Failure
+    refusal: RefusedError | None = None
+    bug: Exception | None = None
 
 
 EnvironmentPlan = Planned | Unobserved

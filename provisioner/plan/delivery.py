@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import CLOCK_TOLERANCE
@@ -13,8 +13,7 @@ from provisioner.plan.actions import Deliver, Rotate
 from provisioner.plan.findings import DeliveryUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterator, Mapping, Sequence
 
     from provisioner.errors.failure import Failure
     from provisioner.model.key import DesiredKey
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
     from provisioner.plan.actions import Action, DeliverReason, Planned
-    from provisioner.plan.findings import Finding
-    from provisioner.plan.options import PlanOptions
     from provisioner.plan.rotation import LiveKeys
 
 EXPIRY_TOLERANCE = timedelta(seconds=60)
@@ -106,15 +103,16 @@ def on_server_clock(
     }
 
 
-def plan_delivery(  # noqa: PLR0913, PLR0917 - all inputs of a delivery
+def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
     key: DesiredKey,
     keys: LiveKeys,
     acceptable: Sequence[ObservedKey],
     sink_contents: Mapping[Address, SinkContent],
-    options: PlanOptions,
     server_time: datetime,
-) -> tuple[Deliver | None, Finding | None]:
-    """Return the delivery that a live key needs, and the finding about sinks of unknown content.
+    *,
+    redeliver: bool,
+) -> Iterator[Deliver | DeliveryUnknown]:
+    """Yield the delivery that a live key needs, and the finding about sinks of unknown content.
 
     Args:
         key: the desired key.
@@ -122,52 +120,42 @@ def plan_delivery(  # noqa: PLR0913, PLR0917 - all inputs of a delivery
         acceptable: the live keys whose tokens its sinks may hold.
         sink_contents: the contents of its sinks, with timestamps by the server's clock; a missing
             address was not read.
-        options: `redeliver` gives every sink a new token, whatever it holds.
         server_time: the server's time.
+        redeliver: whether every sink gets a new token, whatever it holds.
     """
     current, predecessors = keys.current, keys.predecessors
-    proof_due = server_time - current.created_at > _PROOF_DEADLINE
-    to_write: list[Address] = []
+    proof_due = bool(predecessors) and server_time - current.created_at > _PROOF_DEADLINE
+    reasons: dict[Address, DeliverReason] = {}
     unknown: list[Address] = []
-    reasons: list[DeliverReason] = []
     blocked: Failure | None = None
     for address in key.deliver:
         content = sink_contents.get(address, _NOT_READ)
-        reason = "redeliver" if options.redeliver else _reason(content, current, acceptable)
-        if reason == "sink_unusable" and isinstance(content, Unavailable):
-            blocked = blocked or content.failure
-        if (
-            reason is None
-            and predecessors
-            and proof_due
-            and _another_write_would_prove(content, current)
-        ):
+        reason = "redeliver" if redeliver else _reason(content, current, acceptable)
+        if reason is None and proof_due and _another_write_would_prove(content, current):
             reason = "token_unproven"
         if reason is not None:
-            to_write.append(address)
-            reasons.append(reason)
+            reasons[address] = reason
         elif isinstance(content, Unreadable) and (
             content.updated_at is None or (predecessors and not content.only_writes)
         ):
             unknown.append(address)
-    finding = None
+        if reason == "sink_unusable" and isinstance(content, Unavailable):
+            blocked = blocked or content.failure
+    if reasons:
+        yield Deliver(
+            name=key.name,
+            reason=next(iter(reasons.values())),
+            depth=key.depth,
+            expires_at=current.expires_at,
+            role=current.role,
+            key_id=current.id,
+            sinks=tuple(reasons),
+            place=key.place,
+            blocked=blocked,
+        )
     if unknown:
         kept_ids = tuple(one.id for one in predecessors)
-        finding = DeliveryUnknown(key.name, (current.id,), tuple(unknown), kept_ids)
-    if not to_write:
-        return None, finding
-    action = Deliver(
-        name=key.name,
-        reason=reasons[0],
-        depth=key.depth,
-        expires_at=current.expires_at,
-        role=current.role,
-        key_id=current.id,
-        sinks=tuple(to_write),
-        place=key.place,
-        blocked=blocked,
-    )
-    return action, finding
+        yield DeliveryUnknown(key.name, (current.id,), tuple(unknown), kept_ids)
 
 
 def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
@@ -176,33 +164,19 @@ def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
     return known and _reason(sink_content, key, [key]) is None
 
 
-def proves_delivery(sink_content: SinkContent, key: ObservedKey) -> bool:
-    """Return whether a sink is proven to hold a token of this key, so others may be revoked.
+def delivered_at(sink_content: SinkContent, key: ObservedKey) -> datetime | None:
+    """Return when a sink got a token of this key; None if that is not proven.
 
     A token that is read back proves it. So does the timestamp of the last write, if it is more than
     a minute after the create of the key; clocks may differ by a minute.
     """
     match sink_content:
-        case ApiKeyToken():
-            return _reason(sink_content, key, [key]) is None
-        case Unreadable(updated_at=updated_at, only_writes=only_writes):
-            return (
-                only_writes
-                and updated_at is not None
-                and updated_at > key.created_at + CLOCK_TOLERANCE
-            )
-        case NoToken() | NotAToken() | Unavailable():
-            return False
-        case _:
-            assert_never(sink_content)
-
-
-def delivered_at(sink_content: SinkContent) -> datetime | None:
-    """Return when the sink got its token; None if neither the sink nor the token says."""
-    match sink_content:
-        case ApiKeyToken(issued_at=timestamp) | Unreadable(updated_at=timestamp):
-            return timestamp
-        case NoToken() | NotAToken() | Unavailable():
+        case ApiKeyToken(issued_at=issued_at):
+            current = _reason(sink_content, key, [key]) is None
+            return (issued_at or key.created_at) if current else None
+        case Unreadable(updated_at=datetime() as updated_at, only_writes=True):
+            return updated_at if updated_at > key.created_at + CLOCK_TOLERANCE else None
+        case Unreadable() | NoToken() | NotAToken() | Unavailable():
             return None
         case _:
             assert_never(sink_content)
@@ -215,7 +189,7 @@ def _another_write_would_prove(sink_content: SinkContent, key: ObservedKey) -> b
         and sink_content.only_writes
         and sink_content.updated_at is not None
     )
-    return dated and not proves_delivery(sink_content, key)
+    return dated and delivered_at(sink_content, key) is None
 
 
 def _reason(

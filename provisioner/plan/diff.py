@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from provisioner.errors.codes import Code
-from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
-from provisioner.model.expiry import resolve_expiry
 from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
-from provisioner.plan.actions import Create, Planned, Revoke, Rotate, Update
+from provisioner.plan.actions import Action, Create, Deliver, Planned, Revoke, Rotate, Update
 from provisioner.plan.estimate import estimate
 from provisioner.plan.findings import Unmanaged
-from provisioner.plan.lifecycle import Lifecycle, PlanClock
+from provisioner.plan.lifecycle import Lifecycle
 from provisioner.plan.options import PlanOptions
-from provisioner.plan.revocations import revoke
+from provisioner.plan.revocations import plan_revocations, revoke
 from provisioner.plan.roles import RoleChoice
 from provisioner.runtime.gc_pause import gc_paused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import Observation
+    from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
-    from provisioner.plan.actions import Action, Reason
-    from provisioner.plan.findings import Finding
-
-
-EXPIRING_WITHIN = timedelta(days=14)
-"""The time before its expiry at which a key becomes an `expiring` finding."""
-
+    from provisioner.plan.lifecycle import Step
 
 _NO_OPTIONS = PlanOptions()
 
@@ -53,7 +43,7 @@ def sinks_to_read(
     min_exclusive = 1 if options.redeliver else 0
     return tuple(
         address
-        for key in desired
+        for key in (() if options.revoke else desired)
         if key.deliver and live[key.name] > min_exclusive and options.selects(key.name)
         for address in key.deliver
     )
@@ -79,111 +69,83 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         options: the options of the plan; names that they do not select are left out.
         sink_contents: the contents of the sinks of live keys; a missing address was not read.
     """
-    server_time = observation.server_time
+    if options.revoke:
+        return plan_revocations(environment, desired, observation, options)
     observed = by_name(key for key in observation.keys if options.selects(key.name))
-    roles = RoleChoice(environment, observation.roles)
-    clock = PlanClock(now, server_time, server_time + EXPIRING_WITHIN, observation.server_ahead)
-    lifecycle = Lifecycle(environment, roles, clock, options, sink_contents)
-    expiries: dict[str, datetime] = {}
-    actions: list[Action] = []
-    revocations: list[Revoke] = []
+    roles = RoleChoice(environment, observation, now)
+    lifecycle = Lifecycle(environment, observation, roles, options, sink_contents)
+    declared: set[str] = set()
+    steps: list[Step] = []
     kept: list[str] = []
-    findings: list[Finding] = []
-    desired_names: set[str] = set()
-    without_live_key: list[str] = []
+    absent: list[str] = []
     for key in desired:
-        name = key.name
-        if not options.selects(name):
+        if not options.selects(key.name):
             continue
-        desired_names.add(name)
-        written = key.expiry.written
-        if written not in expiries:
-            expiries[written] = resolve_expiry(key.expiry, now)
-        same_name = observed.get(name, ())
-        live = [one for one in same_name if one.live(server_time)]
-        if not live and options.rotate:
-            without_live_key.append(name)
-            continue
-        if not live:
-            reason: Reason = "dead" if same_name else "missing"
-            actions.append(roles.create(key, reason, expiries[written], server_time))
-            continue
-        key_actions, key_findings = lifecycle.plan_key(key, live, expiries[written])
-        key_actions = [_block_lockout(one, observation.own_key) for one in key_actions]
-        key_revocations = [one for one in key_actions if isinstance(one, Revoke)]
-        if len(key_revocations) == len(key_actions):
-            kept.append(name)
-        actions += [one for one in key_actions if not isinstance(one, Revoke)]
-        revocations += key_revocations
-        findings += key_findings
-    for name in () if options.rotate else sorted(observed.keys() - desired_names):
-        live = [one for one in observed[name] if one.live(server_time)]
-        if options.prune and matches(name, environment.owns):
-            revocations += [revoke(one, "undeclared") for one in live]
-        elif live:
-            findings.append(Unmanaged(name, tuple(one.id for one in live)))
+        declared.add(key.name)
+        same_name = observed.get(key.name, ())
+        live = [one for one in same_name if one.live(observation.server_time)]
+        if live:
+            steps_of_key = lifecycle.plan_key(key, live)
+            steps += steps_of_key
+            if not any(isinstance(step, Update | Rotate | Deliver) for step in steps_of_key):
+                kept.append(key.name)
+        elif options.rotate:
+            absent.append(key.name)
+        else:
+            steps.append(roles.create(key, "dead" if same_name else "missing"))
+    if not options.rotate:
+        for name in sorted(observed.keys() - declared):
+            steps += _plan_undeclared(environment, observation, observed[name], options)
+    actions = [one for one in steps if isinstance(one, Create | Update | Rotate | Deliver)]
+    revocations = [one for one in steps if isinstance(one, Revoke)]
+    findings = [one for one in steps if not isinstance(one, Action)]
+    own_key = observation.own_key
     return Planned(
         environment=environment.name,
         url=environment.url,
         generation=observation.generation,
         workspace=observation.workspace,
-        actions=(*actions, *(one for one in revocations if one.key_id != observation.own_key)),
+        actions=(*actions, *(one for one in revocations if one.key_id != own_key)),
         kept=tuple(kept),
         findings=tuple(findings),
         notes=(
             *roles.notes(),
-            *_undelivered_notes(actions),
-            *_expiry_notes(actions),
+            *_notes(actions),
+            *(f"{name!r} has no live key; run `provision apply` to create it" for name in absent),
             *(
-                f"{name!r} has no live key; run `provision apply` to create it"
-                for name in without_live_key
+                f"{one.name!r} is not revoked, because this run is signed in with it"
+                for one in revocations
+                if one.key_id == own_key
             ),
-            *_own_key_notes(revocations, observation.own_key),
         ),
         estimate=estimate(environment.limits, observation, actions),
     )
 
 
-def _block_lockout(action: Action, own_key: str | None) -> Action:
-    """Return the action, blocked if it would lock this run out of the workspace."""
-    if own_key is None:
-        return action
-    reason = f"This run is signed in with {action.name!r} ({own_key})."
-    match action:
-        case Rotate(at_once=True, successor=successor, predecessors=ids) if own_key in ids:
-            failure = Failure(
-                Code.OWN_KEY, f"{reason} Rotate it without --now, or use another credential."
-            )
-            return action._replace(successor=successor._replace(blocked=failure))
-        case Update(key_id=key_id, role_id=role_id) if key_id == own_key and role_id is not None:
-            failure = Failure(Code.OWN_KEY, f"{reason} Use another credential to change its role.")
-            return action._replace(blocked=failure)
-        case _:
-            return action
+def _plan_undeclared(
+    environment: Environment,
+    observation: Observation,
+    same_name: list[ObservedKey],
+    options: PlanOptions,
+) -> list[Step]:
+    """Return the revocations of a name that no manifest declares, or the finding about it."""
+    live = [one for one in same_name if one.live(observation.server_time)]
+    name = same_name[0].name
+    if options.prune and matches(name, environment.owns):
+        return [revoke(one, "undeclared") for one in live]
+    return [Unmanaged(name, tuple(one.id for one in live))] if live else []
 
 
-def _own_key_notes(revocations: list[Revoke], own_key: str | None) -> Iterable[str]:
-    """Yield the warning that the key this run is signed in with is not revoked."""
-    for one in revocations:
-        if one.key_id == own_key:
-            yield f"{one.name!r} is not revoked, because this run is signed in with it"
-
-
-def _undelivered_notes(actions: list[Action]) -> Iterable[str]:
-    """Yield the warning about new keys without a sink."""
-    creates = (action for action in actions if isinstance(action, Create | Rotate))
-    count = sum(not action.sinks and action.blocked is None for action in creates)
+def _notes(actions: Iterable[Action]) -> Iterator[str]:
+    """Yield the warnings about new keys without a sink, and about tokens already issued."""
+    possible = [action for action in actions if action.blocked is None]
+    count = sum(isinstance(one, Create | Rotate) and not one.sinks for one in possible)
     if count:
         yield (
             f"no sink receives the token{'s' if count != 1 else ''} for {pluralize(count, 'key')}; "
             "add one under `deliver`, or mint a token with `provision token NAME --to FILE`"
         )
-
-
-def _expiry_notes(actions: list[Action]) -> Iterable[str]:
-    """Yield the warning that a new expiry does not change tokens already issued."""
-    updates = (one for one in actions if isinstance(one, Update) and one.sets_expiry)
-    if any(one.blocked is None for one in updates):
+    if any(isinstance(one, Update) and one.sets_expiry for one in possible):
         yield (
             "Tokens already issued keep their expiry. Extended keys get a new token; before Twenty "
             "2.x, the old token of a shortened key works until it expires."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from shlex import quote
 from typing import TYPE_CHECKING, Literal, assert_never
 
@@ -10,6 +11,9 @@ from provisioner.errors.pluralize import pluralize
 
 if TYPE_CHECKING:
     from provisioner.model.sink_address import Address
+
+EXPIRING_WITHIN = timedelta(days=14)
+"""The time before its expiry at which a key becomes the finding `Expiring`."""
 
 
 @dataclass(frozen=True, slots=True)

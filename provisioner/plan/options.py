@@ -1,4 +1,4 @@
-"""The options of a plan, which the manifests do not contain."""
+"""The two values in which the options of a run travel from the command line to the plan file."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class PlanOptions:
         redeliver: whether live keys get new tokens, whatever their sinks hold.
         rotate: names of keys that get a successor now; if any are given, nothing else is done.
         at_once: whether their predecessors are revoked as soon as the successor is delivered.
+        revoke: names and ids of keys that are revoked now; if any are given, nothing else is done.
     """
 
     only: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class PlanOptions:
     redeliver: bool = False
     rotate: frozenset[str] = frozenset()
     at_once: bool = False
+    revoke: frozenset[str] = frozenset()
 
     def selects(self, name: str) -> bool:
         """Return whether the plan includes keys of this name."""
@@ -40,10 +42,26 @@ class PlanOptions:
         return not self.only or matches(name, self.only)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardOverrides:
+    """Permissions given on the command line that override guards.
+
+    Attributes:
+        max_revoke: the number of keys that the run may revoke in each environment; None for the
+            limit in the environment's `guards`.
+        allow_protected: True if the run may revoke protected keys.
+    """
+
+    max_revoke: int | None = None
+    allow_protected: bool = False
+
+
 def selected_keys(
     desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
 ) -> Mapping[str, tuple[DesiredKey, ...]]:
-    """Return the desired keys of every environment that a plan with these options includes."""
+    """Return the desired keys of every environment that a plan with these options is about."""
+    if options.revoke:
+        return {}
     if not options.only and not options.rotate:
         return desired
     return {

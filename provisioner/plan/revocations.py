@@ -9,7 +9,6 @@ from provisioner.errors.failure import Failure
 from provisioner.model.globs import matches
 from provisioner.plan.actions import Planned, Revoke
 from provisioner.plan.estimate import estimate
-from provisioner.plan.options import PlanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation, ObservedKey
     from provisioner.plan.actions import RevokeReason
-
-_NO_OPTIONS = PlanOptions()
+    from provisioner.plan.options import PlanOptions
 
 
 def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None = None) -> Revoke:
@@ -36,30 +34,38 @@ def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None =
 
 def plan_revocations(
     environment: Environment,
+    desired: Iterable[DesiredKey],
     observation: Observation,
-    names_or_ids: frozenset[str],
-    options: PlanOptions = _NO_OPTIONS,
-    desired: Iterable[DesiredKey] = (),
+    options: PlanOptions,
 ) -> Planned:
-    """Plan the revocation of live keys, each given by its name or its id.
+    """Plan the revocation of the live keys whose names or ids `options.revoke` lists.
 
     Args:
         environment: the environment of the workspace.
-        observation: the observed state of the workspace.
-        names_or_ids: names and ids of keys.
-        options: the options that limit the plan.
         desired: its desired keys, for the positions of revoked keys in the manifests.
+        observation: the observed state of the workspace.
+        options: the keys to revoke, and the globs that limit them.
     """
-    desired_by_name = {key.name: key for key in desired}
-    ids = {one.lower() for one in names_or_ids}
-    live = [one for one in observation.keys if one.live(observation.server_time)]
-    given = [one for one in live if one.name in names_or_ids or one.id.lower() in ids]
-    selected = [one for one in given if options.selects(one.name)]
+    declared = {key.name: key for key in desired}
+    ids = {one.lower() for one in options.revoke}
+    requested = [
+        one
+        for one in observation.keys
+        if one.live(observation.server_time)
+        and (one.name in options.revoke or one.id.lower() in ids)
+        and options.selects(one.name)
+    ]
     actions = tuple(
-        revoke(one, "asked", desired_by_name.get(one.name))._replace(
+        revoke(one, "asked", declared.get(one.name))._replace(
             blocked=_refusal(environment, observation, one)
         )
-        for one in sorted(selected, key=lambda one: (one.name, one.creation_order))
+        for one in sorted(requested, key=lambda one: (one.name, one.creation_order))
+    )
+    notes = (
+        f"{one.place.file} line {one.place.line} still declares {one.name!r}; "
+        "the next `apply` will create it again"
+        for one in actions
+        if one.blocked is None and one.place is not None
     )
     return Planned(
         environment=environment.name,
@@ -69,21 +75,9 @@ def plan_revocations(
         actions=actions,
         kept=(),
         findings=(),
-        notes=tuple(_recreate_notes(actions)),
+        notes=tuple(dict.fromkeys(notes)),
         estimate=estimate(environment.limits, observation, actions),
     )
-
-
-def _recreate_notes(actions: Iterable[Revoke]) -> Iterable[str]:
-    """Yield a warning for each revoked key that a manifest still declares."""
-    places = {
-        one.name: one.place for one in actions if one.blocked is None and one.place is not None
-    }
-    for name, place in places.items():
-        yield (
-            f"{place.file} line {place.line} still declares {name!r}; "
-            "the next `apply` will create it again"
-        )
 
 
 def _refusal(

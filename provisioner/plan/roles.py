@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
+from provisioner.model.expiry import ExpiresAt, format_timestamp, resolve_expiry
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.model.policy import breaches
 from provisioner.plan.actions import Create
-from provisioner.plan.expiry_check import validate_expiry
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import ObservedKey, Role, Roles
+    from provisioner.model.observed import Observation, ObservedKey, Role
     from provisioner.plan.actions import Reason
 
 _HIDDEN = (
@@ -24,32 +26,36 @@ _HIDDEN = (
     "detected"
 )
 
+_ANY_ID = "a role id (this credential cannot read roles)"
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _MOST_NAMES = 30
 _LONGEST_NAME = 200
 
 
 class RoleChoice:
-    """The lookup of roles, which are set on the key, in its manifest or in the environment."""
+    """The roles and expiries of keys that are created now, in one environment.
 
-    def __init__(self, environment: Environment, roles: Roles) -> None:
+    A role is set on the key, in its manifest or in the environment.
+
+    Args:
+        environment: the environment of the workspace.
+        observation: the observed state of the workspace.
+        now: the time of the plan, from which durations count.
+    """
+
+    def __init__(self, environment: Environment, observation: Observation, now: datetime) -> None:
         self._environment = environment
-        self._roles = roles
+        self._roles = observation.roles
+        self._server_time = observation.server_time
+        self._now = now
+        self._expiries: dict[str, datetime] = {}
         self._ignored = 0
-        self._resolved: dict[str, str] = {}
+        self._resolved: dict[str | None, str] = {}
 
-    def create(
-        self, key: DesiredKey, reason: Reason, expires_at: datetime, server_time: datetime
-    ) -> Create:
-        """Return the create action of a key, blocked if the key cannot be created.
-
-        Args:
-            key: the desired key.
-            reason: the reason for the create.
-            expires_at: the expiry of the new key.
-            server_time: decides whether the expiry is in the past.
-        """
-        role, role_id, blocked = self.resolve(key)
-        blocked = validate_expiry(self._environment, key, expires_at, server_time) or blocked
+    def create(self, key: DesiredKey, reason: Reason) -> Create:
+        """Return the action that creates a key, blocked if the key cannot be created."""
+        role, role_id, role_failure = self.resolve(key)
+        expires_at = self.expires_at(key)
         return Create(
             name=key.name,
             reason=reason,
@@ -60,29 +66,51 @@ class RoleChoice:
             role_id=role_id,
             place=key.place,
             sinks=key.deliver,
-            blocked=blocked,
+            blocked=self.expiry_failure(key, expires_at) or role_failure,
+        )
+
+    def expires_at(self, key: DesiredKey) -> datetime:
+        """Return the expiry of a key that is created now."""
+        written = key.expiry.written
+        if written not in self._expiries:
+            self._expiries[written] = resolve_expiry(key.expiry, self._now)
+        return self._expiries[written]
+
+    def expiry_failure(self, key: DesiredKey, expires_at: datetime) -> Failure | None:
+        """Return why a key cannot have an expiry; None if it can.
+
+        `provisioner.manifests` has already checked durations against the policy. The lifetime of a
+        key with a fixed date depends on the time of the run, so it is checked here.
+        """
+        policy, now = self._environment.policy, self._server_time
+        if expires_at.replace(microsecond=0) <= now:
+            code, problem, advice = Code.EXPIRY_PAST, "which is in the past", "a later"
+        elif (
+            policy is not None
+            and isinstance(key.expiry, ExpiresAt)
+            and Code.POLICY_LIFETIME in breaches(policy, key, role=None, now=now)
+        ):
+            code, advice = Code.POLICY_LIFETIME, "an earlier"
+            problem = f"later than the policy of {self._environment.name} allows"
+        else:
+            return None
+        return Failure(
+            code,
+            f"{key.name!r} would expire at {format_timestamp(expires_at)}, {problem}. "
+            f"Write {advice} date in {key.place.file} line {key.place.line}.",
         )
 
     def resolve(self, key: DesiredKey) -> tuple[str | None, str | None, Failure | None]:
         """Return the role as written, its id, and why the key cannot have it."""
         written = key.role or self._environment.role
-        if written in self._resolved:
-            return written, self._resolved[written], None
-        match self._roles:
-            case NoRoles():
-                self._ignored += written is not None
-                return None, None, None
-            case HiddenRoles():
-                role_id = self._hidden_role(key, written)
-            case KnownRoles(roles=roles):
-                role_id = self._known_role(key, written, roles)
-            case _:
-                assert_never(self._roles)
-        if isinstance(role_id, Failure):
-            return written, None, role_id
-        if written is not None:
-            self._resolved[written] = role_id
-        return written, role_id, None
+        if isinstance(self._roles, NoRoles):
+            self._ignored += written is not None
+            return None, None, None
+        found = self._resolved.get(written) or self._look_up(key, written)
+        if isinstance(found, Failure):
+            return written, None, found
+        self._resolved[written] = found
+        return written, found, None
 
     def drift(self, key: DesiredKey, observed: ObservedKey) -> str | None:
         """Return the role that a live key should have but lacks; None if there is no difference."""
@@ -105,11 +133,20 @@ class RoleChoice:
             case _:
                 assert_never(self._roles)
 
-    def _hidden_role(self, key: DesiredKey, written: str | None) -> str | Failure:
-        """Return the role if it is written as an id; a label cannot be looked up."""
+    def _look_up(self, key: DesiredKey, written: str | None) -> str | Failure:
+        """Return the id of the role of a key; a label can be looked up only among known roles."""
+        known = self._roles.roles if isinstance(self._roles, KnownRoles) else None
         if written is None:
-            return self._missing_role(key, "a role id (this credential cannot read roles)")
-        if _is_uuid(written):
+            choice = _ANY_ID if known is None else f"one of {_assignable(known)}"
+            return Failure(
+                Code.ROLE_MISSING,
+                f"{key.name!r} has no role, and keys in {self._environment.name} need one. Set "
+                "`role:` on the key, in the manifest's defaults or in the environment to "
+                f"{choice}.",
+            )
+        if known is not None:
+            return self._known_role(key, written, known)
+        if _UUID.fullmatch(written):
             return written
         return Failure(
             Code.ROLE_UNKNOWN,
@@ -118,50 +155,31 @@ class RoleChoice:
             "permission to read roles, or write the role's id.",
         )
 
-    def _known_role(
-        self, key: DesiredKey, written: str | None, roles: tuple[Role, ...]
-    ) -> str | Failure:
+    def _known_role(self, key: DesiredKey, written: str, roles: tuple[Role, ...]) -> str | Failure:
         """Return the id of the role, which is written as an id or a label."""
-        if written is None:
-            return self._missing_role(key, f"one of {_assignable_labels(roles)}")
+        subject, name = f"The role {written!r} of {key.name!r}", self._environment.name
         matching = [role for role in roles if written == role.id] or [
             role for role in roles if written == role.label
         ]
-        subject, name = f"The role {written!r} of {key.name!r}", self._environment.name
-        offer = f"Roles that keys can have: {_assignable_labels(roles)}."
-        if not matching:
-            return Failure(Code.ROLE_UNKNOWN, f"{subject} does not exist in {name}. {offer}")
+        if len(matching) == 1 and matching[0].assignable:
+            return matching[0].id
+        advice = f"Roles that keys can have: {_assignable(roles)}."
+        code, problem = Code.ROLE_UNKNOWN, f"does not exist in {name}"
         if len(matching) > 1:
-            ids = _shorten([role.id for role in matching])
-            return Failure(
-                Code.ROLE_UNKNOWN, f"{subject} is ambiguous in {name}. Write one of the ids {ids}."
-            )
-        if not matching[0].assignable:
-            message = f"{subject} cannot be assigned to API keys in {name}. {offer}"
-            return Failure(Code.ROLE_NOT_ASSIGNABLE, message)
-        return matching[0].id
-
-    def _missing_role(self, key: DesiredKey, advice: str) -> Failure:
-        return Failure(
-            Code.ROLE_MISSING,
-            f"{key.name!r} has no role, and keys in {self._environment.name} need one. Set `role:` "
-            f"on the key, in the manifest's defaults or in the environment to {advice}.",
-        )
+            problem = f"is ambiguous in {name}"
+            advice = f"Write one of the ids {_shorten([role.id for role in matching])}."
+        elif matching:
+            code = Code.ROLE_NOT_ASSIGNABLE
+            problem = f"cannot be assigned to API keys in {name}"
+        return Failure(code, f"{subject} {problem}. {advice}")
 
 
-def _assignable_labels(roles: tuple[Role, ...]) -> str:
+def _assignable(roles: tuple[Role, ...]) -> str:
     labels = sorted(role.label for role in roles if role.assignable)
-    return _shorten([repr(label) for label in labels]) if labels else "none"
+    return _shorten(list(map(repr, labels))) or "none"
 
 
 def _shorten(words: list[str]) -> str:
     """Join the first words; the message is repeated for every key that it applies to."""
     more = [f"{len(words) - _MOST_NAMES} more"] if len(words) > _MOST_NAMES else []
     return ", ".join([word[:_LONGEST_NAME] for word in words[:_MOST_NAMES]] + more)
-
-
-def _is_uuid(text: str) -> bool:
-    parts = text.split("-")
-    return [len(part) for part in parts] == [8, 4, 4, 4, 12] and all(
-        char in "0123456789abcdefABCDEF" for part in parts for char in part
-    )

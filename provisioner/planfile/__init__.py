@@ -5,17 +5,15 @@ review. All three are pure; the CLI reads and writes the file.
 """
 
 from provisioner.planfile.compare import digest_mismatch, stale_plan, was_edited
-from provisioner.planfile.model import Document, PlanFile, PlanFileInput, SavedOptions
+from provisioner.planfile.model import PlanFile, PlanFileInput
 from provisioner.planfile.read import MAX_BYTES, UnreadablePlanFile, read
 from provisioner.planfile.write import FORMAT, document, may_overwrite, text, why_unwritable
 
 __all__ = [
     "FORMAT",
     "MAX_BYTES",
-    "Document",
     "PlanFile",
     "PlanFileInput",
-    "SavedOptions",
     "UnreadablePlanFile",
     "digest_mismatch",
     "document",

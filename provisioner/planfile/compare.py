@@ -17,18 +17,19 @@ from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
 from provisioner.planfile.read import parse_document
 from provisioner.planfile.write import document
+from provisioner.secret import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from provisioner.plan import Plan
     from provisioner.planfile.model import (
+        ActionEntry,
+        EnvironmentEntry,
+        ObservedEntry,
         PlanFile,
         PlanFileInput,
-        SavedAction,
-        SavedEnvironment,
-        SavedKey,
-        SavedObserved,
     )
 
 _MAX_CHANGES = 8
@@ -54,7 +55,7 @@ def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> Stal
         plan_input: the current plan, made as of the time of the reviewed one.
     """
     current = parse_document(document(plan_input))
-    unobserved = _unobserved(plan_input.plan)
+    unobserved = _unobserved(plan_input.proposal.plan)
     changes = tuple(_changes(reviewed, current))
     if unobserved and len(changes) == len(unobserved):
         return StalePlanError(Code.PLAN_UNCONFIRMED, f"{unobserved[0]}.", remedy=_RETRY)
@@ -67,10 +68,8 @@ def stale_plan(name: str, reviewed: PlanFile, plan_input: PlanFileInput) -> Stal
     listed = "; ".join(change[:_MAX_LENGTH] for change in changes[:_MAX_CHANGES])
     more = f"; and {len(changes) - _MAX_CHANGES} more" if len(changes) > _MAX_CHANGES else ""
     created_at = format_timestamp(reviewed.created_at)
-    return StalePlanError(
-        Code.PLAN_STALE, f"{name}, created at {created_at}, is out of date: {listed}{more}.",
-        remedy=_PLAN_AGAIN,
-    )  # fmt: skip
+    message = f"{name}, created at {created_at}, is out of date: {listed}{more}."
+    return StalePlanError(Code.PLAN_STALE, message, remedy=_PLAN_AGAIN)
 
 
 def was_edited(reviewed: PlanFile, plan_input: PlanFileInput) -> bool:
@@ -80,27 +79,12 @@ def was_edited(reviewed: PlanFile, plan_input: PlanFileInput) -> bool:
         reviewed: a plan file.
         plan_input: the current plan, which has the same digest.
     """
-    shown = {each.name: each for each in reviewed.environments}
-    current = {each.name: each for each in parse_document(document(plan_input)).environments}
+    shown, current = reviewed.environments, parse_document(document(plan_input)).environments
     return shown.keys() != current.keys() or any(
-        (each.url, each.workspace) != (current[name].url, current[name].workspace)
-        or _actions_differ(each.actions, current[name].actions)
-        for name, each in shown.items()
+        (entry["url"], entry["workspace"]) != (current[name]["url"], current[name]["workspace"])
+        or _actions_differ(entry["actions"], current[name]["actions"])
+        for name, entry in shown.items()
     )
-
-
-def _actions_differ(shown: Iterable[SavedAction], current: Iterable[SavedAction]) -> bool:
-    """Return whether the shown actions are not exactly those of the current plan.
-
-    A text that is masked on one machine may not be on another, so masked actions are compared only
-    by kind and ids.
-    """
-    before, after = ({one.reviewed: one for one in actions} for actions in (shown, current))
-    removed = [before[key] for key in before.keys() - after.keys()]
-    added = [after[key] for key in after.keys() - before.keys()]
-    if removed and (all(one.masked for one in removed) or all(one.masked for one in added)):
-        return {(one.kind, one.ids) for one in removed} != {(one.kind, one.ids) for one in added}
-    return bool(removed or added)
 
 
 def digest_mismatch(digest: str, plan: Plan) -> StalePlanError | None:
@@ -125,47 +109,111 @@ def _unobserved(plan: Plan) -> list[str]:
     ]
 
 
+# --- Actions ---
+
+
+def _identity(action: ActionEntry) -> tuple[object, ...]:
+    """Return the fields that decide whether two actions are the same; the reason does not."""
+    kind, ids = action["action"], tuple(sorted(action["ids"]))
+    if kind == "revoke":
+        return kind, ids, _error(action)
+    sets = {"expires"} if kind == "deliver" else {"expires", "role"}
+    if kind == "update":
+        sets = {change["what"] for change in action["changes"]}
+    expires_at = action["expires_at"] if "expires" in sets else None
+    role = action["role"] if "role" in sets else None
+    sinks = tuple(sorted(action["sinks"]))
+    return kind, action["name"], ids, expires_at, role, sinks, _error(action)
+
+
+def _identities(actions: Iterable[ActionEntry]) -> set[tuple[object, ...]]:
+    return set(map(_identity, actions))
+
+
+def _error(action: ActionEntry) -> str | None:
+    """Return the code of the failure that blocks an action; None if it is not blocked."""
+    return action["error"]["code"] if "error" in action else None
+
+
+def _by_name(actions: Iterable[ActionEntry]) -> dict[str, list[ActionEntry]]:
+    groups: dict[str, list[ActionEntry]] = defaultdict(list)
+    for action in actions:
+        groups[action["name"]].append(action)
+    return groups
+
+
+def _actions_differ(shown: Iterable[ActionEntry], current: Iterable[ActionEntry]) -> bool:
+    """Return whether the shown actions are not exactly those of the current plan.
+
+    A text that is masked on one machine may not be on another, so masked actions are compared only
+    by kind and ids.
+    """
+    before, after = (
+        {(one["name"], _identity(one)): one for one in actions} for actions in (shown, current)
+    )
+    removed = [before[key] for key in before.keys() - after.keys()]
+    added = [after[key] for key in after.keys() - before.keys()]
+    if removed and (all(map(_masked, removed)) or all(map(_masked, added))):
+        kinds_removed, kinds_added = (
+            {(one["action"], tuple(sorted(one["ids"]))) for one in actions}
+            for actions in (removed, added)
+        )
+        return kinds_removed != kinds_added
+    return bool(removed or added)
+
+
+def _masked(action: ActionEntry) -> bool:
+    """Return whether one of its texts was masked as a secret when the file was written."""
+    return any(MASK in text for text in (action["name"], *action["sinks"], action["role"] or ""))
+
+
+# --- A plan that was applied ---
+
+
 def _applied(then: PlanFile, now: PlanFile) -> bool:
     """Return whether all possible actions are done, and nothing else changed."""
-    before = {each.name: each for each in then.environments}
-    after = {each.name: each for each in now.environments}
+    before, after = then.environments, now.environments
     return before.keys() == after.keys() and all(
         _environment_applied(before[name], after[name]) for name in before
     )
 
 
-def _environment_applied(then: SavedEnvironment, now: SavedEnvironment) -> bool:
-    inputs = ((each.url, each.workspace, each.error, each.desired) for each in (then, now))
-    if len(set(inputs)) > 1:
+def _environment_applied(then: EnvironmentEntry, now: EnvironmentEntry) -> bool:
+    inputs, inputs_now = (
+        (each["url"], each["workspace"], each["error"], each["desired"]) for each in (then, now)
+    )
+    if inputs != inputs_now:
         return False
+    keys_then = {key["id"]: key for key in then["observed"]}
+    keys_now = {key["id"]: key for key in now["observed"]}
     # The expiry distinguishes the planned key from one that someone else created.
-    new = {(key.name, key.expires_at) for key in set(now.observed) - set(then.observed)}
-    ids = {key.id for key in now.observed}
-    remaining = dict(_by_name(now.actions))
-    for name, actions in _by_name(then.actions).items():
-        if all(one.error is not None for one in actions):
+    new = {
+        (key["name"], key["expires_at"])
+        for id_, key in keys_now.items()
+        if key != keys_then.get(id_)
+    }
+
+    def done(action: ActionEntry) -> bool:
+        if action["action"] in {"create", "rotate"}:
+            return (action["name"], action["expires_at"]) in new
+        return action["action"] != "revoke" or keys_now.keys().isdisjoint(action["ids"])
+
+    remaining = _by_name(now["actions"])
+    for name, actions in _by_name(then["actions"]).items():
+        if all(_error(one) is not None for one in actions):
             if _identities(actions) != _identities(remaining.pop(name, ())):
                 return False
-            continue
-        for one in actions:
-            match one.kind:
-                case "create" | "rotate" if (name, one.expires_at) not in new:
-                    return False
-                case "revoke" if not ids.isdisjoint(one.ids):
-                    return False
-                case _:
-                    pass
+        elif not all(map(done, actions)):
+            return False
     return not remaining
 
 
-def _identities(actions: Iterable[SavedAction]) -> frozenset[tuple[object, ...]]:
-    return frozenset(one.identity for one in actions)
+# --- The list of changes ---
 
 
 def _changes(then: PlanFile, now: PlanFile) -> Iterator[str]:
     """Yield at least one change, each a sentence without a full stop."""
-    before = {each.name: each for each in then.environments}
-    after = {each.name: each for each in now.environments}
+    before, after = then.environments, now.environments
     changes = [
         [f"{name}: {one}" for one in _environment_changes(before.get(name), after.get(name))]
         for name in sorted(before.keys() | after.keys())
@@ -180,114 +228,114 @@ def _changes(then: PlanFile, now: PlanFile) -> Iterator[str]:
 
 
 def _environment_changes(
-    then: SavedEnvironment | None, now: SavedEnvironment | None
+    then: EnvironmentEntry | None, now: EnvironmentEntry | None
 ) -> Iterator[str]:
     if now is None or then is None:
         yield f"the environment was {'added' if then is None else 'removed'}"
         return
-    if then.url != now.url:
-        yield f"its url changed from {then.url} to {now.url}"
-    if now.error is not None:
-        yield f"it could not be observed ({now.error})"
+    if then["url"] != now["url"]:
+        yield f"its url changed from {then['url']} to {now['url']}"
+    if now["error"] is not None:
+        yield f"it could not be observed ({now['error']['code']})"
         return
-    if then.workspace != now.workspace:
-        yield f"its workspace changed from {then.workspace} to {now.workspace}"
-    if then.generation != now.generation:
-        yield f"its generation changed from {then.generation} to {now.generation}"
+    if then["workspace"] != now["workspace"]:
+        yield f"its workspace changed from {then['workspace']} to {now['workspace']}"
+    if then["generation"] != now["generation"]:
+        yield f"its generation changed from {then['generation']} to {now['generation']}"
     edited = dict(_manifest_changes(then, now))
     yield from (f"the manifests {change}" for change in edited.values())
     # In another workspace everything differs, and the list would name each of its keys.
-    if (then.workspace, then.generation) == (now.workspace, now.generation):
-        yield from _action_changes(then, now, frozenset(edited))
+    if (then["workspace"], then["generation"]) == (now["workspace"], now["generation"]):
+        yield from _role_changes(then["roles"], now["roles"])
+        yield from _action_changes(then, now, edited.keys())
 
 
-def _manifest_changes(then: SavedEnvironment, now: SavedEnvironment) -> Iterator[tuple[str, str]]:
+def _manifest_changes(then: EnvironmentEntry, now: EnvironmentEntry) -> Iterator[tuple[str, str]]:
     """Yield the name of each key whose declaration changed, and the change."""
-    before = {key.name: key for key in then.desired}
-    after = {key.name: key for key in now.desired}
+    before, after = ({str(key["name"]): key for key in each["desired"]} for each in (then, now))
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
             yield name, f"no longer declare {name!r}"
         elif name not in before:
             yield name, f"now declare {name!r}"
         elif before[name] != after[name]:
-            yield name, f"changed {name!r}: {', '.join(_changed_fields(before[name], after[name]))}"
+            fields = (
+                field if field == "sinks" else f"{field} {_from_to(before[name][field], value)}"
+                for field, value in after[name].items()
+                if value != before[name][field]
+            )
+            yield name, f"changed {name!r}: {', '.join(fields)}"
 
 
-def _changed_fields(then: SavedKey, now: SavedKey) -> Iterator[str]:
-    for field, old, new in zip(then._fields, then, now, strict=True):
-        if old != new:
-            yield field if field == "sinks" else f"{field} from {_shown(old)} to {_shown(new)}"
+def _role_changes(then: dict[str, str], now: dict[str, str]) -> Iterator[str]:
+    for role in sorted(then.keys() & now.keys()):
+        if then[role] != now[role]:
+            yield f"the id of role {role!r} changed from {then[role]} to {now[role]}"
 
 
 def _action_changes(
-    then: SavedEnvironment, now: SavedEnvironment, edited: frozenset[str]
+    then: EnvironmentEntry, now: EnvironmentEntry, edited: AbstractSet[str]
 ) -> Iterator[str]:
     """Yield the changed actions of keys whose declaration did not change, with the cause."""
-    for role in sorted(then.roles.keys() & now.roles.keys()):
-        if then.roles[role] != now.roles[role]:
-            yield f"the id of role {role!r} changed from {then.roles[role]} to {now.roles[role]}"
-    before, after = _by_name(then.actions), _by_name(now.actions)
+    before, after = _by_name(then["actions"]), _by_name(now["actions"])
     for name in sorted((before.keys() | after.keys()) - edited):
-        old, new = before.get(name, ()), after.get(name, ())
+        old, new = before.get(name, []), after.get(name, [])
         if _identities(old) != _identities(new):
             cause = (
-                _key_changes(name, then, now)
+                ", ".join(_key_changes(name, then, now))
                 or _consequence(old, new)
                 or _environment_settings(then, now)
+                or "has other actions"
             )
-            effect = f"planned: {_kinds(old)}; now: {_kinds(new)}"
-            yield f"{name!r} {cause or 'has other actions'} ({effect})"
+            yield f"{name!r} {cause} (planned: {_kinds(old)}; now: {_kinds(new)})"
 
 
-def _key_changes(name: str, then: SavedEnvironment, now: SavedEnvironment) -> str | None:
-    """Return the changes of the live keys of a name; None if there are none."""
-    before = {key.id: key for key in then.observed if key.name == name}
-    after = {key.id: key for key in now.observed if key.name == name}
-    changes = [_gone(before[id_], now) for id_ in sorted(before.keys() - after.keys())]
+def _key_changes(name: str, then: EnvironmentEntry, now: EnvironmentEntry) -> Iterator[str]:
+    """Yield the changes of the live keys of a name."""
+    before, after = (
+        {key["id"]: key for key in each["observed"] if key["name"] == name} for each in (then, now)
+    )
+    for id_ in sorted(before.keys() - after.keys()):
+        yield _gone(before[id_], now)
     added = sorted(after.keys() - before.keys())
     if added:
         what = "has another live key" if before else "now exists"
-        changes.append(f"{what} ({', '.join(added)})")
+        yield f"{what} ({', '.join(added)})"
     for id_ in sorted(before.keys() & after.keys()):
         old, new = before[id_], after[id_]
-        if old.expires_at != new.expires_at:
-            changes.append(
-                f"({id_}) had its expiry changed from {old.expires_at} to {new.expires_at}"
-            )
-        if old.role != new.role:
-            changes.append(
-                f"({id_}) had its role changed from {_shown(old.role)} to {_shown(new.role)}"
-            )
-    return ", ".join(changes) or None
+        if old["expires_at"] != new["expires_at"]:
+            change = _from_to(old["expires_at"], new["expires_at"])
+            yield f"({id_}) had its expiry changed {change}"
+        if old["role"] != new["role"]:
+            yield f"({id_}) had its role changed {_from_to(old['role'], new['role'])}"
 
 
-def _gone(key: SavedObserved, now: SavedEnvironment) -> str:
-    new_name = next((each.name for each in now.observed if each.id == key.id), None)
+def _gone(key: ObservedEntry, now: EnvironmentEntry) -> str:
+    new_name = next((each["name"] for each in now["observed"] if each["id"] == key["id"]), None)
     if new_name is not None:
-        return f"({key.id}) was renamed to {new_name!r}"
-    if now.observed_at is not None and key.expires_at <= now.observed_at:
-        return f"({key.id}) expired at {key.expires_at}"
-    return f"({key.id}) was revoked or deleted"
+        return f"({key['id']}) was renamed to {new_name!r}"
+    if now["observed_at"] is not None and key["expires_at"] <= now["observed_at"]:
+        return f"({key['id']}) expired at {key['expires_at']}"
+    return f"({key['id']}) was revoked or deleted"
 
 
-def _consequence(old: tuple[SavedAction, ...], new: tuple[SavedAction, ...]) -> str | None:
+def _consequence(old: Iterable[ActionEntry], new: Iterable[ActionEntry]) -> str | None:
     """Return the cause that the actions themselves show, if the keys did not change."""
     identities = _identities(old)
-    added = [one for one in new if one.identity not in identities]
-    error = next((one.error for one in added if one.error is not None), None)
+    added = [one for one in new if _identity(one) not in identities]
+    error = next(filter(None, map(_error, added)), None)
     if error is not None:
         return f"is now blocked: {error}"
-    if {one.kind for one in added} & {one.kind for one in old if one.error is not None}:
+    if {one["action"] for one in added} & {one["action"] for one in old if _error(one)}:
         return "is no longer blocked"
-    if not added and any(one.kind == "deliver" for one in old):
+    if not added and any(one["action"] == "deliver" for one in old):
         return "has been delivered"
     return next(filter(None, map(_new_reason, added)), None)
 
 
-def _new_reason(action: SavedAction) -> str | None:
+def _new_reason(action: ActionEntry) -> str | None:
     """Return why an action is needed now, if its reason says what happened."""
-    match action.kind, action.reason:
+    match action["action"], action["reason"]:
         case "deliver", reason:
             return f"must be delivered again: {reason.replace('_', ' ')}"
         case "rotate", _:
@@ -298,34 +346,25 @@ def _new_reason(action: SavedAction) -> str | None:
             return None
 
 
-def _environment_settings(then: SavedEnvironment, now: SavedEnvironment) -> str | None:
+def _environment_settings(then: EnvironmentEntry, now: EnvironmentEntry) -> str | None:
     """Return the change in environments.yaml that affects keys without any other change."""
-    if then.owns != now.owns:
-        return (
-            f"is affected by `owns`, which changed from {_shown(then.owns)} to {_shown(now.owns)}"
-        )
-    if then.role != now.role:
-        change = f"changed from {_shown(then.role)} to {_shown(now.role)}"
-        return f"takes its role from the environment, which {change}"
+    if then["owns"] != now["owns"]:
+        return f"is affected by `owns`, which changed {_from_to(then['owns'], now['owns'])}"
+    if then["role"] != now["role"]:
+        change = _from_to(then["role"], now["role"])
+        return f"takes its role from the environment, which changed {change}"
     return None
 
 
-def _by_name(actions: Iterable[SavedAction]) -> Mapping[str, tuple[SavedAction, ...]]:
-    groups: dict[str, tuple[SavedAction, ...]] = defaultdict(tuple)
-    for action in actions:
-        groups[action.name] += (action,)
-    return groups
+def _kinds(actions: Iterable[ActionEntry]) -> str:
+    return ", ".join(one["action"] for one in actions) or "no change"
 
 
-def _kinds(actions: tuple[SavedAction, ...]) -> str:
-    return ", ".join(one.kind for one in actions) or "no change"
+def _from_to(old: object, new: object) -> str:
+    return f"from {_shown(old)} to {_shown(new)}"
 
 
 def _shown(value: object) -> str:
-    match value:
-        case None:
-            return "none"
-        case tuple():
-            return f"[{', '.join(map(str, value))}]"
-        case _:
-            return str(value)
+    if value is None:
+        return "none"
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

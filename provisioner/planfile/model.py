@@ -1,98 +1,37 @@
-"""The contents of a plan file, as values."""
+"""The contents of a plan file: the options as values, and its environments as JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-from provisioner.plan import PlanOptions
-from provisioner.reconcile.guards import GuardOverrides
-from provisioner.secret import MASK
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
-    from provisioner.model.environment import Environment
-    from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import Observation
-    from provisioner.plan import Plan
+    from provisioner.plan import GuardOverrides, PlanOptions
+    from provisioner.reconcile.proposal import PlanRequest, Proposal
 
 Document = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedOptions:
-    """The options of a plan, as a plan file stores them.
-
-    Attributes:
-        environments: names of environments; empty for all.
-        only: globs of key names; empty for all.
-        prune: whether to revoke owned keys that no manifest declares.
-        dedupe: whether to revoke owned duplicates.
-        redeliver: whether live keys get new tokens, whatever their sinks hold.
-        max_revoke: the most keys that may be revoked in each environment; None for the limit of
-            the environment.
-        allow_protected: whether protected keys may be revoked.
-    """
-
-    environments: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    prune: bool = False
-    dedupe: bool = False
-    redeliver: bool = False
-    max_revoke: int | None = None
-    allow_protected: bool = False
-
-    @property
-    def plan_options(self) -> PlanOptions:
-        """Return the options for the plan."""
-        return PlanOptions(
-            only=self.only, prune=self.prune, dedupe=self.dedupe, redeliver=self.redeliver
-        )
-
-    @property
-    def guard_overrides(self) -> GuardOverrides:
-        """Return the options for the guards."""
-        return GuardOverrides(max_revoke=self.max_revoke, allow_protected=self.allow_protected)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanFileInput:
+class PlanFileInput(NamedTuple):
     """The current plan and its inputs.
 
     Attributes:
+        proposal: the plan, with the observations that it is based on.
+        request: the desired keys and the options of the plan.
+        selected: names of environments; empty for all.
         published: the plan as `provision/plan/v1`.
-        options: its options.
-        observations: the environments that were observed.
-        desired: the selected desired keys by environment.
     """
 
-    plan: Plan
+    proposal: Proposal
+    request: PlanRequest
+    selected: tuple[str, ...]
     published: Document
-    options: SavedOptions
-    observations: tuple[tuple[Environment, Observation], ...]
-    desired: Mapping[str, tuple[DesiredKey, ...]]
 
 
-class SavedKey(NamedTuple):
-    """A desired key; every field is as the manifest writes it.
-
-    Attributes:
-        sinks: each address as JSON.
-    """
-
-    name: str
-    depth: int
-    role: str | None
-    expires: str
-    rotate: str | None
-    protect: bool
-    sinks: tuple[str, ...]
-
-
-class SavedObserved(NamedTuple):
-    """A live key of the workspace."""
+class ObservedEntry(TypedDict):
+    """A live key of the workspace in a plan file."""
 
     id: str
     name: str
@@ -100,70 +39,46 @@ class SavedObserved(NamedTuple):
     role: str | None
 
 
-class SavedAction(NamedTuple):
-    """An action: the fields that must not change after the review, and its reason.
+class ActionEntry(TypedDict):
+    """The fields of an action in a plan file that a comparison reads."""
 
-    Attributes:
-        kind: `create`, `update`, `rotate`, `deliver` or `revoke`.
-        ids: the ids of the live keys that it affects.
-        expires_at: the expiry that it sets; None if it sets none.
-        role: the role that it sets; None if it sets none.
-        error: the code of the failure that blocks it; None if it is not blocked.
-    """
-
-    kind: str
+    action: str
     name: str
-    ids: tuple[str, ...]
-    expires_at: str | None
+    ids: list[str]
+    expires_at: str
     role: str | None
-    sinks: tuple[str, ...]
-    error: str | None
+    sinks: list[str]
     reason: str
-
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """Return the fields that decide whether two actions are the same; the reason does not."""
-        if self.kind == "revoke":
-            return self.kind, self.ids, self.error
-        return self[:-1]
-
-    @property
-    def reviewed(self) -> tuple[object, ...]:
-        """Return the fields that a reviewer sees: the identity and the name."""
-        return (self.name, *self.identity)
-
-    @property
-    def masked(self) -> bool:
-        """Return whether one of its texts was masked as a secret when the file was written."""
-        return any(MASK in text for text in (self.name, *self.sinks, self.role or ""))
+    changes: NotRequired[list[dict[str, str]]]
+    error: NotRequired[dict[str, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedEnvironment:
-    """One environment of a plan and the inputs of the plan.
+class EnvironmentEntry(TypedDict):
+    """The fields of an environment in a plan file that a comparison reads.
 
     Attributes:
-        error: the code of the failure to observe it; None if it was observed.
+        error: the failure to observe it; None in every file that was written.
         workspace: the workspace id in the credential; None if it contains none.
         observed_at: the server's time of the observation.
         owns: the globs of owned key names.
         role: the role of keys that set none.
         roles: the ids of the assigned roles, by the role as written.
+        desired: the selected desired keys, sorted by name.
         observed: the live keys of the selected names.
     """
 
-    name: str
+    environment: str
     url: str
-    error: str | None
     generation: str | None
+    error: dict[str, str] | None
     workspace: str | None
     observed_at: str | None
-    owns: tuple[str, ...]
+    owns: list[str]
     role: str | None
-    roles: Mapping[str, str]
-    desired: tuple[SavedKey, ...]
-    observed: tuple[SavedObserved, ...]
-    actions: tuple[SavedAction, ...]
+    roles: dict[str, str]
+    desired: list[Document]
+    observed: list[ObservedEntry]
+    actions: list[ActionEntry]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +89,16 @@ class PlanFile:
         created_at: the time that durations count from.
         version: the version of the tool that created it.
         digest: `sha256:…` over its actions.
+        selected: names of environments; empty for all.
+        options: the options of the plan.
+        overrides: the guards that the plan may override.
+        environments: its environments, by name.
     """
 
     created_at: datetime
     version: str
     digest: str
-    options: SavedOptions
-    environments: tuple[SavedEnvironment, ...]
+    selected: tuple[str, ...]
+    options: PlanOptions
+    overrides: GuardOverrides
+    environments: dict[str, EnvironmentEntry]

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from provisioner import __version__
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import (
     Create,
-    Planned,
     Rotate,
     Unobserved,
     Update,
     desired_key_json,
     json_digest,
+    selected_keys,
 )
 from provisioner.runtime.gc_pause import gc_paused
 from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
-    from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import Observation
-    from provisioner.plan import EnvironmentPlan, Plan, PlanOptions
+    from provisioner.plan import Action, Plan, PlanOptions
     from provisioner.planfile.model import Document, PlanFileInput
+    from provisioner.reconcile.proposal import PlannedEnvironment
 
 FORMAT = "provision/planfile/v1"
 
@@ -51,31 +50,34 @@ def why_unwritable(plan: Plan) -> str | None:
 @gc_paused()
 def document(plan_input: PlanFileInput) -> Document:
     """Return `provision/planfile/v1` without its checksum, with all secrets masked."""
-    observed = {one[0].name: one for one in plan_input.observations}
-    options = plan_input.options
+    proposal, request, selected, published = plan_input
+    options, overrides = request.options, request.overrides
+    desired = selected_keys(request.desired, options)
     return {
         "format": FORMAT,
-        "created_at": plan_input.published["created_at"],
-        "digest": plan_input.published["digest"],
+        "created_at": published["created_at"],
+        "digest": published["digest"],
         "version": __version__,
         "options": {
-            "environments": list(options.environments) or None,
+            "environments": list(selected) or None,
             "only": list(options.only),
             "prune": options.prune,
             "dedupe": options.dedupe,
             "redeliver": options.redeliver,
-            "max_revoke": options.max_revoke,
-            "allow_protected": options.allow_protected,
+            "max_revoke": overrides.max_revoke,
+            "allow_protected": overrides.allow_protected,
         },
         "environments": [
-            _mask_entry(
-                entry,
-                _inputs(
-                    part, observed.get(part.environment), plan_input.desired, options.plan_options
-                ),
+            _masked(
+                entry
+                | _desired(desired.get(str(entry["environment"]), ()))
+                | _observed(one, options)
             )
-            for part, entry in zip(
-                plan_input.plan.environments, _entries(plan_input.published), strict=True
+            for one, entry in zip(
+                proposal.environments,
+                # The published plan is JSON, whose schema says that this is a list of objects.
+                cast("list[Document]", published["environments"]),
+                strict=True,
             )
         ],
     }
@@ -89,48 +91,41 @@ def text(document: Document) -> str:
     return json.dumps(head | content) + "\n"
 
 
-def _mask_entry(entry: Document, inputs: Document) -> Document:
-    """Return an environment with the secrets of this process masked; options contain none."""
-    return {
-        name: value if name in _NEVER_MASKED else masked_document(value)
-        for name, value in (entry | inputs).items()
-    }
-
-
 def may_overwrite(head: str) -> bool:
     """Return whether a file may be overwritten: it is empty or starts like a plan file."""
     return not head or head.startswith('{"format": "provision/planfile/')
 
 
-def _entries(published: Document) -> list[Document]:
-    entries = published["environments"]
-    assert isinstance(entries, list)  # noqa: S101 - for the type checker: always a list in plan/v1
-    return entries
+def _masked(entry: Document) -> Document:
+    """Return an environment with the secrets of this process masked; options contain none."""
+    return {
+        name: value if name in _NEVER_MASKED else masked_document(value)
+        for name, value in entry.items()
+    }
 
 
-def _inputs(
-    part: EnvironmentPlan,
-    observed: tuple[Environment, Observation] | None,
-    desired: Mapping[str, tuple[DesiredKey, ...]],
-    options: PlanOptions,
-) -> Document:
-    """Return the inputs of the plan of one environment."""
-    keys = [desired_key_json(key) for key in sorted(desired.get(part.environment, ()), key=_name)]
-    inputs: Document = {"desired_digest": json_digest(keys), "desired": keys}
-    if observed is None or not isinstance(part, Planned):
+def _desired(desired: Iterable[DesiredKey]) -> Document:
+    keys = [desired_key_json(key) for key in sorted(desired, key=lambda key: key.name)]
+    return {"desired_digest": json_digest(keys), "desired": keys}
+
+
+def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Document:
+    """Return the state of one environment that its plan is based on."""
+    if isinstance(one, Unobserved):
         empty: Document = {"workspace": None, "observed_at": None, "owns": [], "role": None}
-        return inputs | empty | {"roles": {}, "observed": []}
-    environment, observation = observed
-    live = (key for key in observation.keys if key.live(observation.server_time))
-    selected = sorted(
-        (key for key in live if options.selects(key.name)), key=lambda key: (key.name, key.id)
-    )
-    return inputs | {
-        "workspace": part.workspace,
+        return empty | {"roles": {}, "observed": []}
+    (environment, _, observation), planned = one
+    live = [
+        key
+        for key in observation.keys
+        if key.live(observation.server_time) and options.selects(key.name)
+    ]
+    return {
+        "workspace": planned.workspace,
         "observed_at": format_timestamp(observation.server_time),
         "owns": list(environment.owns),
         "role": environment.role,
-        "roles": _roles(part),
+        "roles": _roles(planned.actions),
         "observed": [
             {
                 "id": key.id,
@@ -138,26 +133,16 @@ def _inputs(
                 "expires_at": format_timestamp(key.expires_at),
                 "role": key.role,
             }
-            for key in selected
+            for key in sorted(live, key=lambda key: (key.name, key.id))
         ],
     }
 
 
-def _name(key: DesiredKey) -> str:
-    return key.name
-
-
-def _roles(part: Planned) -> dict[str, str]:
+def _roles(actions: Iterable[Action]) -> dict[str, str]:
     """Return the ids of the assigned roles, by the role as written."""
-    roles: dict[str, str] = {}
-    for action in part.actions:
-        match action:
-            case Create(role=str(role), role_id=str(role_id)):
-                roles[role] = role_id
-            case Rotate(successor=Create(role=str(role), role_id=str(role_id))):
-                roles[role] = role_id
-            case Update(role=str(role), role_id=str(role_id)):
-                roles[role] = role_id
-            case _:
-                pass
-    return roles
+    assigning = [
+        action.successor if isinstance(action, Rotate) else action
+        for action in actions
+        if isinstance(action, Create | Update | Rotate)
+    ]
+    return {one.role: one.role_id for one in assigning if one.role and one.role_id}

@@ -106,11 +106,5 @@ class _Embedded:
         with self._lock:
             if self._front is None:
                 self._front = Front()
-                stack.callback(self._stop)
+                stack.callback(self._front.stop)
             return self._front
-
-    def _stop(self) -> None:
-        with self._lock:
-            front, self._front = self._front, None
-        if front is not None:
-            front.stop()

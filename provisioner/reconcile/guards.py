@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
@@ -13,7 +12,8 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.http_client.loopback import canonical
 from provisioner.model.expiry import CLOCK_TOLERANCE
 from provisioner.model.globs import matches
-from provisioner.plan import Planned, Revoke, Rotate
+from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
+from provisioner.reconcile.proposal import ObservedEnvironment, PlannedEnvironment, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
-    from provisioner.plan import EnvironmentPlan, PlanOptions
+    from provisioner.plan import EnvironmentPlan, GuardOverrides, PlanOptions
+    from provisioner.reconcile.proposal import PlanRequest
 
 _SEEDED = "20202020-"
 """The prefix of the ids that every development server is seeded with."""
@@ -31,18 +32,50 @@ _MAX_REASONS = 5
 """Reasons that one message lists."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardOverrides:
-    """Permissions given on the command line that override guards.
+def guard(
+    observed: Iterable[ObservedEnvironment | Unobserved],
+    planned: Iterable[PlannedEnvironment | Unobserved],
+    request: PlanRequest,
+) -> Verdict:
+    """Return the verdict on a run: the reasons against its workspaces, or else against its plans.
 
-    Attributes:
-        max_revoke: the number of keys that the run may revoke in each environment; None for the
-            limit in the environment's `guards`.
-        allow_protected: True if the run may revoke protected keys.
+    Args:
+        observed: the environments as they were observed.
+        planned: their plans.
+        request: the desired keys, the options and the overrides of the run.
     """
+    verdict = guard_workspaces(observed)
+    if verdict.refusal is not None:
+        return verdict
+    plans = [one for one in planned if isinstance(one, PlannedEnvironment)]
+    reasons = [
+        reason
+        for (environment, _, observation), plan in plans
+        for reason in refusals(
+            environment,
+            request.desired_in(environment),
+            observation,
+            plan,
+            request.overrides,
+        )
+    ]
+    unselected = nothing_selected([plan for _, plan in plans], request.options)
+    return Verdict(combine_refusals(reasons) or unselected)
 
-    max_revoke: int | None = None
-    allow_protected: bool = False
+
+def guard_workspaces(observed: Iterable[ObservedEnvironment | Unobserved]) -> Verdict:
+    """Return the verdict on the workspaces themselves: each the right one, and no two the same."""
+    wrong: list[RefusedError] = []
+    pairs: list[tuple[Environment, Observation]] = []
+    for one in observed:
+        match one:
+            case ObservedEnvironment(environment, _, observation):
+                pairs.append((environment, observation))
+            case Unobserved(refusal=refusal):
+                wrong += [] if refusal is None else [refusal]
+            case _:
+                assert_never(one)
+    return Verdict(combine_refusals([*wrong, *(error for _, error in shared_workspaces(pairs))]))
 
 
 def refusals(
@@ -61,62 +94,118 @@ def refusals(
         planned: the plan.
         overrides: the guards that the run may override.
     """
-    name = environment.name
-    revoked = tuple(_revoked_keys(planned))
+    reasons = (
+        _clocks_differ(environment, observation, planned),
+        _manifests_vanished(environment, desired, planned),
+        _too_many_revocations(environment, observation, planned, overrides),
+        _protected_keys(environment, desired, planned, overrides),
+    )
+    return filter(None, reasons)
+
+
+def _clocks_differ(
+    environment: Environment, observation: Observation, planned: Planned
+) -> RefusedError | None:
+    """Refuse to set expiries by a clock that is not the server's; `revoke` sets none."""
     only_requested = all(
         isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked
     )
-    if not only_requested and observation.server_ahead is not None:
-        difference = abs(observation.server_ahead)
-        if difference > CLOCK_TOLERANCE:
-            yield RefusedError(
-                Code.CLOCK_OFF,
-                f"The clocks of this machine and of {name} are {difference.total_seconds():.0f} s "
-                "apart.",
-                remedy="Correct the wrong clock: the expiry of new keys depends on it.",
-            )
-    if not revoked:
-        return
+    ahead = observation.server_ahead
+    if only_requested or ahead is None or abs(ahead) <= CLOCK_TOLERANCE:
+        return None
+    return RefusedError(
+        Code.CLOCK_OFF,
+        f"The clocks of this machine and of {environment.name} are "
+        f"{abs(ahead).total_seconds():.0f} s apart.",
+        remedy="Correct the wrong clock: the expiry of new keys depends on it.",
+    )
+
+
+def _manifests_vanished(
+    environment: Environment, desired: tuple[DesiredKey, ...], planned: Planned
+) -> RefusedError | None:
+    """Refuse to prune an environment that has no desired keys, as with a wrong -m."""
     revocations = (one for one in planned.unblocked if isinstance(one, Revoke))
-    if not desired and any(one.reason == "undeclared" for one in revocations):
-        yield RefusedError(
-            Code.MANIFESTS_VANISHED,
-            f"The manifests no longer declare any keys for {name}, and {len(revoked)} of its "
-            "keys would "
-            "be revoked.",
-            remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
-        )
-    owned = sum(
-        key.live(observation.server_time) and matches(key.name, environment.owns)
-        for key in observation.keys
+    if desired or not any(one.reason == "undeclared" for one in revocations):
+        return None
+    return RefusedError(
+        Code.MANIFESTS_VANISHED,
+        f"The manifests no longer declare any keys for {environment.name}, and "
+        f"{len(list(_revoked_keys(planned)))} of its keys would be revoked.",
+        remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
     )
-    limit = (
-        environment.guards.revocation_limit(owned)
-        if overrides.max_revoke is None
-        else overrides.max_revoke
-    )
-    counted = _without_delivered_successor(revoked)
-    if len(counted) > limit:
-        yield RefusedError(
-            Code.TOO_MANY_REVOCATIONS,
-            f"{pluralize(len(counted), 'key')} in {name} would be revoked, but the limit is "
-            f"{limit}.",
-            remedy=f"Check the plan; if this is intended, use --max-revoke {len(counted)}.",
+
+
+def _too_many_revocations(
+    environment: Environment, observation: Observation, planned: Planned, overrides: GuardOverrides
+) -> RefusedError | None:
+    """Refuse to revoke more keys than the limit."""
+    revoked = len(_revoked_names(planned))
+    if not revoked:
+        return None
+    limit = overrides.max_revoke
+    if limit is None:
+        owned = sum(
+            key.live(observation.server_time) and matches(key.name, environment.owns)
+            for key in observation.keys
         )
-    if overrides.allow_protected:
-        return
-    protected_names = {key.name for key in desired if key.protect}
-    protected = sorted(
-        each for each in set(counted.values()) if environment.protect or each in protected_names
+        limit = environment.guards.revocation_limit(owned)
+    if revoked <= limit:
+        return None
+    return RefusedError(
+        Code.TOO_MANY_REVOCATIONS,
+        f"{pluralize(revoked, 'key')} in {environment.name} would be revoked, but the limit is "
+        f"{limit}.",
+        remedy=f"Check the plan; if this is intended, use --max-revoke {revoked}.",
     )
-    if protected:
-        others = len(protected) - 1
-        are = f"and {others} more in {name} are" if others else f"in {name} is"
-        yield RefusedError(
-            Code.PROTECTED,
-            f"{protected[0]!r} {are} protected but would be revoked.",
-            remedy="If this is intended, use --allow-protected.",
-        )
+
+
+def _protected_keys(
+    environment: Environment,
+    desired: tuple[DesiredKey, ...],
+    planned: Planned,
+    overrides: GuardOverrides,
+) -> RefusedError | None:
+    """Refuse to revoke keys that their manifest or their environment protects."""
+    names = set(_revoked_names(planned).values())
+    if not environment.protect:
+        names &= {key.name for key in desired if key.protect}
+    if overrides.allow_protected or not names:
+        return None
+    others = len(names) - 1
+    subject = (
+        f"and {others} more in {environment.name} are" if others else f"in {environment.name} is"
+    )
+    return RefusedError(
+        Code.PROTECTED,
+        f"{min(names)!r} {subject} protected but would be revoked.",
+        remedy="If this is intended, use --allow-protected.",
+    )
+
+
+def _revoked_names(planned: Planned) -> dict[str, str]:
+    """Return the names, by id, of the revoked keys that the guards count.
+
+    The predecessor in a rotation does not count: its successor is delivered, so nobody loses
+    access. Of several older keys of a name only the newest is the predecessor; the others count.
+    """
+    revoked = list(_revoked_keys(planned))
+    predecessors = {name: id_ for id_, name, reason in revoked if reason == "superseded"}
+    return {id_: name for id_, name, _ in revoked if predecessors.get(name) != id_}
+
+
+def _revoked_keys(planned: Planned) -> Iterator[tuple[str, str, str]]:
+    """Yield the id and name of every key that the plan revokes, and the reason."""
+    for action in planned.unblocked:
+        match action:
+            case Revoke(key_id=key_id, name=name, reason=reason):
+                yield key_id, name, reason
+            case Rotate(at_once=at_once, predecessors=ids):
+                yield from ((key_id, action.name, "replaced") for key_id in ids if at_once)
+            case Create() | Update() | Deliver():
+                pass
+            case _:
+                assert_never(action)
 
 
 def shared_workspaces(
@@ -152,21 +241,14 @@ def _group_by_server(
     same_id: Sequence[tuple[Environment, Observation]],
 ) -> list[list[tuple[Environment, Observation]]]:
     """Group environments with a seeded id by the addresses or keys that they have in common."""
-    parents = list(range(len(same_id)))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            number = parents[number]
-        return number
-
-    first_with: dict[object, int] = {}
+    groups: list[tuple[set[object], list[int]]] = []
     for number, (environment, observation) in enumerate(same_id):
-        for feature in (_server(environment.url), *_unseeded_keys(observation)):
-            parents[root(number)] = root(first_with.setdefault(feature, number))
-    groups: dict[int, list[tuple[Environment, Observation]]] = defaultdict(list)
-    for number, one in enumerate(same_id):
-        groups[root(number)].append(one)
-    return list(groups.values())
+        features: set[object] = {_server(environment.url), *_unseeded_keys(observation)}
+        joined = [group for group in groups if not group[0].isdisjoint(features)]
+        groups = [group for group in groups if group[0].isdisjoint(features)]
+        numbers = [one for _, members in joined for one in members]
+        groups.append((features.union(*(other for other, _ in joined)), [*numbers, number]))
+    return [[same_id[number] for number in sorted(numbers)] for _, numbers in groups]
 
 
 def _unseeded_keys(observation: Observation) -> frozenset[tuple[str, datetime]]:
@@ -208,26 +290,3 @@ def nothing_selected(plans: Iterable[EnvironmentPlan], options: PlanOptions) -> 
         f"No key matches --only {' '.join(options.only)}.",
         remedy="Correct the glob: in a run that may revoke keys, it must match at least one key.",
     )
-
-
-def _without_delivered_successor(revoked: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-    """Return the names, by id, of the revoked keys that the guards count.
-
-    The predecessor in a rotation does not count: its successor is delivered, so nobody loses
-    access. Of several older keys of a name only the newest is the predecessor; the others count.
-    """
-    predecessors = {name: id_ for id_, name, reason in revoked if reason == "superseded"}
-    return {id_: name for id_, name, _ in revoked if predecessors.get(name) != id_}
-
-
-def _revoked_keys(planned: Planned) -> Iterator[tuple[str, str, str]]:
-    """Yield the id and name of every key that the plan revokes, and the reason."""
-    for action in planned.unblocked:
-        match action:
-            case Revoke(key_id=key_id, name=name, reason=reason):
-                yield key_id, name, reason
-            case Rotate(at_once=True, predecessors=ids):
-                for key_id in ids:
-                    yield key_id, action.name, "replaced"
-            case _:
-                pass

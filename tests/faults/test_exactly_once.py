@@ -28,7 +28,8 @@ from sandbox_control import ApiKey, Dialect, Exchange
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, RunMarker, Skipped
 from provisioner.execution import Failed as FailedAction
 from provisioner.model.environment import Environment, SessionToken, SignIn
-from provisioner.plan import Duplicate, Plan, Planned, PlanOptions
+from provisioner.plan import Duplicate, Plan, Planned
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
@@ -247,12 +248,12 @@ class ExactlyOnce(RuleBasedStateMachine):
             with Reconciler(
                 (environment,), open_workspace, no_sinks, ThreadExecutor(1), stop
             ) as reconciler:
-                plan = reconciler.plan(
-                    desired, datetime.now(UTC).replace(microsecond=0), PlanOptions()
-                )
+                now = datetime.now(UTC).replace(microsecond=0)
+                proposal = reconciler.propose(PlanRequest(desired, now))
+                plan = proposal.plan
                 with use_run_marker(process.run_marker):
-                    result = reconciler.apply(plan, lambda _: None)
-                assert reconciler.internal_error is None, reconciler.internal_error
+                    result = reconciler.execute(proposal, lambda _: None)
+                assert not any(part.bug for part in result.environments), result
         except Killed:
             return None
         finally:

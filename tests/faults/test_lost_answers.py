@@ -23,8 +23,8 @@ from sandbox_control import Dialect
 
 from provisioner.execution import Done, Executed
 from provisioner.model.environment import SessionToken
-from provisioner.plan import PlanOptions
 from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
@@ -75,9 +75,9 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
         ThreadExecutor(1),
         stop,
     ) as reconciler:
-        plan = reconciler.plan({"shop": desired}, datetime.now(UTC), PlanOptions())
-        result = reconciler.apply(plan, lambda _: None)
-        assert reconciler.internal_error is None
+        proposal = reconciler.propose(PlanRequest({"shop": desired}, datetime.now(UTC)))
+        result = reconciler.execute(proposal, lambda _: None)
+        assert not any(part.bug for part in result.environments), result
         return result
 
 

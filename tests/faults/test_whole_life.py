@@ -44,8 +44,8 @@ from provisioner.model.environment import Environment, SessionToken
 from provisioner.model.expiry import ExpiresAfter, parse_expiry
 from provisioner.model.globs import matches
 from provisioner.model.token_claims import TokenClaims, claims_of
-from provisioner.plan import PlanOptions, Revoke
-from provisioner.reconcile.guards import GuardOverrides
+from provisioner.plan import GuardOverrides, PlanOptions, Revoke
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
@@ -434,11 +434,12 @@ class WholeLife(RuleBasedStateMachine):
                 stop,
             ) as reconciler:
                 now = datetime.now(UTC).replace(microsecond=0)
-                plan = reconciler.plan(desired, now, options, GuardOverrides(max_revoke=100))
-                assert reconciler.refusal is None, reconciler.refusal
+                request = PlanRequest(desired, now, options, GuardOverrides(max_revoke=100))
+                proposal = reconciler.propose(request)
+                assert proposal.verdict.refusal is None, proposal.verdict
                 with use_run_marker(process.run_marker):
-                    result = reconciler.apply(plan, lambda _: None)
-                assert reconciler.internal_error is None, reconciler.internal_error
+                    result = reconciler.execute(proposal, lambda _: None)
+                assert not any(part.bug for part in result.environments), result
         except Killed:
             return None
         finally:

@@ -30,6 +30,7 @@ from provisioner.model.environment import Environment, SessionToken
 from provisioner.model.expiry import ExpiresAfter
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Create, Deliver, Duplicate, Plan, Planned, PlanOptions, Revoke, Rotate
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
@@ -235,14 +236,15 @@ class Year:
             ) as reconciler:
                 if kill and self.rng.random() < 0.15:
                     process.kill = self._random_kill(process, 1)
-                plan = reconciler.plan(
-                    {SHOP: self.desired}, datetime.now(UTC), PlanOptions(prune=True)
-                )
+                options = PlanOptions(prune=True)
+                request = PlanRequest({SHOP: self.desired}, datetime.now(UTC), options)
+                proposal = reconciler.propose(request)
+                plan = proposal.plan
                 if kill and process.kill is None:
                     process.kill = self._random_kill(process, steps(plan))
-                result = reconciler.apply(plan, lambda _: None)
-                assert reconciler.internal_error is None, reconciler.internal_error
-                assert reconciler.refusal is None, reconciler.refusal
+                result = reconciler.execute(proposal, lambda _: None)
+                assert not any(part.bug for part in result.environments), result
+                assert proposal.verdict.refusal is None, proposal.verdict
         except Killed:
             return None
         finally:

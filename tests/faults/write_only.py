@@ -14,9 +14,9 @@ from tls_server import HttpResponse
 
 from provisioner.model.environment import SessionToken
 from provisioner.model.token_claims import claims_of
-from provisioner.plan import PlanOptions
+from provisioner.plan import GuardOverrides, PlanOptions
 from provisioner.reconcile.connection import workspace_opener
-from provisioner.reconcile.guards import GuardOverrides
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.runtime.executor import ThreadExecutor
@@ -91,12 +91,13 @@ class Shop:
             (environment,), workspace_opener(self.root, stop), sinks.open, ThreadExecutor(1), stop
         ) as reconciler:
             now = datetime.now(UTC).replace(microsecond=0)
-            plan = reconciler.plan(
-                {"shop": (self.desired,)}, now, PlanOptions(**options), GuardOverrides(max_revoke=9)
-            )
-            result = reconciler.apply(plan, lambda _: None)
-            assert reconciler.internal_error is None, reconciler.internal_error
-        return not result.incomplete and reconciler.refusal is None, result
+            desired = {"shop": (self.desired,)}
+            overrides = GuardOverrides(max_revoke=9)
+            request = PlanRequest(desired, now, PlanOptions(**options), overrides)
+            proposal = reconciler.propose(request)
+            result = reconciler.execute(proposal, lambda _: None)
+            assert not any(part.bug for part in result.environments), result
+        return not result.incomplete and proposal.verdict.refusal is None, result
 
     def days_pass(self, days: int) -> None:
         """Make all keys and secrets older by some days."""

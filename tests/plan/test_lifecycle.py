@@ -64,7 +64,6 @@ from provisioner.plan import (
     Update,
     delivers_too_early,
     plan_environment,
-    plan_revocations,
 )
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.secret import Secret
@@ -763,7 +762,8 @@ def revocations_of(
 ) -> list[tuple[str, str | None]]:
     """Return the ids that a revocation includes, and what blocks them."""
     observation = observation_with(*observed, roles=ROLES, own_key=own_key)
-    plan = plan_revocations(SHOP, observation, frozenset(names), PlanOptions(**options))
+    options["revoke"] = frozenset(names)
+    plan = plan_environment(SHOP, (), observation, NOW, PlanOptions(**options))
     assert all(isinstance(one, Revoke) and one.reason == "asked" for one in plan.actions)
     assert (plan.kept, plan.findings, plan.workspace) == ((), (), "w")
     assert (plan.environment, plan.url, plan.generation) == ("shop", SHOP.url, "core")
@@ -790,8 +790,8 @@ def test_revoking_a_declared_key_warns_that_it_will_be_created_again() -> None:
     """The action has the position too; a key that is kept has no note."""
     observation = observation_with(key(1), key(2), key(1, "their"), key(1, "svc-z"), roles=ROLES)
     declared = [desired(), desired("their")]
-    names = frozenset({"svc-a", "their", "svc-z"})
-    plan = plan_revocations(SHOP, observation, names, desired=declared)
+    options = PlanOptions(revoke=frozenset({"svc-a", "their", "svc-z"}))
+    plan = plan_environment(SHOP, declared, observation, NOW, options)
     [note] = plan.notes
     assert note == (
         "manifests/a.yaml line 7 still declares 'svc-a'; the next `apply` will create it again"

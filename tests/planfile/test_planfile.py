@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import processes
 import pytest
@@ -42,6 +42,7 @@ from provisioner.errors.failure import Failure
 from provisioner.model.observed import KnownRoles, NoRoles, ObservedKey
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable
 from provisioner.plan import (
+    GuardOverrides,
     PlanOptions,
     Revoke,
     Unobserved,
@@ -53,7 +54,6 @@ from provisioner.plan import (
 from provisioner.planfile import (
     PlanFile,
     PlanFileInput,
-    SavedOptions,
     UnreadablePlanFile,
     digest_mismatch,
     document,
@@ -63,6 +63,13 @@ from provisioner.planfile import (
     was_edited,
 )
 from provisioner.planfile.read import parse_document
+from provisioner.reconcile.proposal import (
+    ObservedEnvironment,
+    PlannedEnvironment,
+    PlanRequest,
+    Proposal,
+    Verdict,
+)
 from provisioner.render.outcome.json import plan_document
 from provisioner.secret import Secret
 
@@ -915,8 +922,8 @@ def test_a_file_that_shows_other_actions_than_its_digest_is_refused(
 
 def test_a_file_with_another_name_for_a_revoked_key_is_refused() -> None:
     """The id is not enough for a reviewer."""
-    one = current_plan(keys=(key(1, "sa"),), options=SavedOptions(prune=True))
-    assert [type(action) for action in one.plan.environments[0].actions] == [Revoke]
+    one = current_plan(keys=(key(1, "sa"),), options=PRUNE)
+    assert [type(action) for action in one.proposal.plan.environments[0].actions] == [Revoke]
     content = document(one)
     [environment] = content["environments"]
     [revoke] = environment["actions"]
@@ -936,8 +943,8 @@ def test_a_new_expiry_does_not_make_an_update_of_the_role_look_edited() -> None:
         )
         for days in (60, 50)
     )
-    assert first.plan.changes == 1
-    assert first.plan.digest == now.plan.digest
+    assert first.proposal.plan.changes == 1
+    assert first.proposal.plan.digest == now.proposal.plan.digest
     assert not was_edited(loaded(first), now)
 
 
@@ -1014,31 +1021,48 @@ DESIRED = st.builds(
     protect=st.booleans(),
 )
 OBSERVED = st.lists(st.tuples(NAMES, st.integers(-5, 100)), max_size=6)
+
+
+class Options(NamedTuple):
+    """The options of a run that a plan file contains."""
+
+    selected: tuple[str, ...] = ()
+    plan: PlanOptions = PlanOptions()
+    overrides: GuardOverrides = GuardOverrides()
+
+
 OPTIONS = st.builds(
-    SavedOptions,
-    environments=st.sampled_from([(), ("shop",)]),
-    only=st.sampled_from([(), ("s*",), ("sa", "sb")]),
-    prune=st.booleans(),
-    dedupe=st.booleans(),
-    redeliver=st.booleans(),
-    max_revoke=st.sampled_from([None, 0, 7]),
-    allow_protected=st.booleans(),
+    Options,
+    st.sampled_from([(), ("shop",)]),
+    st.builds(
+        PlanOptions,
+        only=st.sampled_from([(), ("s*",), ("sa", "sb")]),
+        prune=st.booleans(),
+        dedupe=st.booleans(),
+        redeliver=st.booleans(),
+    ),
+    st.builds(
+        GuardOverrides,
+        max_revoke=st.sampled_from([None, 0, 7]),
+        allow_protected=st.booleans(),
+    ),
 )
 
 
-NO_OPTIONS = SavedOptions()
+NO_OPTIONS = Options()
+PRUNE = Options(plan=PlanOptions(prune=True))
 
 
 def error_for(draft: PlanFileInput, then: PlanFile) -> StalePlanError | None:
     """Return the error of `apply FILE` for a plan file when this is the current plan."""
-    same = draft.plan.digest == then.digest
+    same = draft.proposal.plan.digest == then.digest
     return None if same else stale_plan("plan.json", then, draft)
 
 
 def current_plan(
     *desired: DesiredKey,
     keys: tuple[ObservedKey, ...] = (),
-    options: SavedOptions = NO_OPTIONS,
+    options: Options = NO_OPTIONS,
     shop: Environment = SHOP,
     roles: Any = ROLES,
     elapsed: timedelta = timedelta(),
@@ -1048,15 +1072,19 @@ def current_plan(
         *keys, workspace="w-1", roles=roles, server_time=TIMESTAMP + elapsed, requests=2
     )
     part = plan_environment(
-        shop, desired, observation, TIMESTAMP, options.plan_options, sink_contents=contents or {}
+        shop, desired, observation, TIMESTAMP, options.plan, sink_contents=contents or {}
     )
-    selected = dict(selected_keys({"shop": tuple(desired)}, options.plan_options))
+    request = PlanRequest({"shop": tuple(desired)}, TIMESTAMP, options.plan, options.overrides)
+    selected = dict(selected_keys(request.desired, options.plan))
     plan = plan_with(part, created_at=TIMESTAMP, digest=digest((part,), selected))
-    return PlanFileInput(plan, plan_document(plan), options, ((shop, observation),), selected)
+    workspace: Any = None
+    planned = PlannedEnvironment(ObservedEnvironment(shop, workspace, observation), part)
+    proposal = Proposal(plan, (planned,), Verdict())
+    return PlanFileInput(proposal, request, options.selected, plan_document(plan))
 
 
 @st.composite
-def plans(draw: st.DrawFn, options: st.SearchStrategy[SavedOptions] = OPTIONS) -> PlanFileInput:
+def plans(draw: st.DrawFn, options: st.SearchStrategy[Options] = OPTIONS) -> PlanFileInput:
     desired = draw(st.lists(DESIRED, unique_by=lambda one: one.name, max_size=4))
     keys = tuple(
         key(number, name, expires_at=TIMESTAMP + timedelta(days=days))
@@ -1096,7 +1124,9 @@ def test_any_plan_file_can_be_read_again(one: PlanFileInput) -> None:
     assert raw.isascii()
     found = loaded(one)
     assert found == parse_document(document(one))
-    assert (found.digest, found.options) == (one.plan.digest, one.options)
+    assert found.digest == one.proposal.plan.digest
+    options = Options(found.selected, found.options, found.overrides)
+    assert options == Options(one.selected, one.request.options, one.request.overrides)
     assert found.created_at == TIMESTAMP.replace(microsecond=0)
     assert error_for(one, found) is None
     assert not was_edited(found, one)
@@ -1110,7 +1140,7 @@ def test_another_plan_is_refused_with_a_short_reason(
     """It is refused exactly if the digests differ, and the reason names a change."""
     one, two = pair
     error = error_for(two, loaded(one))
-    assert (error is None) == (one.plan.digest == two.plan.digest)
+    assert (error is None) == (one.proposal.plan.digest == two.proposal.plan.digest)
     if error is not None:
         assert error.exit_code == 6
         assert len(error.message) < 4000
@@ -1184,7 +1214,7 @@ GOOD = text(
             desired_key("sa", deliver=ADDRESSES),
             desired_key("sb", expiry="2027-06-30"),
             keys=(key(1, "sb"), key(2, "sold")),
-            options=SavedOptions(prune=True, only=("s*",)),
+            options=Options(plan=PlanOptions(prune=True, only=("s*",))),
         )
     )
 ).encode()
@@ -1253,8 +1283,10 @@ def test_many_changes_are_counted_and_each_environment_is_named() -> None:
     many = tuple(desired_key(f"s{number:03}") for number in range(300))
     parts = [Unobserved("lost", "https://lost", Failure("timeout", "x"))]
     one, two = current_plan(*many), current_plan(*many[:5], keys=(key(1, "s001"),))
-    plan = dataclasses.replace(two.plan, environments=(*two.plan.environments, *parts), digest="x")
-    now = dataclasses.replace(two, plan=plan, published=plan_document(plan))
+    before = two.proposal.plan
+    plan = dataclasses.replace(before, environments=(*before.environments, *parts), digest="x")
+    proposal = Proposal(plan, (*two.proposal.environments, *parts), Verdict())
+    now = two._replace(proposal=proposal, published=plan_document(plan))
     error = stale_plan("p", loaded(one), now)
     assert error.code == "plan_stale"
     assert "lost: the environment was added" in error.message
@@ -1278,10 +1310,10 @@ def test_the_digest_covers_everything_that_is_reviewed() -> None:
         current_plan(desired_key("sa", deliver=address), keys=(key(1, "sa"),), contents=lost),
         current_plan(desired_key("sa", deliver=address), keys=(extended,), contents=lost),
     ]
-    digests = [one.plan.digest for one in plans_]
+    digests = [one.proposal.plan.digest for one in plans_]
     assert len(set(digests)) == len(digests)
-    assert digest_mismatch(digests[0], plans_[0].plan) is None
-    error = digest_mismatch(digests[1], plans_[0].plan)
+    assert digest_mismatch(digests[0], plans_[0].proposal.plan) is None
+    error = digest_mismatch(digests[1], plans_[0].proposal.plan)
     assert error is not None
     assert (error.code, error.exit_code) == ("digest_differs", 6)
 
@@ -1298,8 +1330,8 @@ def test_a_renamed_role_does_not_make_an_update_of_the_expiry_look_edited() -> N
         roles=renamed,
         shop=shop,
     )
-    assert first.plan.changes == 1
-    assert first.plan.digest == now.plan.digest
+    assert first.proposal.plan.changes == 1
+    assert first.proposal.plan.digest == now.proposal.plan.digest
     assert not was_edited(loaded(first), now)
 
 
@@ -1312,4 +1344,3 @@ def test_masked_secrets_do_not_damage_a_file() -> None:
     found = read(raw.encode(), TIMESTAMP)
     assert isinstance(found, PlanFile)
     assert error_for(one, found) is None
-    assert PlanOptions() == SavedOptions().plan_options

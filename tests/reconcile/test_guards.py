@@ -27,15 +27,14 @@ from provisioner.model.environment import Environment, Guards, Share
 from provisioner.model.observed import NoRoles, Observation, ObservedKey
 from provisioner.model.sink_content import ApiKeyToken
 from provisioner.plan import (
+    GuardOverrides,
     Planned,
     PlanOptions,
     Revoke,
     Unobserved,
     plan_environment,
-    plan_revocations,
 )
 from provisioner.reconcile.guards import (
-    GuardOverrides,
     combine_refusals,
     nothing_selected,
     refusals,
@@ -176,7 +175,7 @@ def test_clocks_more_than_a_minute_apart_refuse_any_change(direction) -> None:
 def test_a_requested_revocation_is_not_refused_because_of_a_clock() -> None:
     """`revoke` sets no expiry, and nobody can correct the clock of a server that is not theirs."""
     observation = observe(many(1), timedelta(hours=1))
-    plan = plan_revocations(SHOP, observation, frozenset({"svc-0"}))
+    plan = plan_environment(SHOP, (), observation, NOW, PlanOptions(revoke=frozenset({"svc-0"})))
     assert len(plan.unblocked) == 1
     assert [*refusals(SHOP, (), observation, plan, GuardOverrides())] == []
 

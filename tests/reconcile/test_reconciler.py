@@ -29,6 +29,7 @@ from provisioner.model.expiry import format_timestamp
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
 from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
@@ -73,10 +74,9 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
         with Reconciler(
             (environment,), connect, SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(4), stop
         ) as reconciler:
-            plan = reconciler.plan(
-                {"shop": desired_keys() if keys is None else keys}, NOW, PlanOptions()
-            )
-            return plan, reconciler.apply(plan, lambda _: None)
+            desired = {"shop": desired_keys() if keys is None else keys}
+            proposal = reconciler.propose(PlanRequest(desired, NOW))
+            return proposal.plan, reconciler.execute(proposal, lambda _: None)
 
     return run_
 
@@ -349,9 +349,8 @@ def run_during(served: Any, hurried: Any, root: Path, during_wait: Callable[[], 
     with Reconciler(
         (shop,), workspace_opener(root, stop), sinks.open, ThreadExecutor(4), stop
     ) as reconciler:
-        return reconciler.apply(
-            reconciler.plan({"shop": (key,)}, NOW, PlanOptions()), lambda _: None
-        )
+        proposal = reconciler.propose(PlanRequest({"shop": (key,)}, NOW))
+        return reconciler.execute(proposal, lambda _: None)
 
 
 def delivered_key(root: Path, result: RunResult) -> str:
@@ -420,7 +419,7 @@ def test_the_key_whose_token_is_delivered_is_kept_when_redelivering(
     with Reconciler(
         (shop,), workspace_opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
     ) as reconciler:
-        [part] = reconciler.plan({"shop": (key,)}, NOW, options).environments
+        [part] = reconciler.propose(PlanRequest({"shop": (key,)}, NOW, options)).plan.environments
     assert isinstance(part, Planned)
     ids = {type(one): one.key_id for one in part.actions if isinstance(one, Deliver | Revoke)}
     assert ids == {Deliver: other.id, Revoke: oldest.id}
@@ -450,14 +449,14 @@ def test_a_bug_in_one_environments_sink_does_not_affect_the_other_environment(
     with Reconciler(
         environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
-        plan = reconciler.plan(desired, NOW, PlanOptions())
-        first, second = (
-            part.results[0]
-            for part in reconciler.apply(plan, lambda _: None).environments
-            if isinstance(part, Executed)
-        )
-        again = reconciler.plan(desired, NOW, PlanOptions(redeliver=True))
-        assert isinstance(reconciler.internal_error, ZeroDivisionError)
+        proposal = reconciler.propose(PlanRequest(desired, NOW))
+        buggy, other = reconciler.execute(proposal, lambda _: None).environments
+        assert isinstance(buggy, Executed)
+        assert isinstance(other, Executed)
+        [first], [second] = buggy.results, other.results
+        again = reconciler.propose(PlanRequest(desired, NOW, PlanOptions(redeliver=True))).plan
+    assert isinstance(buggy.bug, ZeroDivisionError)
+    assert other.bug is None
     assert isinstance(first, Unfinished)
     assert (first.failure.code, bool(first.id)) == ("internal_error", True)
     assert isinstance(second, Done)
@@ -482,9 +481,9 @@ def test_a_bug_in_reading_a_sink_fails_only_its_environment(tmp_path, hurried) -
     with Reconciler(
         environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
-        first, second = reconciler.plan(desired, NOW, PlanOptions()).environments
-        assert isinstance(reconciler.internal_error, ZeroDivisionError)
+        first, second = reconciler.propose(PlanRequest(desired, NOW)).plan.environments
     assert isinstance(first, Unobserved)
+    assert isinstance(first.bug, ZeroDivisionError)
     assert first.failure.code == "internal_error"
     assert isinstance(second, Planned)
     assert [one.name for one in second.unblocked] == ["x"]

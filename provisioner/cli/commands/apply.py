@@ -10,28 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
-from provisioner.cli.options import (
-    add_guard_options,
-    add_output_options,
-    add_output_targets,
-    add_plan_flags,
-    add_selection,
-)
+from provisioner.cli.options import add_plan_flags, add_run_options
 from provisioner.cli.stoppable import stoppable
-from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import (
-        GuardOptions,
-        OutputOptions,
-        OutputTargets,
-        PlanFlags,
-        Selection,
-    )
-    from provisioner.cli.run import Prepared
+    from provisioner.cli.execute import Job
+    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
     from provisioner.cli.signals import Signals
-    from provisioner.plan import Plan
-    from provisioner.reconcile.reconciler import Reconciler
+    from provisioner.plan import GuardOverrides, PlanOptions
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 
@@ -57,18 +43,15 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
     callback=_digest,
 )
 @add_plan_flags
-@add_guard_options
-@add_selection(revokes=True)
-@add_output_options(*formats_of("result"))
-@add_output_targets(events=True)
+@add_run_options
 @stoppable
 def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
     file: Path | None,
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
-    plan_flags: PlanFlags,
-    guard_options: GuardOptions,
+    options: PlanOptions,
+    overrides: GuardOverrides,
     *,
     signals: Signals,
     yes: bool,
@@ -92,35 +75,22 @@ def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
         # Carry out a reviewed plan, and nothing else:
         $ provision apply plan.json
     """
-    from provisioner.cli import plan_file
-    from provisioner.cli.execute import carry_out
-    from provisioner.planfile import digest_mismatch
+    from provisioner.cli import execute, plan_file
+    from provisioner.cli.run import prepare
 
-    saved = plan_file.saved_options(selection, plan_flags, guard_options)
+    context = click.get_current_context()
 
-    def plan_now(reconciler: Reconciler, prepared: Prepared) -> Plan:
-        plan = reconciler.plan(
-            prepared.manifests.desired, prepared.now, saved.plan_options, saved.guard_overrides
-        )
-        refusal = None if digest is None else digest_mismatch(digest, plan)
-        if refusal is not None:
-            reconciler.refuse(refusal)
-        return plan
+    def load() -> Job:
+        if file is not None:
+            return plan_file.load_job(file, digest, selection, context)
+        return execute.Job.now(prepare(selection), options, overrides, digest=digest)
 
-    if file is None:
-        return carry_out(
-            "apply", selection, output, output_targets, plan_now, signals=signals, yes=yes
-        )
-    plan_file.refuse_saved_options(click.get_current_context())
-    reviewed = plan_file.PlanOnDisk(file, digest, saved)
-    return carry_out(
+    return execute.carry_out(
         "apply",
-        selection,
+        load,
         output,
         output_targets,
-        reviewed.plan,
         signals=signals,
         yes=yes,
-        load=lambda: reviewed.prepare(selection),
-        other_files=(file,),
+        other_files=() if file is None else (file,),
     )

@@ -55,29 +55,29 @@ def export(selection: Selection, file: Path | None, output: OutputOptions, signa
     import logging
 
     from provisioner.cli.console import Console
-    from provisioner.cli.run import prepare, reconciler_of
+    from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.errors.pluralize import pluralize
     from provisioner.operations.export import export as export_keys
     from provisioner.plan import Unobserved
+    from provisioner.reconcile.guards import guard_workspaces
     from provisioner.render.text import visible
     from provisioner.runtime.log_context import extra
 
-    console, only = Console(output), selection.only
+    console = Console(output)
     if str(file) == "-":
         file = None
     if file is not None and os.path.lexists(file):
         raise _exists(file)
     prepared = prepare(selection, keys_matter=False, one=True)
     with reconciler_of(prepared, signals.stop) as reconciler:
-        ((source, observation),) = reconciler.observe()
-    if reconciler.internal_error is not None:
-        raise reconciler.internal_error
-    if reconciler.refusal is not None and signals.exit_code is None:
-        raise reconciler.refusal
-    if isinstance(observation, Unobserved):
-        console.print_failure(observation.failure)
-        return signals.exit_code or INCOMPLETE
-    exported = export_keys(source.name, observation, only)
+        (observed,) = reconciler.observe()
+    if isinstance(observed, Unobserved):
+        verdict = guard_workspaces([observed])
+        code = early_exit_code(signals, verdict, [observed])
+        console.print_failure(observed.failure)
+        return code or INCOMPLETE
+    source, _, observation = observed
+    exported = export_keys(source.name, observation, selection.only)
     if not exported.keys:
         console.print_stderr("".join(exported.comments))
     _require_manifest(exported, source.name)

@@ -38,7 +38,8 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.errors.failure import Failure
     from provisioner.model.globs import matches
-    from provisioner.model.observed import Observation
+    from provisioner.plan import Unobserved
+    from provisioner.reconcile.guards import guard_workspaces
     from provisioner.render.json import key_document
     from provisioner.render.text import keys_text
 
@@ -46,12 +47,12 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
     with reconciler_of(prepared, signals.stop) as reconciler:
-        observations = reconciler.observe()
+        observed = reconciler.observe()
     rows = [
-        (environment.name, key, observation.server_time)
-        for environment, observation in observations
-        if isinstance(observation, Observation)
-        for key in sorted(observation.keys, key=lambda one: (one.name, one.creation_order))
+        (one.environment.name, key, one.observation.server_time)
+        for one in observed
+        if not isinstance(one, Unobserved)
+        for key in sorted(one.observation.keys, key=lambda one: (one.name, one.creation_order))
         if not selection.only or matches(key.name, selection.only)
     ]
     if console.json:
@@ -61,10 +62,10 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     if selection.only and not rows:
         message = f"No key matches --only {' '.join(selection.only)}."
         console.print_failure(Failure(Code.NOTHING_SELECTED, message))
-    failures = [one for _, one in observations if not isinstance(one, Observation)]
+    failures = [one for one in observed if isinstance(one, Unobserved)]
     for failed in failures:
         console.print_failure(failed.failure, failed.environment)
-    code = early_exit_code(reconciler, signals)
+    code = early_exit_code(signals, guard_workspaces(observed), observed)
     if code is not None:
         return code
     return INCOMPLETE if failures else 0

@@ -9,25 +9,13 @@ import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import (
-    add_guard_options,
-    add_output_options,
-    add_output_targets,
-    add_plan_flags,
-    add_selection,
-)
+from provisioner.cli.options import add_plan_flags, add_run_options
 from provisioner.cli.stoppable import stoppable
-from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import (
-        GuardOptions,
-        OutputOptions,
-        OutputTargets,
-        PlanFlags,
-        Selection,
-    )
+    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
     from provisioner.cli.signals import Signals
+    from provisioner.plan import GuardOverrides, PlanOptions
 
 
 @click.command(cls=DocumentedCommand)
@@ -39,17 +27,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
 )
 @add_plan_flags
-@add_guard_options
-@add_selection(revokes=True)
-@add_output_options(*formats_of("plan"))
-@add_output_targets(events=True)
+@add_run_options
 @stoppable
 def plan(  # noqa: PLR0913 - one for each part of a command line
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
-    plan_flags: PlanFlags,
-    guard_options: GuardOptions,
+    options: PlanOptions,
+    overrides: GuardOverrides,
     *,
     signals: Signals,
     detailed_exitcode: bool,
@@ -75,51 +60,44 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
     from provisioner.cli.console import Console
     from provisioner.cli.outputs import open_outputs
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
-    from provisioner.cli.show import (
-        log_notes,
-        show_plan,
-        warn_if_nothing_selected,
-    )
+    from provisioner.cli.show import log_notes, show_plan, warn_if_nothing_selected
     from provisioner.errors.exceptions import WrongUsageError
+    from provisioner.planfile import PlanFileInput
+    from provisioner.render.outcome.json import plan_document
 
     console = Console(output)
     if file is not None:
         plan_file.require_writable(file)
-    saved = plan_file.saved_options(selection, plan_flags, guard_options)
     other_files = () if file is None else (file,)
     with open_outputs("plan", output_targets, console, signals, other_files=other_files) as outputs:
         with outputs.problems():
             prepared = prepare(selection)
         outputs.start(prepared.manifests.sources, prepared.environments)
+        request = prepared.request(options, overrides)
         with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
-            desired = prepared.manifests.desired
-            new_plan = reconciler.plan(
-                desired, prepared.now, saved.plan_options, saved.guard_overrides
-            )
+            proposal = reconciler.propose(request)
+        new_plan, refusal = proposal.plan, proposal.verdict.refusal
         outputs.plan_made(new_plan)
         log_notes(new_plan)
         with outputs.printing():
-            show_plan(new_plan, console, reconciler.refusal)
+            show_plan(new_plan, console, refusal)
         warn_if_nothing_selected(new_plan, selection)
         written = write_error = None
         if file is not None:
-            stopped = signals.exit_code is not None
-            reason = plan_file.reason_not_to_write(new_plan, reconciler, stopped=stopped)
+            content = PlanFileInput(
+                proposal, request, selection.environments, plan_document(new_plan)
+            )
             try:
-                if reason is None:
-                    plan_input = plan_file.plan_input_of(new_plan, saved, reconciler, prepared)
-                    plan_file.write(file, plan_input, console)
+                if plan_file.write(file, content, console, stopped=signals.exit_code is not None):
                     written = file.as_posix()
-                else:
-                    plan_file.remove_earlier(file, reason, console)
             except WrongUsageError as error:
                 write_error = error
         outputs.report_outcome(
-            new_plan, changes=new_plan.changes, refusal=reconciler.refusal, plan_file=written
+            new_plan, changes=new_plan.changes, refusal=refusal, plan_file=written
         )
         if write_error is not None:
             console.print_failure(write_error.failure)
-        code = early_exit_code(reconciler, signals)
+        code = early_exit_code(signals, proposal.verdict, new_plan.environments)
         if code is not None:
             return outputs.finish(code)
         if write_error is not None:

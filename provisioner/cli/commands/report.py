@@ -14,12 +14,11 @@ from provisioner.errors.codes import Code
 from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
     from datetime import timedelta
 
     from provisioner.cli.options import OutputOptions, Selection
     from provisioner.cli.signals import Signals
-    from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
 
 
@@ -64,25 +63,28 @@ def report(
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
-    from provisioner.model.observed import Observation
-    from provisioner.plan import PlanOptions
-    from provisioner.plan.diff import EXPIRING_WITHIN
+    from provisioner.plan import PlanOptions, Unobserved
+    from provisioner.plan.findings import EXPIRING_WITHIN
+    from provisioner.reconcile.guards import guard_workspaces
     from provisioner.render.report import ReportInput
     from provisioner.render.validation_result import ValidationResult
 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection)
-    desired = prepared.manifests.desired
+    request = prepared.request(PlanOptions(only=selection.only))
     with reconciler_of(prepared, signals.stop) as reconciler:
-        observations = reconciler.observe()
-        sink_contents = reconciler.read_key_sinks(desired, PlanOptions(only=selection.only))
-    _warn_of_unavailable(sink_contents)
+        observed = reconciler.observe()
+        outcomes = reconciler.read_key_sinks(observed, request)
+    read = [one for one in outcomes if not isinstance(one, Unobserved)]
+    _warn_of_unavailable(content for _, contents in read for content in contents.values())
     inputs = (
-        AuditInput(environment, desired.get(environment.name, ()), observation, sink_contents)
-        if isinstance(observation, Observation)
-        else observation
-        for environment, observation in observations
+        one
+        if isinstance(one, Unobserved)
+        else AuditInput(
+            one[0].environment, request.desired_in(one[0].environment), one[0].observation, one[1]
+        )
+        for one in outcomes
     )
     fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
     manifests = ValidationResult(prepared.manifests.sources, (), prepared.now)
@@ -90,7 +92,7 @@ def report(
     console.print_report(content, output.format)
     for one in fleet_audit.unobserved:
         console.print_failure(one.failure, one.environment)
-    code = early_exit_code(reconciler, signals)
+    code = early_exit_code(signals, guard_workspaces(observed), outcomes)
     if code is not None:
         return code
     empty = not any(one.keys or one.missing for one in fleet_audit.observed)
@@ -105,14 +107,14 @@ def report(
     return CHANGES if expiring_within is not None and overdue else 0
 
 
-def _warn_of_unavailable(sink_contents: Mapping[Address, SinkContent]) -> None:
+def _warn_of_unavailable(sink_contents: Iterable[SinkContent]) -> None:
     """Log how many sinks could not be read."""
     import logging
 
     from provisioner.errors.pluralize import pluralize
     from provisioner.model.sink_content import Unavailable
 
-    if unavailable := sum(isinstance(one, Unavailable) for one in sink_contents.values()):
+    if unavailable := sum(isinstance(one, Unavailable) for one in sink_contents):
         logging.getLogger("provisioner").warning(
             "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
         )

@@ -8,18 +8,13 @@ import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
-from provisioner.cli.options import (
-    add_guard_options,
-    add_output_options,
-    add_output_targets,
-    add_selection,
-)
+from provisioner.cli.options import add_run_options
 from provisioner.cli.stoppable import stoppable
-from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import GuardOptions, OutputOptions, OutputTargets, Selection
+    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
     from provisioner.cli.signals import Signals
+    from provisioner.plan import GuardOverrides
 
 
 @click.command(cls=DocumentedCommand)
@@ -30,17 +25,14 @@ if TYPE_CHECKING:
     name="at_once",
 )
 @option("--yes", "Do not ask for confirmation.")
-@add_guard_options
-@add_selection(revokes=True)
-@add_output_options(*formats_of("result"))
-@add_output_targets(events=True)
+@add_run_options
 @stoppable
 def rotate(  # noqa: PLR0913 - one for each part of a command line
     names: tuple[str, ...],
     selection: Selection,
     output: OutputOptions,
     output_targets: OutputTargets,
-    guard_options: GuardOptions,
+    overrides: GuardOverrides,
     *,
     signals: Signals,
     at_once: bool,
@@ -62,18 +54,16 @@ def rotate(  # noqa: PLR0913 - one for each part of a command line
         # Replace a leaked key and revoke the old one at once:
         $ provision rotate svc-billing --now
     """
-    from provisioner.cli.execute import SelectedNames, carry_out
+    from provisioner.cli.execute import Job, SelectedNames, carry_out
+    from provisioner.cli.run import prepare
     from provisioner.plan import PlanOptions
 
     options = PlanOptions(only=selection.only, rotate=frozenset(names), at_once=at_once)
     return carry_out(
         "rotate",
-        selection,
+        lambda: Job.now(prepare(selection), options, overrides),
         output,
         output_targets,
-        lambda reconciler, prepared: reconciler.plan(
-            prepared.manifests.desired, prepared.now, options, guard_options.overrides()
-        ),
         signals=signals,
         yes=yes,
         selected_names=SelectedNames(names, "declared"),

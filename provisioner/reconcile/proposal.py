@@ -1,0 +1,83 @@
+"""The values that pass from one stage of the pipeline to the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from provisioner.plan import GuardOverrides, PlanOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from provisioner.errors.exceptions import RefusedError
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
+    from provisioner.model.observed import Observation
+    from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import SinkContent
+    from provisioner.model.workspace import Workspace
+    from provisioner.plan import Plan, Planned, Unobserved
+
+    SinkContents = Mapping[Address, SinkContent]
+
+
+class PlanRequest(NamedTuple):
+    """The desired state of a run, and its options.
+
+    Attributes:
+        desired: the desired keys by environment.
+        now: the time of the plan, from which durations count.
+        options: the options of the plan.
+        overrides: the guards that the run may override.
+    """
+
+    desired: Mapping[str, tuple[DesiredKey, ...]]
+    now: datetime
+    options: PlanOptions = PlanOptions()
+    overrides: GuardOverrides = GuardOverrides()
+
+    def desired_in(self, environment: Environment) -> tuple[DesiredKey, ...]:
+        """Return the desired keys of one environment."""
+        return self.desired.get(environment.name, ())
+
+
+class ObservedEnvironment(NamedTuple):
+    """An environment whose workspace is open and was observed."""
+
+    environment: Environment
+    workspace: Workspace
+    observation: Observation
+
+
+class PlannedEnvironment(NamedTuple):
+    """The plan of an environment, and the observation that it is based on."""
+
+    observed: ObservedEnvironment
+    planned: Planned
+
+
+class Verdict(NamedTuple):
+    """The decision of the guards about a whole run.
+
+    Attributes:
+        refusal: why nothing may be changed anywhere; None if the run may go ahead.
+    """
+
+    refusal: RefusedError | None = None
+
+
+class Proposal(NamedTuple):
+    """The plan of a run before its first write, and the verdict on it.
+
+    Attributes:
+        environments: each environment of the plan, with the workspace to change.
+    """
+
+    plan: Plan
+    environments: tuple[PlannedEnvironment | Unobserved, ...]
+    verdict: Verdict
+
+    def refused(self, refusal: RefusedError | None) -> Proposal:
+        """Return the proposal with another reason against it; unchanged if there is none."""
+        return self if refusal is None else self._replace(verdict=Verdict(refusal))
