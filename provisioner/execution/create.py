@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import pending
-from provisioner.execution.conflict import NewLiveKeys
-from provisioner.execution.pending import Found, PendingCreate
+from provisioner.execution.conflict import Found, NewLiveKeys
+from provisioner.execution.pending import PendingCreate, Settled
 from provisioner.execution.revoke import revoke_keys
 from provisioner.plan import Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
@@ -194,11 +194,11 @@ class BulkCreate:
         """Record the final observation, revoke this run's duplicates, and read missing records."""
         for create in self._with_keys():
             self._update(pending.finally_observed(create, self._conflict(listed, create)))
-        found = self._found()
-        duplicates = [id_ for _, state in found for id_ in state.resolution.duplicates]
+        creates = self._found()
+        duplicates = [id_ for _, found in creates for id_ in found.duplicates]
         failures = revoke_keys(self._context, duplicates)
-        for create, state in found:
-            self._update(pending.duplicates_revoked(create, state, failures))
+        for create, found in creates:
+            self._update(pending.duplicates_revoked(create, found, failures))
         self._read_records(roles_hidden=listed.roles_hidden)
 
     def _leave_unconfirmed(self) -> None:
@@ -216,17 +216,18 @@ class BulkCreate:
         reading it at a depth with the role fails.
         """
         unread = {
-            state.resolution.key.id: (create, state)
-            for create, state in self._found()
-            if state.record is None
+            found.key.id: (create, found)
+            for create, found in self._found()
+            if create.record is None
         }
         if roles_hidden:
             complete = self._records(dict.fromkeys(unread, _WITH_ROLE))
             for id_ in unread.keys() - complete.keys():
-                self._update(pending.role_missing(*unread.pop(id_)))
+                create, found = unread.pop(id_)
+                self._update(replace(create, state=Settled(pending.without_role(create, found))))
         records = self._records({id_: one.action.depth for id_, (one, _) in unread.items()})
-        for id_, (create, state) in unread.items():
-            self._update(replace(create, state=replace(state, record=records.get(id_))))
+        for id_, record in records.items():
+            self._update(replace(unread[id_][0], record=record))
 
     def _records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
         """Return the records of keys that exist, with a few attempts for each."""

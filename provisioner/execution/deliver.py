@@ -228,20 +228,33 @@ class TokenDeliveries:
             observation = self._observe()
         repeated: list[Delivery] = []
         for delivery in deliveries:
+            name, command = delivery.name, _redeliver_command(delivery.name)
             if observation is None:
-                self._fail(delivery, _not_listed(delivery))
+                message = (
+                    f"The token for {name!r} was written, but the keys could not be listed "
+                    f"afterwards, so another run may have delivered a newer key. Run {command}."
+                )
+                self._fail(delivery, Failure(Code.NOT_SETTLED, message))
                 continue
             key = key_to_deliver(observation, self._context.existing_ids, delivery)
             if key is None:
-                self._fail(delivery, _key_gone(delivery))
+                message = (
+                    f"The key {delivery.key_id} of {name!r} was revoked or expired while its token "
+                    "was being delivered. Run again."
+                )
+                self._fail(delivery, Failure(Code.TOKEN_REFUSED, message))
             elif key.id == delivery.key_id and not self._overwritten(delivery):
                 self._succeed(delivery)
             elif last or not key.expires_at.microsecond:  # no run marker: no run created this key
-                self._fail(delivery, _newer_key(delivery, key))
+                message = (
+                    f"Someone created the newer key {key.id} while the token for {name!r} was "
+                    f"being delivered. Revoke the key that you do not want, then run {command}."
+                )
+                self._fail(delivery, Failure(Code.NOT_SETTLED, message))
             else:
                 _LOG.warning(
                     "%s: another run was active while the token for key %s was being delivered; "
-                    "delivering a token for key %s instead", delivery.name, delivery.key_id, key.id,
+                    "delivering a token for key %s instead", name, delivery.key_id, key.id,
                 )  # fmt: skip
                 repeated.append(Delivery(delivery.action, key.id, key.expires_at, repeated=True))
         return repeated
@@ -357,32 +370,6 @@ def _advised(failure: Failure, delivery: Delivery) -> Failure:
 
 def _redeliver_command(name: str) -> str:
     return f"`provision apply --redeliver --only {quote(escape(name))}`"
-
-
-def _not_listed(delivery: Delivery) -> Failure:
-    return Failure(
-        Code.NOT_SETTLED,
-        f"The token for {delivery.name!r} was written, but the keys could not be listed "
-        "afterwards, so another run may have delivered a newer key. Run "
-        f"{_redeliver_command(delivery.name)}.",
-    )
-
-
-def _key_gone(delivery: Delivery) -> Failure:
-    return Failure(
-        Code.TOKEN_REFUSED,
-        f"The key {delivery.key_id} of {delivery.name!r} was revoked or expired while its token "
-        "was being delivered. Run again.",
-    )
-
-
-def _newer_key(delivery: Delivery, newest: ObservedKey) -> Failure:
-    return Failure(
-        Code.NOT_SETTLED,
-        f"Someone created the newer key {newest.id} while the token for {delivery.name!r} was "
-        "being delivered. Revoke the key that you do not want, then run "
-        f"{_redeliver_command(delivery.name)}.",
-    )
 
 
 def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:

@@ -1,7 +1,7 @@
 """One create that is not settled yet, as a frozen value, and the transitions between its states.
 
-It is sent until an answer or an observation shows what became of its key: the outcome of its last
-request, then `Found` once an observation shows a key of its name, or `Settled` if it failed.
+Its state is the outcome of its last request until an observation shows what became of its key: then
+it is `Found`, or `Settled` if it failed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
-from provisioner.execution.conflict import NotFound, OwnKeys
+from provisioner.execution.conflict import Found, NotFound, OwnKeys
 from provisioner.execution.deliver import Delivery, delivery_not_started
 from provisioner.execution.results import CreatedByAnotherRun, Done, Failed, Skipped, Unfinished
 from provisioner.runtime.cancellation import STOPPED
@@ -28,7 +28,7 @@ from provisioner.twenty.workspace import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from provisioner.execution.conflict import Conflict, Resolution
+    from provisioner.execution.conflict import Conflict
     from provisioner.execution.results import Result
     from provisioner.execution.run_marker import RunMarker
     from provisioner.plan import Create, Rotate
@@ -46,19 +46,6 @@ UNCONFIRMED = Failure(
     "The key was created, but the keys in its workspace could not be listed afterwards, so another "
     "run may have created one with the same name. Run again.",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An observation showed a key of the name, created by this run or by another one.
-
-    Attributes:
-        resolution: which key of the name is kept.
-        record: the record of that key; None if no answer has shown it.
-    """
-
-    resolution: Resolution
-    record: Record | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +73,7 @@ class PendingCreate:
         ids: the ids of the keys that its requests have created or may have created.
         lost: the number of keys that its requests may have created under ids that are not known.
         cause: why a request has an unknown outcome.
+        record: the record of the key that is kept, once an answer shows it.
         tries: how often it was sent with an unknown outcome.
         refusals: how often it was refused in a request of its own and then not listed.
     """
@@ -96,6 +84,7 @@ class PendingCreate:
     ids: frozenset[str] = frozenset()
     lost: int = 0
     cause: Failure = IN_FLIGHT
+    record: Record | None = None
     tries: int = 0
     refusals: int = 0
 
@@ -151,8 +140,8 @@ def answered(create: PendingCreate, outcome: Outcome, *, chooses_ids: bool) -> P
 
 def observed(create: PendingCreate, conflict: Conflict) -> PendingCreate:
     """Return an unresolved create after an observation: found, or as it is to be sent again."""
-    if not isinstance(conflict, NotFound):
-        return replace(create, state=Found(conflict))
+    if isinstance(conflict, Found):
+        return replace(create, state=conflict)
     if not isinstance(create.state, Unknown):
         return create
     sent_alone = create.tries >= _SINGLE_AFTER
@@ -194,11 +183,10 @@ def finally_observed(create: PendingCreate, conflict: Conflict) -> PendingCreate
     if isinstance(conflict, NotFound):
         return _not_found(create)
     if not conflict.complete:
-        return replace(create, state=Settled(_without_role(create, conflict)))
-    record = None
+        return replace(create, state=Settled(without_role(create, conflict)))
     if isinstance(create.state, Created) and create.state.id == conflict.key.id:
-        record = create.state.record
-    return replace(create, state=Found(conflict, record))
+        return replace(create, state=conflict, record=create.state.record)
+    return replace(create, state=conflict)
 
 
 def _not_found(create: PendingCreate) -> PendingCreate:
@@ -222,16 +210,11 @@ def duplicates_revoked(
     create: PendingCreate, found: Found, failures: Mapping[str, Failure | None]
 ) -> PendingCreate:
     """Return a create whose duplicates were revoked, except those that have a failure."""
-    left = tuple(id_ for id_ in found.resolution.duplicates if failures.get(id_) is not None)
-    resolution = replace(found.resolution, duplicates=left)
+    left = tuple(id_ for id_ in found.duplicates if failures.get(id_) is not None)
+    found = replace(found, duplicates=left)
     if left and (failure := failures[left[0]]) is not None:
-        return replace(create, state=Settled(_with_duplicates(create, resolution, failure.text)))
-    return replace(create, state=replace(found, resolution=resolution))
-
-
-def role_missing(create: PendingCreate, found: Found) -> PendingCreate:
-    """Return a create whose key has no role, since its record cannot be read with the role."""
-    return replace(create, state=Settled(_without_role(create, found.resolution)))
+        return replace(create, state=Settled(_with_duplicates(create, found, failure.text)))
+    return replace(create, state=found)
 
 
 def unconfirmed(create: PendingCreate) -> PendingCreate:
@@ -259,13 +242,13 @@ def current_result(create: PendingCreate) -> Result:  # noqa: PLR0911 - one for 
             return Failed(action, failure)
         case Created(id=id_, record=record):
             return Done(action, id_, record)
-        case Found(resolution=resolution) if not resolution.complete:
-            return _without_role(create, resolution)
-        case Found(resolution=resolution) if resolution.duplicates:
-            return _with_duplicates(create, resolution, "The run ended first.")
-        case Found(resolution=resolution, record=record):
-            kind = Done if resolution.ours else CreatedByAnotherRun
-            return kind(action, resolution.key.id, record)
+        case Found(complete=False) as found:
+            return without_role(create, found)
+        case Found(duplicates=duplicates) as found if duplicates:
+            return _with_duplicates(create, found, "The run ended first.")
+        case Found(key=key, ours=ours):
+            kind = Done if ours else CreatedByAnotherRun
+            return kind(action, key.id, create.record)
         case Settled(result=result):
             return result
         case _:
@@ -288,27 +271,28 @@ def delivery(create: PendingCreate) -> Delivery | None:
         return None
     if not isinstance(current_result(create), Done | CreatedByAnotherRun):
         return None
-    key = create.state.resolution.key
+    key = create.state.key
     return Delivery(create.action, key.id, key.expires_at)
 
 
-def _without_role(create: PendingCreate, resolution: Resolution) -> Unfinished:
-    id_, duplicates = resolution.key.id, ", ".join(resolution.duplicates)
+def without_role(create: PendingCreate, found: Found) -> Unfinished:
+    """Return the result of a create whose key has no role."""
+    id_, duplicates = found.key.id, ", ".join(found.duplicates)
     also = f"; this run also created {duplicates}" if duplicates else ""
     failure = Failure(
         Code.OUTCOME_UNKNOWN,
         f"{create.action.name!r} was created as {id_} but still has no role{also}. Assign the role "
         "by hand, or revoke the key and run again.",
     )
-    return Unfinished(create.action, id_, None, failure, created=resolution.ours)
+    return Unfinished(create.action, id_, None, failure, created=found.ours)
 
 
-def _with_duplicates(create: PendingCreate, resolution: Resolution, cause: str) -> Unfinished:
-    kept, duplicates = resolution.key.id, resolution.duplicates
+def _with_duplicates(create: PendingCreate, found: Found, cause: str) -> Unfinished:
+    kept, duplicates = found.key.id, found.duplicates
     what, them = ("a duplicate", "it") if len(duplicates) == 1 else ("duplicates", "them")
     failure = Failure(
         Code.DUPLICATE_LEFT,
         f"This run created {', '.join(duplicates)} as {what} of {kept} and could not revoke "
         f"{them}. {cause}",
     )
-    return Unfinished(create.action, kept, None, failure, created=resolution.ours)
+    return Unfinished(create.action, kept, None, failure, created=found.ours)
