@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from glob import escape
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution.context import run_all
 from provisioner.execution.results import EXPIRY_PENDING, after_delivery
+from provisioner.model.observed import ObservedKey
 from provisioner.model.sink_address import CommandAddress
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import EXPIRY_TOLERANCE, Rotate, Update
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.execution.context import ExecutionContext
-    from provisioner.model.observed import Observation, ObservedKey
+    from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
     from provisioner.plan import Create, Deliver
     from provisioner.secret import Secret
@@ -228,36 +229,50 @@ class TokenDeliveries:
             observation = self._observe()
         repeated: list[Delivery] = []
         for delivery in deliveries:
-            name, command = delivery.name, _redeliver_command(delivery.name)
-            if observation is None:
-                message = (
-                    f"The token for {name!r} was written, but the keys could not be listed "
-                    f"afterwards, so another run may have delivered a newer key. Run {command}."
-                )
-                self._fail(delivery, Failure(Code.NOT_SETTLED, message))
-                continue
-            key = key_to_deliver(observation, self._context.existing_ids, delivery)
-            if key is None:
-                message = (
-                    f"The key {delivery.key_id} of {name!r} was revoked or expired while its token "
-                    "was being delivered. Run again."
-                )
-                self._fail(delivery, Failure(Code.TOKEN_REFUSED, message))
-            elif key.id == delivery.key_id and not self._overwritten(delivery):
-                self._succeed(delivery)
-            elif last or not key.expires_at.microsecond:  # no run marker: no run created this key
-                message = (
-                    f"Someone created the newer key {key.id} while the token for {name!r} was "
-                    f"being delivered. Revoke the key that you do not want, then run {command}."
-                )
-                self._fail(delivery, Failure(Code.NOT_SETTLED, message))
-            else:
-                _LOG.warning(
-                    "%s: another run was active while the token for key %s was being delivered; "
-                    "delivering a token for key %s instead", name, delivery.key_id, key.id,
-                )  # fmt: skip
-                repeated.append(Delivery(delivery.action, key.id, key.expires_at, repeated=True))
+            verdict = self._verdict(delivery, observation, last=last)
+            match verdict:
+                case None:
+                    self._succeed(delivery)
+                case Failure():
+                    self._fail(delivery, verdict)
+                case ObservedKey(id=id_, expires_at=expires_at):
+                    _LOG.warning(
+                        "%s: another run was active while the token for key %s was being "
+                        "delivered; delivering a token for key %s instead",
+                        *(delivery.name, delivery.key_id, id_),
+                    )
+                    repeated.append(Delivery(delivery.action, id_, expires_at, repeated=True))
+                case _:
+                    assert_never(verdict)
         return repeated
+
+    def _verdict(
+        self, delivery: Delivery, observation: Observation | None, *, last: bool
+    ) -> ObservedKey | Failure | None:
+        """Return the key to deliver instead, or why there is none; None if the delivery stands."""
+        name, command = delivery.name, _redeliver_command(delivery.name)
+        if observation is None:
+            return Failure(
+                Code.NOT_SETTLED,
+                f"The token for {name!r} was written, but the keys could not be listed afterwards, "
+                f"so another run may have delivered a newer key. Run {command}.",
+            )
+        key = key_to_deliver(observation, self._context.existing_ids, delivery)
+        if key is None:
+            return Failure(
+                Code.TOKEN_REFUSED,
+                f"The key {delivery.key_id} of {name!r} was revoked or expired while its token was "
+                "being delivered. Run again.",
+            )
+        if key.id == delivery.key_id and not self._overwritten(delivery):
+            return None
+        if last or not key.expires_at.microsecond:  # no run marker: no run created this key
+            return Failure(
+                Code.NOT_SETTLED,
+                f"Someone created the newer key {key.id} while the token for {name!r} was being "
+                f"delivered. Revoke the key that you do not want, then run {command}.",
+            )
+        return key
 
     def _overwritten(self, delivery: Delivery) -> bool:
         """Return whether a sink reports a write after this run's, if the run retires other keys."""
