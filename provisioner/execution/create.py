@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import pending
-from provisioner.execution.conflict import Found, NewLiveKeys
-from provisioner.execution.pending import PendingCreate, Settled
+from provisioner.execution.conflict import Found, NewLiveKeys, NotFound
+from provisioner.execution.pending import PendingCreate
 from provisioner.execution.revoke import revoke_keys
 from provisioner.plan import Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
-from provisioner.twenty.workspace import NewKey, outcome_unknown
+from provisioner.twenty.workspace import Created, NewKey, outcome_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -115,8 +115,10 @@ class BulkCreate:
     def _with_keys(self) -> list[PendingCreate]:
         return [create for create in self._creates.values() if create.may_have_key]
 
-    def _found(self) -> list[tuple[PendingCreate, Found]]:
-        return [(one, one.state) for one in self._creates.values() if isinstance(one.state, Found)]
+    def _complete(self) -> list[tuple[PendingCreate, Found]]:
+        """Return the creates whose key was found and has its role."""
+        found = ((one, one.state) for one in self._creates.values() if isinstance(one.state, Found))
+        return [(create, state) for create, state in found if state.complete]
 
     def _send(self, creates: list[PendingCreate]) -> None:
         self._workspace.create_many([self._new_key(create) for create in creates], self)
@@ -185,26 +187,34 @@ class BulkCreate:
         own_keys = (create.own_keys(self._run_marker) for create in creates)
         if first and listed.other_run_active(own_keys):
             return False
-        return all(
-            pending.is_final(create, self._conflict(listed, create), first=first)
-            for create in creates
-        )
+        for create in creates:
+            conflict = self._conflict(listed, create)
+            match conflict:
+                case NotFound() if first or isinstance(create.state, Created | Found):
+                    return False
+                case Found(complete=complete, final=final) if not complete or (first and not final):
+                    return False
+                case NotFound() | Found():
+                    continue
+                case _:
+                    assert_never(conflict)
+        return True
 
     def _settle(self, listed: NewLiveKeys) -> None:
         """Record the final observation, revoke this run's duplicates, and read missing records."""
         for create in self._with_keys():
             self._update(pending.finally_observed(create, self._conflict(listed, create)))
-        creates = self._found()
-        duplicates = [id_ for _, found in creates for id_ in found.duplicates]
+        found = self._complete()
+        duplicates = [id_ for _, state in found for id_ in state.duplicates]
         failures = revoke_keys(self._context, duplicates)
-        for create, found in creates:
-            self._update(pending.duplicates_revoked(create, found, failures))
+        for create, state in found:
+            self._update(pending.duplicates_revoked(create, state, failures))
         self._read_records(roles_hidden=listed.roles_hidden)
 
     def _leave_unconfirmed(self) -> None:
         """Record that no key is known to be the only new one of its name."""
         for create in self._creates.values():
-            self._update(pending.unconfirmed(create))
+            self._update(replace(create, unconfirmed=True))
         _LOG.warning(
             "%s: the keys could not be listed after creating; run again", self._context.environment
         )
@@ -217,14 +227,14 @@ class BulkCreate:
         """
         unread = {
             found.key.id: (create, found)
-            for create, found in self._found()
-            if create.record is None
+            for create, found in self._complete()
+            if create.record is None and not found.duplicates
         }
         if roles_hidden:
-            complete = self._records(dict.fromkeys(unread, _WITH_ROLE))
-            for id_ in unread.keys() - complete.keys():
+            with_role = self._records(dict.fromkeys(unread, _WITH_ROLE))
+            for id_ in unread.keys() - with_role.keys():
                 create, found = unread.pop(id_)
-                self._update(replace(create, state=Settled(pending.without_role(create, found))))
+                self._update(replace(create, state=replace(found, complete=False)))
         records = self._records({id_: one.action.depth for id_, (one, _) in unread.items()})
         for id_, record in records.items():
             self._update(replace(unread[id_][0], record=record))

@@ -1,7 +1,7 @@
-"""One create that is not settled yet, as a frozen value, and the transitions between its states.
+"""One create, as a frozen value, and the transitions between its states.
 
-Its state is the outcome of its last request until an observation shows what became of its key: then
-it is `Found`, or `Settled` if it failed.
+Its state is the outcome of its last request until an observation shows a key of its name: then it
+is `Found`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
-from provisioner.execution.conflict import Found, NotFound, OwnKeys
+from provisioner.execution.conflict import Found, OwnKeys
 from provisioner.execution.deliver import Delivery, delivery_not_started
 from provisioner.execution.results import CreatedByAnotherRun, Done, Failed, Skipped, Unfinished
 from provisioner.runtime.cancellation import STOPPED
@@ -48,16 +48,9 @@ UNCONFIRMED = Failure(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The create failed, or its key is not complete."""
-
-    result: Failed | Unfinished
-
-
 _UNSENT = NotSent(STOPPED)
 
-State = Created | NotCreated | Unknown | NotSent | Found | Settled
+State = Created | NotCreated | Unknown | NotSent | Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +67,8 @@ class PendingCreate:
         lost: the number of keys that its requests may have created under ids that are not known.
         cause: why a request has an unknown outcome.
         record: the record of the key that is kept, once an answer shows it.
+        revocation: why its duplicates could not be revoked.
+        unconfirmed: True if no list shows that its key is the only new one of its name.
         tries: how often it was sent with an unknown outcome.
         refusals: how often it was refused in a request of its own and then not listed.
     """
@@ -85,6 +80,8 @@ class PendingCreate:
     lost: int = 0
     cause: Failure = IN_FLIGHT
     record: Record | None = None
+    revocation: Failure | None = None
+    unconfirmed: bool = False
     tries: int = 0
     refusals: int = 0
 
@@ -165,33 +162,15 @@ def observed(create: PendingCreate, conflict: Conflict) -> PendingCreate:
 # Transitions after all keys are created
 
 
-def is_final(create: PendingCreate, conflict: Conflict, *, first: bool) -> bool:
-    """Return whether an observation shows all that can be expected of a create.
-
-    Args:
-        create: the create.
-        conflict: what the observation shows for its name.
-        first: True for the first observation after the creates.
-    """
-    if isinstance(conflict, NotFound):
-        return not first and not isinstance(create.state, Created | Found)
-    return conflict.complete and (conflict.final or not first)
-
-
 def finally_observed(create: PendingCreate, conflict: Conflict) -> PendingCreate:
     """Return a create after the final observation."""
-    if isinstance(conflict, NotFound):
-        return _not_found(create)
-    if not conflict.complete:
-        return replace(create, state=Settled(without_role(create, conflict)))
-    if isinstance(create.state, Created) and create.state.id == conflict.key.id:
-        return replace(create, state=conflict, record=create.state.record)
-    return replace(create, state=conflict)
-
-
-def _not_found(create: PendingCreate) -> PendingCreate:
-    match create.state:
-        case NotCreated() | Settled():
+    state = create.state
+    if isinstance(conflict, Found):
+        returned = isinstance(state, Created) and state.id == conflict.key.id
+        record = state.record if isinstance(state, Created) and returned else None
+        return replace(create, state=conflict, record=record)
+    match state:
+        case NotCreated():
             return create
         case NotSent() | Unknown():
             failure = outcome_unknown(create.cause)
@@ -202,8 +181,8 @@ def _not_found(create: PendingCreate) -> PendingCreate:
                 "revoked it, or the server lost it. Run `provision list` to see which keys exist.",
             )
         case _:
-            assert_never(create.state)
-    return replace(create, state=Settled(Failed(create.action, failure)))
+            assert_never(state)
+    return replace(create, state=NotCreated(failure))
 
 
 def duplicates_revoked(
@@ -211,26 +190,14 @@ def duplicates_revoked(
 ) -> PendingCreate:
     """Return a create whose duplicates were revoked, except those that have a failure."""
     left = tuple(id_ for id_ in found.duplicates if failures.get(id_) is not None)
-    found = replace(found, duplicates=left)
-    if left and (failure := failures[left[0]]) is not None:
-        return replace(create, state=Settled(_with_duplicates(create, found, failure.text)))
-    return replace(create, state=found)
-
-
-def unconfirmed(create: PendingCreate) -> PendingCreate:
-    """Return a create whose key may not be the only new one of its name, as no list shows it."""
-    result = current_result(create)
-    if not isinstance(result, Done | CreatedByAnotherRun):
-        return create
-    created = isinstance(result, Done)
-    unfinished = Unfinished(create.action, result.id, result.record, UNCONFIRMED, created=created)
-    return replace(create, state=Settled(unfinished))
+    revocation = failures[left[0]] if left else None
+    return replace(create, state=replace(found, duplicates=left), revocation=revocation)
 
 
 # What a create amounts to
 
 
-def current_result(create: PendingCreate) -> Result:  # noqa: PLR0911 - one for each state
+def current_result(create: PendingCreate) -> Result:
     """Return the result of a create if the run ended now; a delivery is not part of it."""
     action = create.action
     match create.state:
@@ -240,19 +207,39 @@ def current_result(create: PendingCreate) -> Result:  # noqa: PLR0911 - one for 
             return Failed(action, outcome_unknown(create.cause))
         case NotCreated(failure=failure):
             return Failed(action, failure)
+        case Created(id=id_, record=record) if create.unconfirmed:
+            return Unfinished(action, id_, record, UNCONFIRMED)
         case Created(id=id_, record=record):
             return Done(action, id_, record)
-        case Found(complete=False) as found:
-            return without_role(create, found)
-        case Found(duplicates=duplicates) as found if duplicates:
-            return _with_duplicates(create, found, "The run ended first.")
-        case Found(key=key, ours=ours):
-            kind = Done if ours else CreatedByAnotherRun
-            return kind(action, key.id, create.record)
-        case Settled(result=result):
-            return result
+        case Found() as found:
+            return _found_result(create, found)
         case _:
             assert_never(create.state)
+
+
+def _found_result(create: PendingCreate, found: Found) -> Result:
+    action, id_, duplicates = create.action, found.key.id, ", ".join(found.duplicates)
+    if not found.complete:
+        also = f"; this run also created {duplicates}" if duplicates else ""
+        failure = Failure(
+            Code.OUTCOME_UNKNOWN,
+            f"{action.name!r} was created as {id_} but still has no role{also}. Assign the role "
+            "by hand, or revoke the key and run again.",
+        )
+    elif duplicates:
+        what, them = ("a duplicate", "it") if len(found.duplicates) == 1 else ("duplicates", "them")
+        cause = "The run ended first." if create.revocation is None else create.revocation.text
+        failure = Failure(
+            Code.DUPLICATE_LEFT,
+            f"This run created {duplicates} as {what} of {id_} and could not revoke {them}. "
+            f"{cause}",
+        )
+    elif create.unconfirmed:
+        failure = UNCONFIRMED
+    else:
+        kind = Done if found.ours else CreatedByAnotherRun
+        return kind(action, id_, create.record)
+    return Unfinished(action, id_, None, failure, created=found.ours)
 
 
 def result_before_delivery(create: PendingCreate) -> Result:
@@ -273,26 +260,3 @@ def delivery(create: PendingCreate) -> Delivery | None:
         return None
     key = create.state.key
     return Delivery(create.action, key.id, key.expires_at)
-
-
-def without_role(create: PendingCreate, found: Found) -> Unfinished:
-    """Return the result of a create whose key has no role."""
-    id_, duplicates = found.key.id, ", ".join(found.duplicates)
-    also = f"; this run also created {duplicates}" if duplicates else ""
-    failure = Failure(
-        Code.OUTCOME_UNKNOWN,
-        f"{create.action.name!r} was created as {id_} but still has no role{also}. Assign the role "
-        "by hand, or revoke the key and run again.",
-    )
-    return Unfinished(create.action, id_, None, failure, created=found.ours)
-
-
-def _with_duplicates(create: PendingCreate, found: Found, cause: str) -> Unfinished:
-    kept, duplicates = found.key.id, found.duplicates
-    what, them = ("a duplicate", "it") if len(duplicates) == 1 else ("duplicates", "them")
-    failure = Failure(
-        Code.DUPLICATE_LEFT,
-        f"This run created {', '.join(duplicates)} as {what} of {kept} and could not revoke "
-        f"{them}. {cause}",
-    )
-    return Unfinished(create.action, kept, None, failure, created=found.ours)
