@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from provisioner.errors.exceptions import WorkspaceError
 from provisioner.runtime.executor import ThreadExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from provisioner.execution.progress import Progress
+    from provisioner.model.observed import Observation
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.twenty.workspace import Workspace
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,6 +42,14 @@ class ExecutionContext:
     parallel: int
     stop: Cancellation
     progress: Progress
+
+    def observe(self) -> Observation | None:
+        """Observe the workspace; return None if it cannot be listed now."""
+        try:
+            return self.workspace.observe()
+        except WorkspaceError as error:
+            _LOG.info("%s: %s", self.environment, error.failure.message)
+            return None
 
 
 def run_all(step: Callable[[T], R], items: Iterable[T], parallel: int) -> list[R]:

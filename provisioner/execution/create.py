@@ -10,7 +10,6 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import pending
 from provisioner.execution.conflict import Found, NewLiveKeys, NotFound
@@ -115,11 +114,6 @@ class BulkCreate:
     def _with_keys(self) -> list[PendingCreate]:
         return [create for create in self._creates.values() if create.may_have_key]
 
-    def _complete(self) -> list[tuple[PendingCreate, Found]]:
-        """Return the creates whose key was found and has its role."""
-        found = ((one, one.state) for one in self._creates.values() if isinstance(one.state, Found))
-        return [(create, state) for create, state in found if state.complete]
-
     def _send(self, creates: list[PendingCreate]) -> None:
         self._workspace.create_many([self._new_key(create) for create in creates], self)
 
@@ -152,7 +146,7 @@ class BulkCreate:
                 pluralize(len(unresolved), "create"),
             )
             self._stop.sleep(delay(attempts))
-            listed = self._observe()
+            listed = self._list_new_keys()
             can_list = listed is not None
             if listed is not None:
                 for create in unresolved:
@@ -168,7 +162,7 @@ class BulkCreate:
         self._stop.sleep(_SETTLE_DELAY)
         last: NewLiveKeys | None = None
         for attempt in range(MAX_ATTEMPTS):
-            listed = self._observe()
+            listed = self._list_new_keys()
             if listed is not None:
                 if self._is_final(listed, first=last is None):
                     return listed
@@ -204,11 +198,11 @@ class BulkCreate:
         """Record the final observation, revoke this run's duplicates, and read missing records."""
         for create in self._with_keys():
             self._update(pending.finally_observed(create, self._conflict(listed, create)))
-        found = self._complete()
-        duplicates = [id_ for _, state in found for id_ in state.duplicates]
+        duplicated = [create for create in self._creates.values() if create.duplicates]
+        duplicates = [id_ for create in duplicated for id_ in create.duplicates]
         failures = revoke_keys(self._context, duplicates)
-        for create, state in found:
-            self._update(pending.duplicates_revoked(create, state, failures))
+        for create in duplicated:
+            self._update(pending.duplicates_revoked(create, failures))
         self._read_records(roles_hidden=listed.roles_hidden)
 
     def _leave_unconfirmed(self) -> None:
@@ -226,18 +220,17 @@ class BulkCreate:
         reading it at a depth with the role fails.
         """
         unread = {
-            found.key.id: (create, found)
-            for create, found in self._complete()
-            if create.record is None and not found.duplicates
+            create.kept.key.id: create
+            for create in self._creates.values()
+            if create.kept is not None and not create.duplicates and create.record is None
         }
         if roles_hidden:
             with_role = self._records(dict.fromkeys(unread, _WITH_ROLE))
             for id_ in unread.keys() - with_role.keys():
-                create, found = unread.pop(id_)
-                self._update(replace(create, state=replace(found, complete=False)))
-        records = self._records({id_: one.action.depth for id_, (one, _) in unread.items()})
+                self._update(pending.role_missing(unread.pop(id_)))
+        records = self._records({id_: create.action.depth for id_, create in unread.items()})
         for id_, record in records.items():
-            self._update(replace(unread[id_][0], record=record))
+            self._update(replace(unread[id_], record=record))
 
     def _records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
         """Return the records of keys that exist, with a few attempts for each."""
@@ -252,9 +245,8 @@ class BulkCreate:
     def _conflict(self, listed: NewLiveKeys, create: PendingCreate) -> Conflict:
         return listed.resolve(create.own_keys(self._run_marker))
 
-    def _observe(self) -> NewLiveKeys | None:
-        try:
-            return NewLiveKeys(self._workspace.observe(), self._context.existing_ids)
-        except WorkspaceError as error:
-            _LOG.info("%s: %s", self._context.environment, error.failure.message)
+    def _list_new_keys(self) -> NewLiveKeys | None:
+        observation = self._context.observe()
+        if observation is None:
             return None
+        return NewLiveKeys(observation, self._context.existing_ids)

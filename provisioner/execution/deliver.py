@@ -191,17 +191,15 @@ class TokenDeliveries:
     def _write(self, address: Address, token: Secret, delivery: Delivery) -> WriteOnly | None:
         """Write the token to one sink and read it back; return the report if it cannot be read."""
         sink = self._open_sink(address)
-        if isinstance(delivery.action, Rotate) and delivery.action.at_once:
-            self._keep_former_token(sink.read(), delivery.action)
+        action = delivery.action
+        if isinstance(action, Rotate) and action.at_once:
+            former = sink.read()
+            if isinstance(former, StoredValue):
+                claims = claims_of(former.value)
+                if claims is not None and claims.key in action.predecessors:
+                    self.former_tokens[claims.key] = former.value
         sink.write(token)
         return _read_back(sink, address, token, delivery)
-
-    def _keep_former_token(self, content: Content, action: Rotate) -> None:
-        """Keep the token of a predecessor if the sink holds one."""
-        if isinstance(content, StoredValue):
-            claims = claims_of(content.value)
-            if claims is not None and claims.key in action.predecessors:
-                self.former_tokens[claims.key] = content.value
 
     def _reverify(self, token: Secret, delivery: Delivery) -> Failure | None:
         """Return a failure if another run has revoked the key while its token was being written."""
@@ -289,12 +287,9 @@ class TokenDeliveries:
     def _observe(self) -> Observation | None:
         """Return the workspace after the writes, or None if it could not be observed."""
         for attempt in range(MAX_ATTEMPTS):
-            try:
-                return self._workspace.observe()
-            except WorkspaceError as error:
-                _LOG.info("%s", error.failure.message)
-            if self._stop.requested:
-                break
+            observation = self._context.observe()
+            if observation is not None or self._stop.requested:
+                return observation
             self._stop.sleep(delay(attempt))
         return None
 

@@ -12,7 +12,7 @@ from provisioner.execution.create import BulkCreate
 from provisioner.execution.deliver import REVERIFY_AFTER, Delivery, TokenDeliveries
 from provisioner.execution.events import ignore
 from provisioner.execution.progress import Progress
-from provisioner.execution.results import Done, Failed, completed, delivered
+from provisioner.execution.results import OLD_KEY_PENDING, Done, Failed, completed, delivered
 from provisioner.execution.revoke import revoke_keys
 from provisioner.execution.update import Updates
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 _REVOCATION_IN_FLIGHT = Failure(
     Code.OUTCOME_UNKNOWN,
     "The run ended while the key was being revoked. Run `provision list` to see whether it was.",
-)
-_NOT_REVOKED = Failure(
-    Code.STOPPED,
-    "The new token is delivered, but the run was stopped before the old key was revoked.",
 )
 _NOT_REPLACED = Failure(
     Code.NOT_DELIVERED,
@@ -184,7 +180,7 @@ class Execution:
                     self._finish(action, outcomes.get(action.key_id))
                 case Rotate():
                     failures = (
-                        outcomes.get(key_id, _NOT_REVOKED)
+                        outcomes.get(key_id, OLD_KEY_PENDING)
                         or self._token_alive(key_id, former_tokens)
                         for key_id in action.predecessors
                     )

@@ -100,6 +100,16 @@ class PendingCreate:
         """Return whether a new key of the name may exist, whichever run created it."""
         return self.sent or isinstance(self.state, Found)
 
+    @property
+    def kept(self) -> Found | None:
+        """Return the key that is kept; None unless it was found and has its role."""
+        return self.state if isinstance(self.state, Found) and self.state.complete else None
+
+    @property
+    def duplicates(self) -> tuple[str, ...]:
+        """Return the ids of this run's keys to revoke, once the key that is kept is complete."""
+        return () if self.kept is None else self.kept.duplicates
+
     def own_keys(self, run_marker: RunMarker) -> OwnKeys:
         """Return how to recognise the keys of this create."""
         return OwnKeys(
@@ -186,12 +196,23 @@ def finally_observed(create: PendingCreate, conflict: Conflict) -> PendingCreate
 
 
 def duplicates_revoked(
-    create: PendingCreate, found: Found, failures: Mapping[str, Failure | None]
+    create: PendingCreate, failures: Mapping[str, Failure | None]
 ) -> PendingCreate:
     """Return a create whose duplicates were revoked, except those that have a failure."""
-    left = tuple(id_ for id_ in found.duplicates if failures.get(id_) is not None)
+    if create.kept is None:
+        return create
+    left = tuple(id_ for id_ in create.duplicates if failures.get(id_) is not None)
     revocation = failures[left[0]] if left else None
-    return replace(create, state=replace(found, duplicates=left), revocation=revocation)
+    return replace(create, state=replace(create.kept, duplicates=left), revocation=revocation)
+
+
+def role_missing(create: PendingCreate) -> PendingCreate:
+    """Return a create whose key turned out to have no role."""
+    return (
+        create
+        if create.kept is None
+        else replace(create, state=replace(create.kept, complete=False))
+    )
 
 
 # What a create amounts to
@@ -254,9 +275,7 @@ def result_before_delivery(create: PendingCreate) -> Result:
 
 def delivery(create: PendingCreate) -> Delivery | None:
     """Return the delivery of the token of a create; None if there is nothing to deliver."""
-    if not (create.action.sinks and isinstance(create.state, Found)):
+    kept = create.kept
+    if kept is None or create.duplicates or create.unconfirmed or not create.action.sinks:
         return None
-    if not isinstance(current_result(create), Done | CreatedByAnotherRun):
-        return None
-    key = create.state.key
-    return Delivery(create.action, key.id, key.expires_at)
+    return Delivery(create.action, kept.key.id, kept.key.expires_at)

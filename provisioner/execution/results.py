@@ -86,8 +86,7 @@ Result = Done | CreatedByAnotherRun | Unfinished | Failed | Skipped
 EXPIRY_PENDING = Failure(
     Code.STOPPED, "The run ended before the expiry of the key was changed. The next run changes it."
 )
-
-_OLD_KEY_PENDING = Failure(
+OLD_KEY_PENDING = Failure(
     Code.STOPPED, "The run was stopped before it revoked the old key or changed its expiry."
 )
 
@@ -131,7 +130,7 @@ def after_delivery(result: Result) -> Result:
         case Update(key_id=key_id) as action:
             return Unfinished(action, key_id, None, EXPIRY_PENDING, created=False, delivered=True)
         case Rotate(predecessor_changes=changes) if changes and isinstance(result, Unfinished):
-            return replace(result, failure=_OLD_KEY_PENDING, delivered=True)
+            return replace(result, failure=OLD_KEY_PENDING, delivered=True)
         case Create() | Rotate() | Revoke():
             return completed(result)
         case _:
