@@ -7,7 +7,7 @@ run's duplicates.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import uuid
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
@@ -17,7 +17,7 @@ from provisioner.execution.pending import PendingCreate
 from provisioner.execution.revoke import revoke_keys
 from provisioner.plan import Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
-from provisioner.twenty.workspace import Created, NewKey, outcome_unknown
+from provisioner.twenty.workspace import Created, NewKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,7 +67,7 @@ class BulkCreate:
         self._progress = context.progress
         self._run_marker = run_marker
         self._chooses_ids = context.workspace.generation == "legacy"
-        self._creates = {action.name: PendingCreate(action) for action in actions}
+        self._creates = {one.name: PendingCreate(one, str(uuid.uuid4())) for one in actions}
 
     def run(self) -> tuple[Delivery, ...]:
         """Create every key exactly once, or find out its state as far as possible.
@@ -86,14 +86,14 @@ class BulkCreate:
             elif not self._stop.requested:
                 self._leave_unconfirmed()
         for create in self._creates.values():
-            self._progress.settle(pending.result_before_delivery(create))
+            self._progress.settle(self._progress.result(create.action))
         deliveries = map(pending.delivery, self._creates.values())
         return tuple(delivery for delivery in deliveries if delivery is not None)
 
     def on_send(self, key: NewKey) -> None:
         """Record that the key is being sent, so that it may exist from now on."""
         create = self._creates[key.name]
-        self._progress.start(create.action, outcome_unknown(create.cause))
+        self._progress.start(create.action, create.unknown)
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         """Record the outcome of a request for the key."""
@@ -208,7 +208,7 @@ class BulkCreate:
     def _leave_unconfirmed(self) -> None:
         """Record that no key is known to be the only new one of its name."""
         for create in self._creates.values():
-            self._update(replace(create, unconfirmed=True))
+            self._update(create._replace(unconfirmed=True))
         _LOG.warning(
             "%s: the keys could not be listed after creating; run again", self._context.environment
         )
@@ -230,7 +230,7 @@ class BulkCreate:
                 self._update(pending.role_missing(unread.pop(id_)))
         records = self._records({id_: create.action.depth for id_, create in unread.items()})
         for id_, record in records.items():
-            self._update(replace(unread[id_], record=record))
+            self._update(unread[id_]._replace(record=record))
 
     def _records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
         """Return the records of keys that exist, with a few attempts for each."""

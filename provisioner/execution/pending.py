@@ -7,8 +7,8 @@ is `Found`.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, assert_never
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
@@ -49,23 +49,22 @@ UNCONFIRMED = Failure(
 
 
 _UNSENT = NotSent(STOPPED)
+_IN_FLIGHT = outcome_unknown(IN_FLIGHT)
 
 State = Created | NotCreated | Unknown | NotSent | Found
 
 
-@dataclass(frozen=True, slots=True)
-class PendingCreate:
-    """One create and what is known of its key.
+class PendingCreate(NamedTuple):
+    """One create and what is known of its key; a named tuple, as there may be 100 000 of them.
 
     Attributes:
         action: the action.
-        state: the outcome of its last request, or what was observed since then. While a request is
-            in flight it is `Unknown`; before the first one, `NotSent`.
         id: the id of the next request. It becomes the id of the key if the client chooses the ids;
             else it only identifies the request.
+        state: the outcome of its last request, or what was observed since then.
         ids: the ids of the keys that its requests have created or may have created.
         lost: the number of keys that its requests may have created under ids that are not known.
-        cause: why a request has an unknown outcome.
+        unknown: the failure to report as long as the outcome of a request is unknown.
         record: the record of the key that is kept, once an answer shows it.
         revocation: why its duplicates could not be revoked.
         unconfirmed: True if no list shows that its key is the only new one of its name.
@@ -74,11 +73,11 @@ class PendingCreate:
     """
 
     action: Create | Rotate
+    id: str
     state: State = _UNSENT
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
     ids: frozenset[str] = frozenset()
     lost: int = 0
-    cause: Failure = IN_FLIGHT
+    unknown: Failure = _IN_FLIGHT
     record: Record | None = None
     revocation: Failure | None = None
     unconfirmed: bool = False
@@ -134,13 +133,14 @@ def answered(create: PendingCreate, outcome: Outcome, *, chooses_ids: bool) -> P
     """
     match outcome:
         case Created(id=id_):
-            return replace(create, state=outcome, ids=create.ids | {id_})
+            return create._replace(state=outcome, ids=create.ids | {id_})
         case NotCreated() | NotSent():
-            return replace(create, state=outcome)
-        case Unknown(cause=cause) if chooses_ids:
-            return replace(create, state=outcome, cause=cause, ids=create.ids | {create.id})
+            return create._replace(state=outcome)
         case Unknown(cause=cause):
-            return replace(create, state=outcome, cause=cause, lost=create.lost + 1)
+            create = create._replace(state=outcome, unknown=outcome_unknown(cause))
+            if chooses_ids:
+                return create._replace(ids=create.ids | {create.id})
+            return create._replace(lost=create.lost + 1)
         case _:
             assert_never(outcome)
 
@@ -148,23 +148,23 @@ def answered(create: PendingCreate, outcome: Outcome, *, chooses_ids: bool) -> P
 def observed(create: PendingCreate, conflict: Conflict) -> PendingCreate:
     """Return an unresolved create after an observation: found, or as it is to be sent again."""
     if isinstance(conflict, Found):
-        return replace(create, state=conflict)
+        return create._replace(state=conflict)
     if not isinstance(create.state, Unknown):
         return create
     sent_alone = create.tries >= _SINGLE_AFTER
     match create.state.reason:
         case "lost":
-            return replace(create, tries=create.tries + 1)
+            return create._replace(tries=create.tries + 1)
         case "taken":
             # An id that the server refuses although no list shows it can never be used.
             id_ = str(uuid.uuid4()) if sent_alone else create.id
-            return replace(create, id=id_, tries=_SINGLE_AFTER)
+            return create._replace(id=id_, tries=_SINGLE_AFTER)
         case "refused":
             refusals = create.refusals + sent_alone
             # The server has finished the requests, and the key is not there.
             refused = refusals >= _MAX_REFUSALS
-            state = NotCreated(create.cause) if refused else create.state
-            return replace(create, state=state, refusals=refusals, tries=_SINGLE_AFTER)
+            state = NotCreated(create.state.cause) if refused else create.state
+            return create._replace(state=state, refusals=refusals, tries=_SINGLE_AFTER)
         case _:
             assert_never(create.state.reason)
 
@@ -178,12 +178,12 @@ def finally_observed(create: PendingCreate, conflict: Conflict) -> PendingCreate
     if isinstance(conflict, Found):
         returned = isinstance(state, Created) and state.id == conflict.key.id
         record = state.record if isinstance(state, Created) and returned else None
-        return replace(create, state=conflict, record=record)
+        return create._replace(state=conflict, record=record)
     match state:
         case NotCreated():
             return create
         case NotSent() | Unknown():
-            failure = outcome_unknown(create.cause)
+            failure = create.unknown
         case Created() | Found():
             failure = Failure(
                 Code.OUTCOME_UNKNOWN,
@@ -192,7 +192,7 @@ def finally_observed(create: PendingCreate, conflict: Conflict) -> PendingCreate
             )
         case _:
             assert_never(state)
-    return replace(create, state=NotCreated(failure))
+    return create._replace(state=NotCreated(failure))
 
 
 def duplicates_revoked(
@@ -203,16 +203,14 @@ def duplicates_revoked(
         return create
     left = tuple(id_ for id_ in create.duplicates if failures.get(id_) is not None)
     revocation = failures[left[0]] if left else None
-    return replace(create, state=replace(create.kept, duplicates=left), revocation=revocation)
+    return create._replace(state=replace(create.kept, duplicates=left), revocation=revocation)
 
 
 def role_missing(create: PendingCreate) -> PendingCreate:
     """Return a create whose key turned out to have no role."""
-    return (
-        create
-        if create.kept is None
-        else replace(create, state=replace(create.kept, complete=False))
-    )
+    if create.kept is None:
+        return create
+    return create._replace(state=replace(create.kept, complete=False))
 
 
 # What a create amounts to
@@ -222,18 +220,18 @@ def current_result(create: PendingCreate) -> Result:
     """Return the result of a create if the run ended now; a delivery is not part of it."""
     action = create.action
     match create.state:
-        case NotSent(failure=failure) if not create.sent:
-            return Skipped(action, STOPPED) if failure == STOPPED else Failed(action, failure)
-        case NotSent() | Unknown():
-            return Failed(action, outcome_unknown(create.cause))
-        case NotCreated(failure=failure):
-            return Failed(action, failure)
         case Created(id=id_, record=record) if create.unconfirmed:
             return Unfinished(action, id_, record, UNCONFIRMED)
         case Created(id=id_, record=record):
             return Done(action, id_, record)
         case Found() as found:
             return _found_result(create, found)
+        case NotSent(failure=failure) if not create.sent:
+            return Skipped(action, STOPPED) if failure == STOPPED else Failed(action, failure)
+        case NotSent() | Unknown():
+            return Failed(action, create.unknown)
+        case NotCreated(failure=failure):
+            return Failed(action, failure)
         case _:
             assert_never(create.state)
 

@@ -92,10 +92,11 @@ class Progress:
 
     def finish(self, result: Result) -> None:
         """Record the final result of an action."""
-        self.update(result)
+        result = _with_old_key(result)
+        self._results[result.action] = result
         with self._lock:
             if self._executed is None:
-                self._emit_end(self._results[result.action])
+                self._emit_end(result)
 
     def settle(self, result: Result) -> None:
         """Record a result that is final unless it says that work remains."""
