@@ -104,7 +104,7 @@ class BulkCreate:
         """Record the next state of a create."""
         was_unresolved = self._creates[create.action.name].unresolved
         self._creates[create.action.name] = create
-        self._progress.update(pending.result_before_delivery(create))
+        self._progress.update(pending.current_result(create))
         if was_unresolved and not create.unresolved:
             self._progress.count()
 

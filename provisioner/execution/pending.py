@@ -47,7 +47,6 @@ UNCONFIRMED = Failure(
     "run may have created one with the same name. Run again.",
 )
 
-
 _UNSENT = NotSent(STOPPED)
 _IN_FLIGHT = outcome_unknown(IN_FLIGHT)
 
@@ -176,9 +175,9 @@ def finally_observed(create: PendingCreate, conflict: Conflict) -> PendingCreate
     """Return a create after the final observation."""
     state = create.state
     if isinstance(conflict, Found):
-        returned = isinstance(state, Created) and state.id == conflict.key.id
-        record = state.record if isinstance(state, Created) and returned else None
-        return create._replace(state=conflict, record=record)
+        if isinstance(state, Created) and state.id == conflict.key.id:
+            return create._replace(state=conflict, record=state.record)
+        return create._replace(state=conflict)
     match state:
         case NotCreated():
             return create
@@ -217,13 +216,11 @@ def role_missing(create: PendingCreate) -> PendingCreate:
 
 
 def current_result(create: PendingCreate) -> Result:
-    """Return the result of a create if the run ended now; a delivery is not part of it."""
+    """Return the result of a create if the run ended now, before its token is delivered."""
     action = create.action
     match create.state:
-        case Created(id=id_, record=record) if create.unconfirmed:
-            return Unfinished(action, id_, record, UNCONFIRMED)
         case Created(id=id_, record=record):
-            return Done(action, id_, record)
+            return _live_result(create, id_, record, created=True)
         case Found() as found:
             return _found_result(create, found)
         case NotSent(failure=failure) if not create.sent:
@@ -253,22 +250,21 @@ def _found_result(create: PendingCreate, found: Found) -> Result:
             f"This run created {duplicates} as {what} of {id_} and could not revoke {them}. "
             f"{cause}",
         )
-    elif create.unconfirmed:
-        failure = UNCONFIRMED
     else:
-        kind = Done if found.ours else CreatedByAnotherRun
-        return kind(action, id_, create.record)
+        return _live_result(create, id_, create.record, created=found.ours)
     return Unfinished(action, id_, None, failure, created=found.ours)
 
 
-def result_before_delivery(create: PendingCreate) -> Result:
-    """Return the result of a create if the run ended now, before its token is delivered."""
-    result = current_result(create)
-    if not (isinstance(result, Done | CreatedByAnotherRun) and create.action.sinks):
-        return result
-    failure = delivery_not_started(create.action)
-    created = isinstance(result, Done)
-    return Unfinished(create.action, result.id, result.record, failure, created=created)
+def _live_result(
+    create: PendingCreate, id_: str, record: Record | None, *, created: bool
+) -> Result:
+    """Return the result of a create with a live key, as far as it is known."""
+    if create.unconfirmed:
+        return Unfinished(create.action, id_, record, UNCONFIRMED, created=created)
+    if create.action.sinks:
+        failure = delivery_not_started(create.action)
+        return Unfinished(create.action, id_, record, failure, created=created)
+    return (Done if created else CreatedByAnotherRun)(create.action, id_, record)
 
 
 def delivery(create: PendingCreate) -> Delivery | None:
