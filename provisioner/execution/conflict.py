@@ -49,7 +49,7 @@ class NotFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
+class Found:
     """At least one new live key has the name.
 
     Attributes:
@@ -68,7 +68,7 @@ class Resolution:
     final: bool
 
 
-Conflict = NotFound | Resolution
+Conflict = NotFound | Found
 
 
 class NewLiveKeys:
@@ -98,7 +98,7 @@ class NewLiveKeys:
             return NotFound()
         kept = new[0]
         own_ids = tuple(key.id for key in new if own.includes(key))
-        return Resolution(
+        return Found(
             key=kept,
             ours=kept.id in own_ids,
             duplicates=tuple(id_ for id_ in own_ids if id_ != kept.id),

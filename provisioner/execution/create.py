@@ -7,27 +7,28 @@ run's duplicates.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import uuid
+from typing import TYPE_CHECKING, assert_never
 
-from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.pluralize import pluralize
-from provisioner.execution.conflict import NewLiveKeys, OwnKeys, Resolution
+from provisioner.execution import pending
+from provisioner.execution.conflict import Found, NewLiveKeys, NotFound
 from provisioner.execution.pending import PendingCreate
-from provisioner.execution.revoke import Revocations
-from provisioner.model.workspace import NewKey
+from provisioner.execution.revoke import revoke_keys
+from provisioner.model.workspace import Created, NewKey
+from provisioner.plan import Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from provisioner.errors.failure import Failure
-    from provisioner.execution.pending import CreatedKey
-    from provisioner.execution.results import Result
+    from provisioner.execution.conflict import Conflict
+    from provisioner.execution.context import ExecutionContext
+    from provisioner.execution.deliver import Delivery
     from provisioner.execution.run_marker import RunMarker
     from provisioner.model.key import Depth
-    from provisioner.model.workspace import Outcome, Record, Workspace
+    from provisioner.model.workspace import Outcome, Record
     from provisioner.plan import Create
-    from provisioner.runtime.cancellation import Cancellation
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,176 +47,171 @@ _RECORD_ATTEMPTS = 3
 
 
 class BulkCreate:
-    """The creates of one environment; their results can be read at any time.
+    """The creates of one environment.
 
     Args:
-        environment: the name of the environment, for messages.
-        creates: the keys to create; none of them is blocked.
-        existing_ids: the ids of all keys that the workspace had when the plan was made.
-        workspace: the workspace to create the keys in.
+        context: the environment.
+        actions: the actions that create a key and are not blocked.
         run_marker: the marker of this run.
-        stop: once requested, no create starts.
-        on_start: called with the name of each key before it is sent.
-        on_progress: called with the number of keys whose outcome has become known.
     """
 
-    def __init__(  # noqa: PLR0913 - what a run knows of one environment
+    def __init__(
         self,
-        environment: str,
-        creates: Sequence[Create],
-        existing_ids: frozenset[str],
-        workspace: Workspace,
-        *,
+        context: ExecutionContext,
+        actions: Iterable[Create | Rotate],
         run_marker: RunMarker,
-        stop: Cancellation,
-        on_start: Callable[[str], None],
-        on_progress: Callable[[int], None],
     ) -> None:
-        self._environment = environment
-        self._existing_ids = existing_ids
-        self._workspace = workspace
+        self._context = context
+        self._workspace = context.workspace
+        self._stop = context.stop
+        self._progress = context.progress
         self._run_marker = run_marker
-        self._stop = stop
-        self._on_start = on_start
-        self._on_progress = on_progress
-        self._creates = [PendingCreate(action, workspace.chooses_ids) for action in creates]
-        self._by_id: dict[str, PendingCreate] = {}
-        self._last_observe_failed = False
+        self._chooses_ids = context.workspace.chooses_ids
+        self._creates = {one.name: PendingCreate(one, str(uuid.uuid4())) for one in actions}
 
-    def run(self) -> None:
-        """Create every key exactly once, or find out its state as far as possible."""
-        if not self._creates or self._stop.requested:
-            return
-        self._send(self._creates)
-        self._resolve()
-        if any(create.may_have_key for create in self._creates):
-            unreachable = self._last_observe_failed and self._unresolved()
-            observed = None if unreachable else self._final_observation()
-            if observed is None:
-                self._mark_unconfirmed()
-            else:
-                self._finish(observed)
+    def run(self) -> tuple[Delivery, ...]:
+        """Create every key exactly once, or find out its state as far as possible.
 
-    def results(self, fallback: Failure | None = None) -> tuple[Result, ...]:
-        """Return the current result of every key, in the order of the creates.
-
-        Args:
-            fallback: the failure of keys that are still unresolved because a bug ended the run.
+        Returns:
+            The tokens to deliver, each of the only new key of its name.
         """
-        return tuple(create.current_result(fallback) for create in self._creates)
-
-    def created_keys(self) -> tuple[CreatedKey, ...]:
-        """Return the key that fulfils each create, the only new one of its name."""
-        keys = (create.created_key(self._run_marker) for create in self._creates)
-        return tuple(key for key in keys if key is not None)
+        if not self._creates or self._stop.requested:
+            return ()
+        self._send(self._unresolved())
+        can_list = self._resolve()
+        if self._with_keys():
+            observed = self._final_observation() if can_list else None
+            if observed is not None:
+                self._settle(observed)
+            elif not self._stop.requested:
+                self._leave_unconfirmed()
+        for create in self._creates.values():
+            self._progress.settle(self._progress.result(create.action))
+        deliveries = map(pending.delivery, self._creates.values())
+        return tuple(delivery for delivery in deliveries if delivery is not None)
 
     def on_send(self, key: NewKey) -> None:
         """Record that the key is being sent, so that it may exist from now on."""
-        self._by_id[key.id].sent = True
-        self._on_start(key.name)
+        create = self._creates[key.name]
+        self._progress.start(create.action, create.unknown)
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         """Record the outcome of a request for the key."""
-        create = self._by_id[key.id]
-        create.on_outcome(outcome)
-        if not create.unresolved:
-            self._on_progress(1)
+        create = self._creates[key.name]
+        self._update(pending.answered(create, outcome, chooses_ids=self._chooses_ids))
+
+    def _update(self, create: PendingCreate) -> None:
+        """Record the next state of a create."""
+        was_unresolved = self._creates[create.action.name].unresolved
+        self._creates[create.action.name] = create
+        self._progress.update(pending.current_result(create))
+        if was_unresolved and not create.unresolved:
+            self._progress.count()
+
+    def _unresolved(self) -> list[PendingCreate]:
+        return [create for create in self._creates.values() if create.unresolved]
+
+    def _with_keys(self) -> list[PendingCreate]:
+        return [create for create in self._creates.values() if create.may_have_key]
 
     def _send(self, creates: list[PendingCreate]) -> None:
-        for create in creates:
-            create.unknown = None
         self._workspace.create_many([self._new_key(create) for create in creates], self)
 
-    def _resolve(self) -> None:
-        """Look for the keys whose outcome is unknown, and create those that are still missing."""
-        rounds = 0
+    def _new_key(self, create: PendingCreate) -> NewKey:
+        action = create.action.successor if isinstance(create.action, Rotate) else create.action
+        return NewKey(
+            id=create.id,
+            name=action.name,
+            expires_at=self._run_marker.format(action.expires_at),
+            depth=action.depth,
+            role_id=action.role_id,
+            tries=create.tries,
+        )
+
+    def _resolve(self) -> bool:
+        """Look for the keys whose outcome is unknown, and create those that are still missing.
+
+        Returns:
+            False if the keys could not be listed at the last attempt.
+        """
+        attempts, can_list = 0, True
         while (
             (unresolved := self._unresolved())
-            and rounds < MAX_ATTEMPTS
+            and attempts < MAX_ATTEMPTS
             and not self._stop.requested
         ):
             _LOG.info(
                 "%s: the outcome of %s is unknown; listing the keys again",
-                self._environment,
+                self._context.environment,
                 pluralize(len(unresolved), "create"),
             )
-            self._stop.sleep(delay(rounds))
-            observed = self._observe()
-            if observed is not None:
-                self._match(unresolved, observed)
-                missing = [create for create in unresolved if create.unresolved]
+            self._stop.sleep(delay(attempts))
+            listed = self._list_new_keys()
+            can_list = listed is not None
+            if listed is not None:
+                for create in unresolved:
+                    self._update(pending.observed(create, self._conflict(listed, create)))
+                missing = self._unresolved()
                 if missing and not self._stop.requested:
                     self._send(missing)
-            rounds = 0 if len(self._unresolved()) < len(unresolved) else rounds + 1
-
-    def _unresolved(self) -> list[PendingCreate]:
-        return [create for create in self._creates if create.unresolved]
-
-    def _match(self, unresolved: list[PendingCreate], observed: NewLiveKeys) -> None:
-        """Compare the unresolved creates with an observation."""
-        for create in unresolved:
-            conflict = observed.resolve(self._own_keys(create))
-            if isinstance(conflict, Resolution):
-                create.resolution = conflict
-            else:
-                create.on_absent()
-            if not create.unresolved:
-                self._on_progress(1)
-
-    def _finish(self, observed: NewLiveKeys) -> None:
-        """Record the final observation, revoke this run's duplicates, and read missing records."""
-        for create in self._creates:
-            if create.may_have_key:
-                self._on_progress(int(create.unresolved))
-                create.on_final_observation(observed.resolve(self._own_keys(create)))
-        self._revoke_duplicates()
-        self._read_records(roles_hidden=observed.roles_hidden)
-
-    def _mark_unconfirmed(self) -> None:
-        """Mark every key as not known to be the only new one of its name."""
-        if self._stop.requested:
-            return  # the results of a stopped run already say so
-        for create in self._creates:
-            create.unconfirmed = True
-        _LOG.warning(
-            "%s: the keys could not be listed after creating; run again", self._environment
-        )
+            attempts = 0 if len(self._unresolved()) < len(unresolved) else attempts + 1
+        return can_list
 
     def _final_observation(self) -> NewLiveKeys | None:
         """Observe until nothing more can appear, or return the last of several observations."""
         self._stop.sleep(_SETTLE_DELAY)
         last: NewLiveKeys | None = None
-        for rounds in range(MAX_ATTEMPTS):
-            observed = self._observe()
-            if observed is not None:
-                if self._is_final(observed, first=last is None):
-                    return observed
-                last = observed
-            self._stop.sleep(max(_OBSERVE_DELAY, delay(rounds)))
+        for attempt in range(MAX_ATTEMPTS):
+            listed = self._list_new_keys()
+            if listed is not None:
+                if self._is_final(listed, first=last is None):
+                    return listed
+                last = listed
+            self._stop.sleep(max(_OBSERVE_DELAY, delay(attempt)))
         return last
 
-    def _is_final(self, observed: NewLiveKeys, *, first: bool) -> bool:
+    def _is_final(self, listed: NewLiveKeys, *, first: bool) -> bool:
         """Return whether all keys of this run are listed and complete, and no other run is active.
 
         Args:
-            observed: the observation.
+            listed: the observation.
             first: True for the first observation after the creates.
         """
-        creates = [create for create in self._creates if create.may_have_key]
-        if first and observed.other_run_active(map(self._own_keys, creates)):
+        creates = self._with_keys()
+        own_keys = (create.own_keys(self._run_marker) for create in creates)
+        if first and listed.other_run_active(own_keys):
             return False
-        return all(
-            create.is_final(observed.resolve(self._own_keys(create)), first=first)
-            for create in creates
-        )
+        for create in creates:
+            conflict = self._conflict(listed, create)
+            match conflict:
+                case NotFound() if first or isinstance(create.state, Created | Found):
+                    return False
+                case Found(complete=complete, final=final) if not complete or (first and not final):
+                    return False
+                case NotFound() | Found():
+                    continue
+                case _:
+                    assert_never(conflict)
+        return True
 
-    def _revoke_duplicates(self) -> None:
-        """Revoke this run's keys whose name has another key that is kept."""
-        revocations = Revocations(self._workspace, self._stop)
-        revocations.run(id_ for create in self._creates for id_ in create.duplicates)
-        for create in self._creates:
-            remaining = tuple(id_ for id_ in create.duplicates if not revocations.revoked(id_))
-            create.on_revoked(remaining, revocations.failure(remaining[0]) if remaining else None)
+    def _settle(self, listed: NewLiveKeys) -> None:
+        """Record the final observation, revoke this run's duplicates, and read missing records."""
+        for create in self._with_keys():
+            self._update(pending.finally_observed(create, self._conflict(listed, create)))
+        duplicated = [create for create in self._creates.values() if create.duplicates]
+        duplicates = [id_ for create in duplicated for id_ in create.duplicates]
+        failures = revoke_keys(self._context, duplicates)
+        for create in duplicated:
+            self._update(pending.duplicates_revoked(create, failures))
+        self._read_records(roles_hidden=listed.roles_hidden)
+
+    def _leave_unconfirmed(self) -> None:
+        """Record that no key is known to be the only new one of its name."""
+        for create in self._creates.values():
+            self._update(create._replace(unconfirmed=True))
+        _LOG.warning(
+            "%s: the keys could not be listed after creating; run again", self._context.environment
+        )
 
     def _read_records(self, *, roles_hidden: bool) -> None:
         """Read the records of keys that an observation found.
@@ -223,14 +219,18 @@ class BulkCreate:
         If roles are hidden, an observation cannot show that a key has no role yet. Its record can:
         reading it at a depth with the role fails.
         """
-        unread = {id_: create for create in self._creates if (id_ := create.unread_id) is not None}
+        unread = {
+            create.kept.key.id: create
+            for create in self._creates.values()
+            if create.kept is not None and not create.duplicates and create.record is None
+        }
         if roles_hidden:
-            complete = self._records(dict.fromkeys(unread, _WITH_ROLE))
-            for id_ in unread.keys() - complete.keys():
-                unread.pop(id_).on_role_missing()
+            with_role = self._records(dict.fromkeys(unread, _WITH_ROLE))
+            for id_ in unread.keys() - with_role.keys():
+                self._update(pending.role_missing(unread.pop(id_)))
         records = self._records({id_: create.action.depth for id_, create in unread.items()})
-        for id_, create in unread.items():
-            create.on_record(records.get(id_))
+        for id_, record in records.items():
+            self._update(unread[id_]._replace(record=record))
 
     def _records(self, depths: Mapping[str, Depth]) -> dict[str, Record]:
         """Return the records of keys that exist, with a few attempts for each."""
@@ -242,36 +242,11 @@ class BulkCreate:
             records |= self._workspace.records(missing)
         return records
 
-    def _own_keys(self, create: PendingCreate) -> OwnKeys:
-        # If the server chooses the ids, only the run marker identifies a key whose answer was lost.
-        ids_unknown = not create.chooses_ids and create.expected > len(create.ids)
-        return OwnKeys(
-            name=create.action.name,
-            ids=frozenset(create.ids),
-            expires_at=self._run_marker.apply_to(create.action.expires_at) if ids_unknown else None,
-            expected=create.expected,
-        )
+    def _conflict(self, listed: NewLiveKeys, create: PendingCreate) -> Conflict:
+        return listed.resolve(create.own_keys(self._run_marker))
 
-    def _new_key(self, create: PendingCreate) -> NewKey:
-        self._by_id[create.id] = create
-        if create.chooses_ids:
-            create.ids.add(create.id)
-        action = create.action
-        return NewKey(
-            id=create.id,
-            name=action.name,
-            expires_at=self._run_marker.format(action.expires_at),
-            depth=action.depth,
-            role_id=action.role_id,
-            tries=create.tries,
-        )
-
-    def _observe(self) -> NewLiveKeys | None:
-        try:
-            observed = NewLiveKeys(self._workspace.observe(), self._existing_ids)
-        except WorkspaceError as error:
-            self._last_observe_failed = True
-            _LOG.info("%s: %s", self._environment, error.failure.message)
+    def _list_new_keys(self) -> NewLiveKeys | None:
+        observation = self._context.observe()
+        if observation is None:
             return None
-        self._last_observe_failed = False
-        return observed
+        return NewLiveKeys(observation, self._context.existing_ids)

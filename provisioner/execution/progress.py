@@ -1,8 +1,15 @@
-"""The progress events of one environment: each action starts once and ends once."""
+"""The progress of one environment's actions: the workers write it, and everybody else reads it.
+
+An action is pending until it starts, and running until it finishes as done or failed. Until then
+its result is the one that it would have if the run ended now. Each action starts at most once and
+finishes once.
+"""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from provisioner.execution.events import (
@@ -11,75 +18,154 @@ from provisioner.execution.events import (
     EnvironmentFinished,
     StepsSettled,
 )
+from provisioner.execution.results import (
+    Executed,
+    Failed,
+    Skipped,
+    Unfinished,
+    is_open,
+    with_failure,
+)
+from provisioner.plan import Rotate
+from provisioner.runtime.cancellation import STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.errors.failure import Failure
     from provisioner.execution.events import Emit
-    from provisioner.execution.results import Executed, Result
-    from provisioner.plan import Action
+    from provisioner.execution.results import Result
+    from provisioner.plan import Action, Planned
 
 
 class Progress:
-    """Emits the events of one environment's actions.
+    """The state of every action of one environment; may be used from several threads.
 
     Events of threads that are still running after `close` are dropped, because the result of the
     run does not include them either.
 
     Args:
-        environment: the name of the environment.
+        planned: the plan of the environment.
         on_progress: called with the number of steps whose outcome has become known.
         emit: receives the events.
     """
 
-    def __init__(self, environment: str, on_progress: Callable[[int], None], emit: Emit) -> None:
-        self._environment = environment
+    def __init__(self, planned: Planned, on_progress: Callable[[int], None], emit: Emit) -> None:
+        self._planned = planned
         self._on_progress = on_progress
         self._emit = emit
         self._lock = threading.Lock()
-        self._started: set[int] = set()
-        self._finished: set[int] = set()
+        self._results: dict[Action, Result] = {
+            action: Skipped(action, STOPPED)
+            if action.blocked is None
+            else Failed(action, action.blocked)
+            for action in planned.actions
+        }
+        self._started: set[Action] = set()
+        self._finished: set[Action] = set()
         self._executed: Executed | None = None
 
-    def on_start(self, action: Action) -> None:
-        """Emit that an action starts, before its first request is sent."""
-        with self._lock:
-            if self._executed is None and id(action) not in self._started:
-                self._started.add(id(action))
-                self._emit(ActionBegun(self._environment, action))
+    def result(self, action: Action) -> Result:
+        """Return the result of an action, as it would be if the run ended now."""
+        return self._results[action]
 
-    def on_progress(self, steps: int) -> None:
+    def finished(self, action: Action) -> bool:
+        """Return whether the result of an action is final."""
+        return action in self._finished
+
+    def start(self, action: Action, in_flight: Failure) -> None:
+        """Record that the next step of an action starts, before its request is sent.
+
+        Args:
+            action: the action.
+            in_flight: the failure to report if the run ends during the step.
+        """
+        self.update(with_failure(self._results[action], in_flight))
+        with self._lock:
+            if self._executed is None and action not in self._started:
+                self._started.add(action)
+                self._emit(ActionBegun(self._planned.environment, action))
+
+    def update(self, result: Result) -> None:
+        """Record the result that an action has if the run ends now."""
+        self._results[result.action] = _with_old_key(result)
+
+    def finish(self, result: Result) -> None:
+        """Record the final result of an action."""
+        result = _with_old_key(result)
+        self._results[result.action] = result
+        with self._lock:
+            if self._executed is None:
+                self._emit_end(result)
+
+    def settle(self, result: Result) -> None:
+        """Record a result that is final unless it says that work remains."""
+        if is_open(result):
+            self.update(result)
+        else:
+            self.finish(result)
+
+    def fail(self, action: Action, failure: Failure) -> None:
+        """Record that a step of an action failed, which ends the action."""
+        self.finish(with_failure(self._results[action], failure))
+
+    def count(self, steps: int = 1) -> None:
         """Emit that the outcome of some steps has become known."""
         self._on_progress(steps)
         with self._lock:
-            if self._executed is None and steps:
-                self._emit(StepsSettled(self._environment, steps))
-
-    def on_result(self, result: Result) -> None:
-        """Emit the final result of an action."""
-        with self._lock:
             if self._executed is None:
-                self._emit_once(result)
+                self._emit(StepsSettled(self._planned.environment, steps))
 
-    def close(self, current: Callable[[], Executed]) -> Executed:
+    def executed(self, fallback: Failure | None = None) -> Executed:
+        """Return the current result of every action.
+
+        Args:
+            fallback: the failure of actions whose outcome is open, if a bug ended the run.
+        """
+        return Executed(
+            self._planned,
+            tuple(self._ended(self._results[one], fallback) for one in self._planned.actions),
+        )
+
+    def close(self, fallback: Failure | None = None) -> Executed:
         """Emit the results of all actions that are still open, and that the environment is done.
 
         Args:
-            current: returns the current result of every action; called once.
+            fallback: as for `executed`.
 
         Returns:
             The outcome of the environment, the same however often this is called.
         """
         with self._lock:
             if self._executed is None:
-                executed = current()
+                executed = self.executed(fallback)
                 for result in executed.results:
-                    self._emit_once(result)
-                self._emit(EnvironmentFinished(self._environment, executed))
+                    self._emit_end(result)
+                self._emit(EnvironmentFinished(self._planned.environment, executed))
                 self._executed = executed
             return self._executed
 
-    def _emit_once(self, result: Result) -> None:
-        if id(result.action) not in self._finished:
-            self._finished.add(id(result.action))
-            self._emit(ActionEnded(self._environment, result))
+    def _ended(self, result: Result, fallback: Failure | None) -> Result:
+        if fallback is None or self.finished(result.action) or not is_open(result):
+            return result
+        return _with_old_key(with_failure(result, fallback))
+
+    def _emit_end(self, result: Result) -> None:
+        if result.action not in self._finished:
+            self._finished.add(result.action)
+            self._emit(ActionEnded(self._planned.environment, result))
+
+
+def _with_old_key(result: Result) -> Result:
+    """Return the result, with what to do about the old key of a rotation that is not complete."""
+    if not (isinstance(result, Unfinished) and isinstance(result.action, Rotate)):
+        return result
+    action = result.action
+    if action.at_once:
+        advice = f"The old key is still live: run `provision rotate --now {quote(action.name)}`."
+    elif result.delivered:
+        command = f"provision revoke {' '.join(action.predecessors)}"
+        advice = f"The new token has been delivered: run `{command}` once nothing uses the old key."
+    else:
+        return result
+    return replace(result, failure=result.failure.advise(advice))

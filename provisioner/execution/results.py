@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, assert_never
 
-from provisioner.plan import Create, Rotate
+from provisioner.errors.codes import Code
+from provisioner.errors.failure import Failure
+from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from provisioner.errors.failure import Failure
     from provisioner.model.workspace import Record
-    from provisioner.plan import Action, Planned, Unobserved, Update
+    from provisioner.plan import Action, Planned, Unobserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,76 @@ class Skipped:
 
 
 Result = Done | CreatedByAnotherRun | Unfinished | Failed | Skipped
+
+EXPIRY_PENDING = Failure(
+    Code.STOPPED, "The run ended before the expiry of the key was changed. The next run changes it."
+)
+OLD_KEY_PENDING = Failure(
+    Code.STOPPED, "The run was stopped before it revoked the old key or changed its expiry."
+)
+
+_OPEN_CODES = frozenset({Code.STOPPED, Code.OUTCOME_UNKNOWN, Code.NOT_DELIVERED})
+"""Codes of failures that say that the run ended too early."""
+
+
+def is_open(result: Result) -> bool:
+    """Return whether the result says only that the run ended too early."""
+    match result:
+        case Done() | CreatedByAnotherRun():
+            return False
+        case Unfinished(failure=failure) | Failed(failure=failure) | Skipped(failure=failure):
+            return failure.code in _OPEN_CODES
+        case _:
+            assert_never(result)
+
+
+def with_failure(result: Result, failure: Failure) -> Result:
+    """Return the result of an action whose next step fails."""
+    match result:
+        case Unfinished():
+            return replace(result, failure=failure)
+        case Failed(action=action) | Skipped(action=action):
+            return Failed(action, failure)
+        case Done() | CreatedByAnotherRun():
+            return result
+        case _:
+            assert_never(result)
+
+
+def after_delivery(result: Result) -> Result:
+    """Return the result of an action whose token is now in every sink; it is open if work remains.
+
+    Args:
+        result: the result before the delivery.
+    """
+    match result.action:
+        case Deliver(key_id=key_id) as action:
+            return Done(action, key_id, None)
+        case Update(key_id=key_id) as action:
+            return Unfinished(action, key_id, None, EXPIRY_PENDING, created=False, delivered=True)
+        case Rotate(predecessor_changes=changes) if changes and isinstance(result, Unfinished):
+            return replace(result, failure=OLD_KEY_PENDING, delivered=True)
+        case Create() | Rotate() | Revoke():
+            return completed(result)
+        case _:
+            assert_never(result.action)
+
+
+def completed(result: Result) -> Result:
+    """Return the result of an action whose last step succeeded."""
+    if not isinstance(result, Unfinished):
+        return result
+    if isinstance(result.action, Update):
+        return Done(result.action, result.id, result.record)
+    kind = Done if result.created else CreatedByAnotherRun
+    return kind(result.action, result.id, result.record)
+
+
+def delivered(result: Result) -> bool:
+    """Return whether the token of an action with sinks is in every sink."""
+    return isinstance(result, Done | CreatedByAnotherRun) or (
+        isinstance(result, Unfinished) and result.delivered
+    )
 
 
 def created_by_this_run(result: Result) -> bool:

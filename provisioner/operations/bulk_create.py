@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
@@ -24,11 +25,14 @@ from provisioner.runtime.executor import ThreadExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from provisioner.model.key import Depth
     from provisioner.model.workspace import Outcome, Record, Workspace
     from provisioner.operations.request_body import BodyRecord, RequestBody
     from provisioner.runtime.cancellation import Cancellation
+
+T = TypeVar("T")
 
 _MAX_OFFERED_ROLES = 30
 """Roles that a message lists."""
@@ -87,22 +91,24 @@ def create_records(
         for record in body.records
     ]
     observer = _Observer(on_progress)
-    executor = ThreadExecutor(1)  # a stop abandons its thread
-    creation = executor.submit(workspace.create_many, keys, observer)
-    executor.shutdown(wait=False)
-    stop.wait_for((creation,), graceful=True)
+    creation = _call(partial(workspace.create_many, keys, observer), stop, graceful=True)
     if creation.done():
         creation.result()
-    outcomes = [observer.outcome(key) for key in keys]
-    records = [outcome.record for outcome in outcomes if isinstance(outcome, Created)]
-    failures = tuple(
-        _failure(record, outcome)
-        for record, outcome in zip(body.records, outcomes, strict=True)
-        if not isinstance(outcome, Created)
-    )
-    if body.single:
-        return BulkResult(records[0] if records else None, failures)
-    return BulkResult(records, failures)
+    created: list[Record] = []
+    failures: list[Failure] = []
+    for record, key in zip(body.records, keys, strict=True):
+        outcome = observer.outcomes.get(key.id, NotSent(STOPPED))
+        match outcome:
+            case Created(record=answer):
+                created.append(answer)
+            case NotCreated(failure=failure) | NotSent(failure=failure):
+                failures.append(_at_record(record, failure))
+            case Unknown(cause=cause):
+                failures.append(_at_record(record, outcome_unknown(cause)))
+            case _:
+                assert_never(outcome)
+    output = next(iter(created), None) if body.single else created
+    return BulkResult(output, tuple(failures))
 
 
 class _Observer:
@@ -110,28 +116,21 @@ class _Observer:
 
     def __init__(self, on_progress: Callable[[int], None]) -> None:
         self._on_progress = on_progress
-        self._outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, Outcome] = {}
 
     def on_send(self, key: NewKey) -> None:
         """Record that the key may exist from now on."""
-        self._outcomes[key.id] = Unknown(IN_FLIGHT)
+        self.outcomes[key.id] = Unknown(IN_FLIGHT)
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         """Record the outcome of a key."""
-        self._outcomes[key.id] = outcome
+        self.outcomes[key.id] = outcome
         self._on_progress(1)
-
-    def outcome(self, key: NewKey) -> Outcome:
-        """Return the outcome of a key as far as it is known."""
-        return self._outcomes.get(key.id, NotSent(STOPPED))
 
 
 def _with_assignable_roles(failure: Failure, workspace: Workspace, stop: Cancellation) -> Failure:
     """Return the failure with the ids and labels of assignable roles, if they can be read."""
-    executor = ThreadExecutor(1)  # a stop abandons its thread
-    observation = executor.submit(workspace.observe)
-    executor.shutdown(wait=False)
-    stop.wait_for((observation,), graceful=False)
+    observation = _call(workspace.observe, stop, graceful=False)
     try:
         roles = observation.result(0).roles
     except (TimeoutError, WorkspaceError):
@@ -163,14 +162,14 @@ def _role_failure(workspace: Workspace, record: BodyRecord) -> Failure | None:
     return None
 
 
-def _failure(record: BodyRecord, outcome: Outcome) -> Failure:
-    match outcome:
-        case NotCreated(failure=reason) | NotSent(failure=reason):
-            pass
-        case Unknown(cause=cause):
-            reason = outcome_unknown(cause)
-        case Created():
-            raise AssertionError(record)  # the caller filters these
-        case _:
-            assert_never(outcome)
-    return Failure(reason.code, f"{record.place}: {record.name!r}: {reason.text}")
+def _at_record(record: BodyRecord, failure: Failure) -> Failure:
+    return Failure(failure.code, f"{record.place}: {record.name!r}: {failure.text}")
+
+
+def _call(function: Callable[[], T], stop: Cancellation, *, graceful: bool) -> Future[T]:
+    """Call a function in a thread that a stop abandons, and wait as long as the stop allows."""
+    executor = ThreadExecutor(1)
+    future = executor.submit(function)
+    executor.shutdown(wait=False)
+    stop.wait_for((future,), graceful=graceful)
+    return future

@@ -16,7 +16,7 @@ from provisioner.errors.problem import Place, Problem
 from provisioner.model.expiry import parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _FIELDS = ("name", "expiresAt", "revokedAt", "roleId")
 _WHITESPACE = " \t\r\n"
@@ -60,125 +60,81 @@ def read_body(text: str, file: str) -> RequestBody:
     Raises:
         InvalidInputError: if the body has problems; it contains all of them with their places.
     """
-    start = _skip_whitespace(text, 0)
-    single = not text.startswith("[", start)
+    try:
+        values = tuple(_values(text))
+    except json.JSONDecodeError as error:
+        place = Place(file, error.lineno, error.colno)
+        message = f"The body is not valid JSON: {error.msg}."
+        raise InvalidInputError((Problem(place, Code.BODY_INVALID, message),)) from None
     problems: list[Problem] = []
     records: list[BodyRecord] = []
-    try:
-        values = list(_values(text, start, file))
-    except _BadJsonError as error:
-        place = _PlaceFinder(text, file).at(error.offset)
-        problem = Problem(place, Code.BODY_INVALID, error.message)
-        raise InvalidInputError((problem,)) from None
-    for value, place in values:
-        parsed = _record(value, place)
-        if isinstance(parsed, BodyRecord):
-            records.append(parsed)
-        else:
-            problems += parsed
+    places = _places(text, file, (offset for _, offset in values))
+    for (value, _), place in zip(values, places, strict=True):
+        messages = tuple(_record_problems(value))
+        problems += [Problem(place, Code.RECORD_INVALID, message) for message in messages]
+        if isinstance(value, dict) and not messages:
+            revoked_at, role_id = value.get("revokedAt"), value.get("roleId")
+            record = BodyRecord(value["name"], value["expiresAt"], revoked_at, role_id, place)
+            records.append(record)
     if not values:
         problems.append(Problem(Place(file), Code.BODY_INVALID, "The array is empty."))
     if problems:
         raise InvalidInputError(tuple(problems))
-    return RequestBody(tuple(records), single)
+    return RequestBody(tuple(records), single=not text.lstrip(_WHITESPACE).startswith("["))
 
 
-class _BadJsonError(Exception):
-    def __init__(self, message: str, offset: int) -> None:
-        super().__init__(message)
-        self.message = message
-        self.offset = offset
+def _values(text: str) -> Iterator[tuple[object, int]]:
+    """Yield the object, or each element of the array, with its offset.
+
+    Raises:
+        json.JSONDecodeError: if the text is anything else.
+    """
+    at = _skip_whitespace(text, 0)
+    if not text.startswith("[", at):
+        value, end = _decode(text, at)
+        yield value, at
+    else:
+        at = _skip_whitespace(text, at + 1)
+        end = at + 1
+        more = not text.startswith("]", at)
+        while more:
+            value, end = _decode(text, at)
+            yield value, at
+            at = _skip_whitespace(text, end)
+            more = text.startswith(",", at)
+            if not more and not text.startswith("]", at):
+                raise json.JSONDecodeError("a comma or ] is missing here", text, at)
+            end = at + 1
+            at = _skip_whitespace(text, end)
+    end = _skip_whitespace(text, end)
+    if end < len(text):
+        raise json.JSONDecodeError("there is text after its end", text, end)
 
 
-def _values(text: str, start: int, file: str) -> Iterator[tuple[object, Place]]:
-    """Yield the object, or each element of the array, with its place."""
-    place = _PlaceFinder(text, file).at
-    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-    if not text.startswith("[", start):
-        value, end = _decode(decoder, text, start)
-        _require_end(text, end)
-        yield value, place(start)
-        return
-    at = _skip_whitespace(text, start + 1)
-    if not text.startswith("]", at):
-        while True:
-            value, end = _decode(decoder, text, at)
-            yield value, place(at)
-            end = _skip_whitespace(text, end)
-            if text.startswith("]", end):
-                at = end
-                break
-            if not text.startswith(",", end):
-                raise _BadJsonError(
-                    "The body is not valid JSON: a comma or ] is missing here.", end
-                )
-            at = _skip_whitespace(text, end + 1)
-    _require_end(text, at + 1)
-
-
-def _decode(decoder: json.JSONDecoder, text: str, at: int) -> tuple[object, int]:
+def _decode(text: str, at: int) -> tuple[object, int]:
+    """Return the value at an offset, and the offset of its end."""
     try:
-        value, end = decoder.raw_decode(text, at)
-    except json.JSONDecodeError as error:
-        raise _BadJsonError(f"The body is not valid JSON: {error.msg}.", error.pos) from None
+        return _DECODER.raw_decode(text, at)
+    except json.JSONDecodeError:
+        raise
     except RecursionError:
-        raise _BadJsonError("The body is nested too deeply.", at) from None
+        raise json.JSONDecodeError("it is nested too deeply", text, at) from None
     except ValueError as error:
-        raise _BadJsonError(str(error), at) from None
-    return value, end
-
-
-def _record(value: object, place: Place) -> BodyRecord | list[Problem]:
-    def problem(message: str) -> Problem:
-        return Problem(place, Code.RECORD_INVALID, message)
-
-    if not isinstance(value, dict):
-        return [problem("The record is not an object. Write an object with name and expiresAt.")]
-    problems = [
-        problem(f"The field {field!r} is unknown. A record has the fields {', '.join(_FIELDS)}.")
-        for field in value.keys() - set(_FIELDS)
-    ]
-    name = value.get("name")
-    if not isinstance(name, str) or not name.strip():
-        problems.append(problem("The name is missing, empty or not a string."))
-    elif any(ord(char) < ord(" ") or "\x7f" <= char <= "\x9f" for char in name):
-        problems.append(problem("The name contains control characters."))
-    elif any("\ud800" <= char <= "\udfff" for char in name):
-        problems.append(problem("The name contains an unpaired surrogate."))
-    for field, required in (("expiresAt", True), ("revokedAt", False)):
-        messages = _timestamp_problems(value, field, required=required)
-        problems += [problem(message) for message in messages]
-    role = value.get("roleId")
-    if role is not None and (not isinstance(role, str) or not role.strip()):
-        problems.append(problem("The roleId is empty or not a string."))
-    if problems:
-        return problems
-    return BodyRecord(value["name"], value["expiresAt"], value.get("revokedAt"), role, place)
-
-
-def _timestamp_problems(value: dict[str, object], field: str, *, required: bool) -> list[str]:
-    timestamp = value.get(field)
-    if timestamp is None:
-        missing = f"The {field} is missing. Write it in the form 2027-06-30T12:00:00Z."
-        return [missing] if required else []
-    if not isinstance(timestamp, str):
-        return [f"The {field} is not a string. Write it like 2027-06-30T12:00:00Z."]
-    try:
-        parse_timestamp(timestamp)
-    except ValueError as error:
-        return [f"The {field} {error}."]
-    return []
+        raise json.JSONDecodeError(str(error), text, at) from None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("A record contains the same field twice.")
+        raise ValueError("a record contains the same field twice")
     return fields
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError(f"The body is not valid JSON: {name} is not allowed.")
+    raise ValueError(f"{name} is not allowed")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _skip_whitespace(text: str, at: int) -> int:
@@ -187,24 +143,45 @@ def _skip_whitespace(text: str, at: int) -> int:
     return at
 
 
-def _require_end(text: str, at: int) -> None:
-    at = _skip_whitespace(text, at)
-    if at < len(text):
-        raise _BadJsonError("The body is not valid JSON: there is text after its end.", at)
+def _places(text: str, file: str, offsets: Iterable[int]) -> Iterator[Place]:
+    """Yield the place of each offset; the offsets ascend."""
+    line, line_start, previous = 1, 0, 0
+    for offset in offsets:
+        line += text.count("\n", previous, offset)
+        line_start = max(line_start, text.rfind("\n", previous, offset) + 1)
+        previous = offset
+        yield Place(file, line, offset - line_start + 1)
 
 
-class _PlaceFinder:
-    """Finds the places of offsets in a text, which must be requested in ascending order."""
+def _record_problems(value: object) -> Iterator[str]:
+    """Yield a message for each problem of a record."""
+    if not isinstance(value, dict):
+        yield "The record is not an object. Write an object with name and expiresAt."
+        return
+    for field in value.keys() - set(_FIELDS):
+        yield f"The field {field!r} is unknown. A record has the fields {', '.join(_FIELDS)}."
+    name = value.get("name")
+    if not isinstance(name, str) or not name.strip():
+        yield "The name is missing, empty or not a string."
+    elif any(ord(char) < ord(" ") or "\x7f" <= char <= "\x9f" for char in name):
+        yield "The name contains control characters."
+    elif any("\ud800" <= char <= "\udfff" for char in name):
+        yield "The name contains an unpaired surrogate."
+    if value.get("expiresAt") is None:
+        yield "The expiresAt is missing. Write it in the form 2027-06-30T12:00:00Z."
+    for field in ("expiresAt", "revokedAt"):
+        if (timestamp := value.get(field)) is not None:
+            yield from _timestamp_problems(field, timestamp)
+    role = value.get("roleId")
+    if role is not None and (not isinstance(role, str) or not role.strip()):
+        yield "The roleId is empty or not a string."
 
-    def __init__(self, text: str, file: str) -> None:
-        self._text = text
-        self._file = file
-        self._line = 1
-        self._line_start = 0
 
-    def at(self, offset: int) -> Place:
-        """Return the place of an offset."""
-        while (end := self._text.find("\n", self._line_start, offset)) >= 0:
-            self._line += 1
-            self._line_start = end + 1
-        return Place(self._file, self._line, offset - self._line_start + 1)
+def _timestamp_problems(field: str, timestamp: object) -> Iterator[str]:
+    if not isinstance(timestamp, str):
+        yield f"The {field} is not a string. Write it like 2027-06-30T12:00:00Z."
+        return
+    try:
+        parse_timestamp(timestamp)
+    except ValueError as error:
+        yield f"The {field} {error}."

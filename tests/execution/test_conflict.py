@@ -10,7 +10,7 @@ from builders import END, NOW, observation_with, observed_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.execution.conflict import Conflict, NewLiveKeys, NotFound, OwnKeys, Resolution
+from provisioner.execution.conflict import Conflict, Found, NewLiveKeys, NotFound, OwnKeys
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, ObservedKey, Roles
 
 pytestmark = pytest.mark.fast
@@ -38,8 +38,8 @@ def own(
     return OwnKeys(name, frozenset(ids), expires_at, expected)
 
 
-def resolved(conflict: Conflict) -> Resolution:
-    assert isinstance(conflict, Resolution)
+def resolved(conflict: Conflict) -> Found:
+    assert isinstance(conflict, Found)
     return conflict
 
 

@@ -361,20 +361,21 @@ def test_events_after_the_end_are_dropped() -> None:
     planned = part_with(action, environment="dev", url="sandbox:")
     emitted: list[Event] = []
     steps: list[int] = []
-    progress = Progress("dev", steps.append, emitted.append)
-    progress.on_start(action)
-    failed = Executed(planned, (Failed(action, Failure("outcome_unknown", "")),))
-    assert progress.close(lambda: failed) is failed
+    progress = Progress(planned, steps.append, emitted.append)
+    failure = Failure("outcome_unknown", "")
+    progress.start(action, failure)
+    failed = Executed(planned, (Failed(action, failure),))
+    assert progress.close() == failed
     before = list(emitted)
     assert [type(one).__name__ for one in before] == [
         "ActionBegun",
         "ActionEnded",
         "EnvironmentFinished",
     ]
-    progress.on_start(action)
-    progress.on_progress(1)
-    progress.on_result(Done(action, "id", None))
-    assert progress.close(lambda: Executed(planned, (Done(action, "id", None),))) is failed
+    progress.start(action, failure)
+    progress.count()
+    progress.finish(Done(action, "id", None))
+    assert progress.close() == failed
     assert (emitted, steps) == (before, [1])
 
 
