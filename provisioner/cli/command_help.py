@@ -46,7 +46,8 @@ def option(
         settings["type"] = click.Choice(value.strip("[]").split("|"))
     elif value:
         settings["metavar"] = value
-    settings.setdefault("is_flag", not value and "type" not in settings)
+    elif "type" not in settings:
+        settings["is_flag"] = True
     settings.setdefault("show_default", "default" in settings)
     variable = f"PROVISION_{flags[-1][2:].replace('-', '_').upper()}"
     names = flags if name is None else [*flags, name]

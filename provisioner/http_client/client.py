@@ -58,6 +58,7 @@ class Route:
         server_name: the name in the certificate, if it is not the host name of `base`.
         verify: whether to verify the certificate.
         proxy: the URL of a proxy; None for the proxy of the process environment, empty for none.
+        url_setting: what names the server, for advice.
         ca_setting: what names the CA certificates, for advice.
     """
 
@@ -67,6 +68,7 @@ class Route:
     server_name: str | None = None
     verify: bool = True
     proxy: str | None = None
+    url_setting: str = "the address"
     ca_setting: str = "REQUESTS_CA_BUNDLE"
 
 
@@ -172,7 +174,12 @@ class HttpClient:
             remedy = "Check that this is the address of the server itself."
             return NoAnswer(Code.UNEXPECTED_ANSWER, reason, remedy, sent=True, lasting=True)
         except (HTTPError, HTTPException, OSError, ValueError) as error:
-            return no_answer_of(error, self._route.ca_setting, timeout[1])
+            return no_answer_of(
+                error,
+                timeout[1],
+                url_setting=self._route.url_setting,
+                ca_setting=self._route.ca_setting,
+            )
         return HttpAnswer(response.status, response.headers, content, datetime.now(UTC))
 
     def close(self) -> None:

@@ -77,19 +77,22 @@ def not_opened(error: Exception, ca_setting: str) -> NoAnswer:
     )
 
 
-def no_answer_of(error: Exception, ca_setting: str, timeout: float) -> NoAnswer:
+def no_answer_of(
+    error: Exception, timeout: float, *, url_setting: str, ca_setting: str
+) -> NoAnswer:
     """Return the reason for an error of the libraries while a request was sent.
 
     Args:
         error: of urllib3.
-        ca_setting: what names the CA certificates.
         timeout: seconds for the whole answer.
+        url_setting: what names the server.
+        ca_setting: what names the CA certificates.
     """
     inner = error.original_error if isinstance(error, ProxyError) else error
     if isinstance(inner, ConnectTimeoutError) or isinstance(error, NoTunnelError):
-        return _not_connected(error, inner)
+        return _not_connected(error, inner, url_setting)
     if isinstance(inner, LocationValueError):
-        reason, remedy = "this is not a valid host name", "Check the address of the server."
+        reason, remedy = "this is not a valid host name", f"Check {url_setting}."
         return NoAnswer(Code.UNREACHABLE, reason, remedy, lasting=True)
     if isinstance(inner, SSLError):
         refusal = _inner(inner, ssl.SSLCertVerificationError)
@@ -104,7 +107,7 @@ def no_answer_of(error: Exception, ca_setting: str, timeout: float) -> NoAnswer:
     return NoAnswer(Code.CONNECTION_LOST, "the connection closed before its end", sent=True)
 
 
-def _not_connected(error: Exception, inner: Exception) -> NoAnswer:
+def _not_connected(error: Exception, inner: Exception, url_setting: str) -> NoAnswer:
     again = isinstance(inner, NewConnectionError)
     if is_out_of_descriptors(inner):
         return replace(_NO_DESCRIPTOR, again=again)
@@ -119,7 +122,7 @@ def _not_connected(error: Exception, inner: Exception) -> NoAnswer:
     else:
         cause = inner.__cause__
         reason = (cause.strerror if isinstance(cause, OSError) else "") or "the connection failed"
-    remedy = "Check the address, the network and that the server is running."
+    remedy = f"Check {url_setting}, the network and that the server is running."
     return NoAnswer(Code.UNREACHABLE, reason, remedy, again=again)
 
 

@@ -118,6 +118,7 @@ class Transport:
                 address,
                 ca_path=str(environment.ca_file or "") or ca_path_of(os.environ),
                 proxy="" if environment.embedded else None,
+                url_setting="`url`",
                 ca_setting="ca_file or REQUESTS_CA_BUNDLE",
             ),
             {name: value.reveal() for name, value in environment.headers},

@@ -289,17 +289,17 @@ def test_no_answer_that_a_proxy_may_send_is_taken_for_a_success(run, monkeypatch
     methods = [method for method, _ in requests]
     assert methods[:4] == ["GET", "POST", "GET", "POST"]
     assert methods.count("GET") >= 1 + 8
-    sent = [json.loads(body) for method, body in requests if method == "POST"]
+    sent = [body for method, body in requests if method == "POST"]
     assert len({(key["name"], key["id"]) for keys in sent for key in keys}) == 3
     assert [len(keys) for keys in sent[:4]] == [3, 3, 3, 1]
 
 
-def answer_creates(monkeypatch: pytest.MonkeyPatch, status: int) -> list[tuple[str, bytes]]:
+def answer_creates(monkeypatch: pytest.MonkeyPatch, status: int) -> list[tuple[str, Any]]:
     """Answer lists with no key and creates with a page of a proxy; return what is sent."""
-    sent: list[tuple[str, bytes]] = []
+    sent: list[tuple[str, Any]] = []
     page = {"data": {"apiKeys": []}, "pageInfo": {"hasNextPage": False}}
 
-    def request(_: HttpClient, method: str, path: str, *, body: bytes, **__: Any) -> HttpAnswer:
+    def request(_: HttpClient, method: str, path: str, *, body: Any, **__: Any) -> HttpAnswer:
         expected = "/rest/apiKeys" if method == "GET" else "/rest/batch/apiKeys"
         assert path.partition("?")[0] == expected
         sent.append((method, body))

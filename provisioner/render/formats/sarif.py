@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from provisioner import __version__
-from provisioner.errors import explanations
 from provisioner.errors.codes import PROBLEM_CODES, WARNINGS, Code
 from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
@@ -27,7 +26,11 @@ _ROOT = "%SRCROOT%"
 
 def render(report: ReportInput, _: Palette) -> Document:
     """Return one run with a rule for each code, and a result for each problem or warning."""
-    explained = explanations.load()
+    from provisioner.errors import explanations
+
+    meanings = {
+        code: explanations.first_sentence(text) for code, text in explanations.load().items()
+    }
     index = {code: number for number, code in enumerate(PROBLEM_CODES)}
     return {
         "$schema": _SCHEMA,
@@ -38,7 +41,7 @@ def render(report: ReportInput, _: Palette) -> Document:
                     "driver": {
                         "name": "provision",
                         "version": __version__,
-                        "rules": [_rule(code, explained[code]) for code in PROBLEM_CODES],
+                        "rules": [_rule(code, meanings[code]) for code in PROBLEM_CODES],
                     }
                 },
                 # The columns of places count code points.
@@ -52,10 +55,10 @@ def render(report: ReportInput, _: Palette) -> Document:
     }
 
 
-def _rule(code: Code, explanation: str) -> Document:
+def _rule(code: Code, meaning: str) -> Document:
     return {
         "id": code,
-        "shortDescription": {"text": explanations.first_sentence(explanation)},
+        "shortDescription": {"text": meaning},
         "help": {"text": f"docs/errors.md explains {code}."},
         "defaultConfiguration": {"level": "warning" if code in WARNINGS else "error"},
     }
