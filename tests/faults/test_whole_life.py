@@ -456,7 +456,8 @@ class WholeLife(RuleBasedStateMachine):
     def _require(self, holds: bool, details: object) -> None:
         """Assert a condition; note a failure, so that `teardown` does not hide it with another."""
         self.broken = self.broken or not holds
-        assert holds, details
+        if not holds:
+            raise AssertionError(repr(details))  # pytest would shorten the message of an `assert`
 
 
 def writes(exchange: Exchange) -> bool:
