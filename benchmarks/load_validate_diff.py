@@ -18,7 +18,9 @@ from _process import Programs
 from _report import Requirement, quick, table, verdict
 
 _WORK = str(Path(__file__).with_name("_work.py"))
-_MOST_RATIO = 2.5
+_MOST_RATIO = {"none": 2.0, "all": 2.3}
+"""By the keys that are observed."""
+
 _MOST_MB = 300
 _REQUIRED_AT = 100_000
 _REQUIRED_OF = "full"
@@ -74,7 +76,9 @@ def main() -> int:
                     if size.keys == _REQUIRED_AT and kind == _REQUIRED_OF:
                         what = f"{size.keys} {kind} keys, {observed} observed"
                         requirements += [
-                            Requirement(f"{what}, times the bare loop", ratio, _MOST_RATIO),
+                            Requirement(
+                                f"{what}, times the bare loop", ratio, _MOST_RATIO[observed]
+                            ),
                             Requirement(f"{what}, peak MB", peak, _MOST_MB),
                         ]
         table(

@@ -16,7 +16,7 @@ from _process import Programs, Ran
 from _report import Requirement, quick, table, verdict
 
 _RUNS, _QUICK_RUNS = 41, 5
-_MOST = 1.5
+_MOST = 1.2
 """Maximum ratio to the import of click."""
 
 
