@@ -13,11 +13,12 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
@@ -29,7 +30,7 @@ from provisioner.sinks.http import (
     unexpected_status,
 )
 from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, Empty, WriteOnly, sink_error
+from provisioner.sinks.sink import Content, sink_error, unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,8 +73,7 @@ class GithubAddress(Address):
         return f"github {self.targets[0]} {self.secret}{where}"
 
 
-@dataclass(frozen=True, slots=True)
-class _PublicKey:
+class _PublicKey(NamedTuple):
     key_id: str
     text: str
 
@@ -140,20 +140,26 @@ class GithubSecret:
         """
         self._encrypt(Secret(""), self._key())
         self._get()
-        self._check_not_archived()
+        if self._address.repository is None:
+            return
+        repository = _repository(self._address.owner, self._address.repository)
+        if self._archived.get(repository, lambda: self._is_archived(repository)):
+            reason = "cannot be used: the repository is archived"
+            remedy = "Unarchive the repository, or choose another sink."
+            raise unsuitable(reason, remedy).error(self._address)
 
     def read(self) -> Content:
-        """Return Empty, or the time when the secret last changed.
+        """Return NoToken, or the time when the secret last changed.
 
         An organisation's secret also changes when other repositories may see it ("REST API
         endpoints for GitHub Actions Secrets", "Set selected repositories").
         """
         reply = self._get()
         if reply.status != 200:  # noqa: PLR2004 - found
-            return Empty()
+            return NoToken()
         server_time = _parse_time(reply.body.get("updated_at"))
         updated_at = None if server_time is None else server_time - reply.clock_skew
-        return WriteOnly(updated_at, only_writes=self._address.repository is not None)
+        return Unreadable(updated_at, only_writes=self._address.repository is not None)
 
     def write(self, token: Secret) -> None:
         """Encrypt and write the token; an organisation's secret keeps its visibility."""
@@ -236,17 +242,6 @@ class GithubSecret:
                 "Check that GITHUB_API_URL or GH_HOST is the address of GitHub.",
             ) from None
 
-    def _check_not_archived(self) -> None:
-        if self._address.repository is None:
-            return
-        repository = _repository(self._address.owner, self._address.repository)
-        if self._archived.get(repository, lambda: self._is_archived(repository)):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: the repository is archived.",
-                "Unarchive the repository, or choose another sink.",
-            )
-
     def _is_archived(self, repository: str) -> bool:
         """Return whether GitHub reports the repository as archived; no access counts as no."""
         try:
@@ -254,11 +249,6 @@ class GithubSecret:
         except SinkError:
             return False
         return reply.status == 200 and reply.body.get("archived") is True  # noqa: PLR2004 - found
-
-
-def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the API."""
-    return _server(environment)[0]
 
 
 def _server(environment: Mapping[str, str]) -> tuple[str, tuple[str, str]]:
@@ -337,5 +327,5 @@ SINK = SinkKind(
     ),
     address=_address,
     connect=lambda context: Github(context.environ, context.wait).sink,
-    server_of=lambda environ, _: server_of(environ),
+    server_of=lambda environ, _: _server(environ)[0],
 )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
@@ -24,12 +25,12 @@ from provisioner.sinks.http import (
     unexpected_status,
 )
 from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
+from provisioner.sinks.sink import Content, StoredValue, sink_error, unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.http_client.client import Route
+    from provisioner.http_client.exchange import Route
 
 _ALL_ENVIRONMENTS = "*"
 _QUERY = f"?filter[environment_scope]={segment(_ALL_ENVIRONMENTS)}"
@@ -62,8 +63,7 @@ class GitlabAddress(Address):
         return f"gitlab {self.project} {self.variable}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Container:
+class _Container(NamedTuple):
     """A project or group.
 
     Attributes:
@@ -126,20 +126,18 @@ class GitlabVariable:
         GitLab does not show whether the token may write the variable.
         """
         if self._container.archived:
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: the project is archived.",
-                "Unarchive the project, or choose another sink.",
-            )
+            reason = "cannot be used: the project is archived"
+            remedy = "Unarchive the project, or choose another sink."
+            raise unsuitable(reason, remedy).error(self._address)
         self._get()
 
     def read(self) -> Content:
-        """Return the value; WriteOnly if the variable is hidden."""
+        """Return the value; Unreadable if the variable is hidden."""
         reply = self._get()
         if reply is None:
-            return Empty()
+            return NoToken()
         value = reply.body.get("value")
-        return StoredValue(Secret.received(value)) if isinstance(value, str) else WriteOnly()
+        return StoredValue(Secret.received(value)) if isinstance(value, str) else Unreadable()
 
     def write(self, token: Secret) -> None:
         """Create or update the variable, and make it masked and protected in any case."""
@@ -149,11 +147,9 @@ class GitlabVariable:
         if reply.status in (200, 201):
             return
         if "value" in _validation_errors(reply):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: GitLab cannot mask this token.",
-                "Choose another sink, because jobs would print the token.",
-            )
+            reason = "cannot be used: GitLab cannot mask this token"
+            remedy = "Choose another sink, because jobs would print the token."
+            raise unsuitable(reason, remedy).error(self._address)
         raise unexpected_status(self._address, reply)
 
     def _get(self) -> Reply | None:
@@ -173,18 +169,13 @@ class GitlabVariable:
         return reply
 
     def _post(self, token: Secret) -> Reply:
-        body = {
-            "key": self._address.variable,
-            "value": token.reveal(),
-            "variable_type": "env_var",
-            **_PROTECTION,
-        }
-        return self._api.call(self._address, "POST", f"{self._container.path}/variables", body)
+        body = {"key": self._address.variable, "value": token.reveal(), "variable_type": "env_var"}
+        path = f"{self._container.path}/variables"
+        return self._api.call(self._address, "POST", path, {**body, **_PROTECTION})
 
     def _put(self, token: Secret) -> Reply:
-        return self._api.call(
-            self._address, "PUT", self._path, {"value": token.reveal(), **_PROTECTION}
-        )
+        body = {"value": token.reveal(), **_PROTECTION}
+        return self._api.call(self._address, "PUT", self._path, body)
 
     @property
     def _path(self) -> str:
@@ -218,11 +209,6 @@ def _validation_errors(reply: Reply) -> Mapping[str, Any]:
 
 def _is_taken(reply: Reply) -> bool:
     return "taken" in str(_validation_errors(reply).get("key"))
-
-
-def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the API."""
-    return _route(environment).base
 
 
 def _route(environment: Mapping[str, str]) -> Route:
@@ -269,5 +255,5 @@ SINK = SinkKind(
         values.text("gitlab"), values.text("variable", values.variable)
     ),
     connect=lambda context: Gitlab(context.environ, context.wait).sink,
-    server_of=lambda environ, _: server_of(environ),
+    server_of=lambda environ, _: _route(environ).base,
 )

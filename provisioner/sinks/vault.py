@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -20,19 +21,19 @@ from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
-from provisioner.http_client.bounded import json_of
-from provisioner.http_client.client import Route
-from provisioner.http_client.tls import ca_path_of
+from provisioner.http_client.exchange import Route, ca_path_of
+from provisioner.http_client.json_text import json_of
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply, SinkFailure
+from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply
 from provisioner.sinks.kind import CLEAN, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Empty, StoredValue
+from provisioner.sinks.sink import SinkFailure, StoredValue, UnusableError, unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.http_client.client import HttpAnswer
+    from provisioner.http_client.exchange import HttpAnswer
     from provisioner.sinks.kind import OptionValues
     from provisioner.sinks.sink import Content, Sink
 
@@ -95,11 +96,14 @@ class VaultServer:
         sleep: Callable[[float], None] = time.sleep,
         timeout: tuple[float, float] = TIMEOUTS,
     ) -> None:
-        self._api = _open(environment, sleep, timeout)
         self._lookup_lock = threading.Lock()
         self._engines: set[str] = set()
         self._server_failure: SinkFailure | None = None
         self._write_locks: dict[str, threading.Lock] = {}
+        try:
+            self._api = _open(environment, sleep, timeout)
+        except UnusableError as error:
+            self._server_failure = error.failure
 
     def sink(self, address: VaultAddress) -> Sink:
         """Return the sink of an address; a problem with the server is reported when it is used."""
@@ -123,12 +127,12 @@ class VaultServer:
         Raises:
             SinkError: there is no answer of Vault itself.
         """
-        api = self._opened(address)
-        return api.call(address, method, f"/v1/{quote(path)}", body, returned_statuses=_RETURNED)
+        path = f"/v1/{quote(path)}"
+        return self._api.call(address, method, path, body, returned_statuses=_RETURNED)
 
-    def wait(self, address: VaultAddress, attempt: int) -> None:
+    def wait(self, attempt: int) -> None:
         """Wait after a write that another writer prevented."""
-        self._opened(address).wait(attempt)
+        self._api.wait(attempt)
 
     def engine(self, address: VaultAddress) -> str:
         """Return the mount of the KV version 2 engine of a sink, with its final slash.
@@ -158,11 +162,6 @@ class VaultServer:
     def write_lock(self, path: str) -> threading.Lock:
         """Return the lock for writes to a secret, so that threads of one run never conflict."""
         return self._write_locks.setdefault(path, threading.Lock())
-
-    def _opened(self, address: VaultAddress) -> Api:
-        if isinstance(self._api, SinkFailure):
-            raise self._api.error(address)
-        return self._api
 
     def _find_engine(self, address: VaultAddress, path: str) -> str:
         reply = self.call(address, "GET", f"sys/internal/ui/mounts/{path}")
@@ -213,7 +212,7 @@ class _Field:
         _, fields = self._latest_version(self._data_path())
         value = fields.get(self._address.field)
         if value is None:
-            return Empty()
+            return NoToken()
         return StoredValue(Secret.received(value if isinstance(value, str) else json.dumps(value)))
 
     def write(self, token: Secret) -> None:
@@ -232,7 +231,7 @@ class _Field:
                     is_denied = reply.status == HTTPStatus.FORBIDDEN
                     failure = _denied(path) if is_denied else _refused(reply.status)
                     raise failure.error(self._address)
-                self._server.wait(self._address, attempt)
+                self._server.wait(attempt)
             _, fields = self._latest_version(path)
             if fields.get(name) != token.reveal():
                 raise _TOO_MANY_CONFLICTS.error(self._address)
@@ -307,13 +306,11 @@ _NO_ENGINE = SinkFailure(
     "does not exist: the server has no engine or namespace with this name",
     "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
 )
-_WRONG_ENGINE = SinkFailure(
-    Code.SINK_UNSUITABLE,
+_WRONG_ENGINE = unsuitable(
     "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
     "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
 )
-_WRONG_PATH = SinkFailure(
-    Code.SINK_UNSUITABLE,
+_WRONG_PATH = unsuitable(
     "has a path with an empty part, `.`, `..` or a control character",
     "Write the path as mount/path, without empty parts.",
 )
@@ -324,8 +321,8 @@ _NO_ACCESS = SinkFailure(
 )
 _BAD_TOKEN = SinkFailure(
     Code.SINK_DENIED,
-    "cannot be accessed: the Vault token is not valid or has no permissions",
-    "Set VAULT_TOKEN (BAO_TOKEN) to a valid token that may read and write there.",
+    "cannot be accessed: the Vault token is missing, not valid or has no permissions",
+    "Set VAULT_TOKEN (BAO_TOKEN), as printable ASCII, to a token that may read and write there.",
 )
 _TOO_MANY_CONFLICTS = SinkFailure(
     Code.SINK_FAILED,
@@ -342,30 +339,22 @@ def _at(reply: Reply, *names: str) -> object:
     return found
 
 
-def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the server; empty if no variable names one."""
-    return _variable(environment, "ADDR")
-
-
 def _open(
     environment: Mapping[str, str],
     sleep: Callable[[float], None],
     timeout: tuple[float, float],
-) -> Api | SinkFailure:
+) -> Api:
+    """Return the API of the server that the variables name.
+
+    Raises:
+        UnusableError: they name none, no token, or a certificate that cannot be read.
+    """
     address = _variable(environment, "ADDR")
     if not _is_url(address):  # the message does not show it, as it may contain a secret
-        return SinkFailure(
-            Code.SINK_MISSING,
-            "cannot be found: the Vault address is not set, or is not an https:// URL",
-            "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
-        )
+        reason = "cannot be found: the Vault address is not set, or is not an https:// URL"
+        remedy = "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200."
+        raise UnusableError(SinkFailure(Code.SINK_MISSING, reason, remedy))
     token = _token(environment)
-    if token is None:
-        return SinkFailure(
-            Code.SINK_DENIED,
-            "cannot be opened: the Vault token is missing or is not printable ASCII",
-            "Set VAULT_TOKEN (BAO_TOKEN), for example in the login step of a pipeline.",
-        )
     verify = _variable(environment, "SKIP_VERIFY") not in _TRUE
     if not verify:
         _LOG.warning("VAULT_SKIP_VERIFY is set: the identity of the Vault server is not verified")
@@ -379,15 +368,7 @@ def _open(
     headers = {"X-Vault-Request": "true"}
     if namespace := _variable(environment, "NAMESPACE"):
         headers["X-Vault-Namespace"] = namespace
-    try:
-        certificate = _client_certificate(environment)
-    except (OSError, ValueError):
-        return SinkFailure(
-            Code.SINK_UNAVAILABLE,
-            "cannot be opened: the client certificate or its key cannot be read",
-            "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
-        )
-    credential = Credential({"X-Vault-Token": token}, certificate)
+    credential = Credential({"X-Vault-Token": token}, _client_certificate(environment))
     return _VaultApi(route, lambda _: credential, headers, sleep, timeouts=timeout)
 
 
@@ -405,29 +386,30 @@ def _is_url(address: str) -> bool:
     return bool(parts.hostname) and parts.scheme in ("http", "https")
 
 
-def _token(environment: Mapping[str, str]) -> Secret | None:
+def _token(environment: Mapping[str, str]) -> Secret:
     """Return the token from the variables, or else from the file that a login wrote."""
     value = _variable(environment, "TOKEN").strip()
     home = environment.get("HOME")
     file = _variable(environment, "TOKEN_PATH") or (home and f"{home}/.vault-token")
     if not value and file:
-        try:
+        with suppress(OSError, ValueError):
             value = Path(file).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            return None
     # A header with other characters would fail with an error that quotes it.
-    return Secret(value) if value and value.isascii() and value.isprintable() else None
+    if not (value and value.isascii() and value.isprintable()):
+        raise UnusableError(_BAD_TOKEN)
+    return Secret(value)
 
 
 def _client_certificate(environment: Mapping[str, str]) -> Secret | None:
-    """Return the client certificate with its key, which may be in the same file.
-
-    Raises:
-        OSError, ValueError: a file cannot be read.
-    """
+    """Return the client certificate with its key, which may be in the same file."""
     certificate = _variable(environment, "CLIENT_CERT")
     files = filter(None, (certificate, _variable(environment, "CLIENT_KEY")))
-    return Secret("\n".join(Path(file).read_text() for file in files)) if certificate else None
+    try:
+        return Secret("\n".join(Path(file).read_text() for file in files)) if certificate else None
+    except (OSError, ValueError):
+        reason = "cannot be opened: the client certificate or its key cannot be read"
+        remedy = "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY."
+        raise UnusableError(SinkFailure(Code.SINK_UNAVAILABLE, reason, remedy)) from None
 
 
 def _refused(status: int) -> SinkFailure:
@@ -480,5 +462,5 @@ SINK = SinkKind(
     ),
     address=_address,
     connect=lambda context: VaultServer(context.environ, sleep=context.wait).sink,
-    server_of=lambda environ, _: server_of(environ),
+    server_of=lambda environ, _: _variable(environ, "ADDR"),
 )
