@@ -131,7 +131,9 @@ class SecretsManager:
                     client = self._create_client(address)
                 parts = urlsplit(client.meta.endpoint_url)
                 if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-                    raise _PLAIN_HTTP.error(address)
+                    reason = "is refused: plain http would expose the token to the network"
+                    remedy = "Set AWS_ENDPOINT_URL to an https:// address."
+                    raise unsuitable(reason, remedy).error(address)
                 self._clients[address.region] = client
             return client
 
@@ -145,7 +147,9 @@ class SecretsManager:
             self._session = boto3.session.Session()
         region = address.region or self._region or self._session.region_name
         if not region:
-            raise _NO_REGION.error(address)
+            reason = "cannot be found: its region is not set"
+            remedy = "Add `region:` next to `aws:`, or set AWS_REGION."
+            raise SinkFailure(Code.SINK_MISSING, reason, remedy).error(address)
         config = Config(
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=_READ_TIMEOUT,
@@ -231,7 +235,9 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
 
         yield
     except ImportError:
-        raise _NO_LIBRARY.error(address) from None
+        reason = "needs the boto3 library, which is not installed"
+        remedy = 'Install it with pip install "twenty-provisioner[aws]".'
+        raise SinkFailure(Code.SINK_EXTRA_MISSING, reason, remedy).error(address) from None
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code"))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -257,20 +263,6 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
         raise SinkFailure(Code.SINK_DENIED, reason, remedy).error(address) from None
 
 
-_NO_LIBRARY = SinkFailure(
-    Code.SINK_EXTRA_MISSING,
-    "needs the boto3 library, which is not installed",
-    'Install it with pip install "twenty-provisioner[aws]".',
-)
-_NO_REGION = SinkFailure(
-    Code.SINK_MISSING,
-    "cannot be found: its region is not set",
-    "Add `region:` next to `aws:`, or set AWS_REGION.",
-)
-_PLAIN_HTTP = unsuitable(
-    "is refused: plain http would expose the token to the network",
-    "Set AWS_ENDPOINT_URL to an https:// address.",
-)
 _BUSY_OR_FAULTY = SinkFailure(
     Code.SINK_UNAVAILABLE, "is unavailable: AWS is busy or has an internal error", "Run again."
 )

@@ -20,7 +20,7 @@ from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks.kind import Option, SinkKind
-from provisioner.sinks.sink import Content, StoredValue, sink_error
+from provisioner.sinks.sink import Content, SinkFailure, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,19 +161,14 @@ class CommandSink:
         """Return the path of a program, relative to the root or found on the PATH."""
         name = argv[0]
         if sys.platform == "win32":
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{_label(argv)} cannot be used on Windows, where a program that hangs and "
-                "its child processes cannot be stopped.",
-                "Use another sink, or run on Linux or macOS.",
-            )
+            reason = "cannot be used on Windows, where a program that hangs cannot be stopped"
+            remedy = "Use another sink, or run on Linux or macOS."
+            raise _failure(Code.SINK_UNSUITABLE, argv, reason, remedy)
         program = shutil.which(str(self._commands.root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`
         if program is None:
-            raise sink_error(
-                Code.SINK_MISSING,
-                f"{_label(argv)} does not exist or is not executable.",
-                "Install the program, or correct its name.",
-            )
+            reason = "does not exist or is not executable"
+            remedy = "Install the program, or correct its name."
+            raise _failure(Code.SINK_MISSING, argv, reason, remedy)
         return os.path.abspath(program)  # noqa: PTH100 - `which` returns a text too
 
     @contextmanager
@@ -192,18 +187,16 @@ class CommandSink:
             ) as process:
                 yield process
         except subprocess.TimeoutExpired:
-            raise sink_error(
-                Code.SINK_UNAVAILABLE,
-                f"{_label(argv)} did not finish within {self._commands.timeout:.0f} seconds.",
-                "Find out what it waits for; it must not prompt for input.",
-            ) from None
+            reason = f"did not finish within {self._commands.timeout:.0f} seconds"
+            remedy = "Find out what it waits for; it must not prompt for input."
+            raise _failure(Code.SINK_UNAVAILABLE, argv, reason, remedy) from None
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", "NUL character in an argument")
-            raise sink_error(
-                Code.SINK_FAILED,
-                f"{_label(argv)} could not be started: {reason}.",
+            cause = getattr(error, "strerror", "NUL character in an argument")
+            reason, remedy = (
+                f"could not be started: {cause}",
                 "Correct the program or its arguments.",
-            ) from None
+            )
+            raise _failure(Code.SINK_FAILED, argv, reason, remedy) from None
 
 
 def _read_output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
@@ -235,8 +228,8 @@ def _read_output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
     return output
 
 
-def _label(argv: tuple[str, ...]) -> str:
-    return f"command {argv[0]}"
+def _failure(code: Code, argv: tuple[str, ...], reason: str, remedy: str) -> SinkError:
+    return SinkFailure(code, reason, remedy).error(f"command {argv[0]}")
 
 
 def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
@@ -245,11 +238,8 @@ def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
         cause = f"signal {-code}"
         with suppress(ValueError):
             cause = signal.Signals(-code).name
-    return sink_error(
-        Code.SINK_FAILED,
-        f"{_label(argv)} failed with {cause}.",
-        "Run it manually with different input to see its output.",
-    )
+    remedy = "Run it manually with different input to see its output."
+    return _failure(Code.SINK_FAILED, argv, f"failed with {cause}", remedy)
 
 
 SINK = SinkKind(

@@ -246,8 +246,7 @@ class _File(DiskFile):
 
     def check(self) -> None:
         """Try what a write will do, without leaving anything behind."""
-        self._check_not_published()
-        self._status()
+        self._check_usable()
         self.probe()
 
     def value(self, variable: str) -> str:
@@ -257,8 +256,7 @@ class _File(DiskFile):
 
     def set_value(self, variable: str, value: Secret) -> None:
         """Replace the value of a variable, or add the variable."""
-        self._check_not_published()
-        self._status()
+        self._check_usable()
 
         def new_content() -> bytes:
             text = with_value(self._text(), variable, value, self._format)
@@ -270,9 +268,10 @@ class _File(DiskFile):
     def _publication_failure(self) -> SinkFailure | None:
         return self._files.git.publication_failure(self.path)
 
-    def _check_not_published(self) -> None:
+    def _check_usable(self) -> None:
         if self._publication_failure is not None:
             raise UnusableError(self._publication_failure)
+        self._status()
 
     def _status(self) -> os.stat_result | None:
         """Return the status of the file; None if it does not exist yet."""

@@ -12,9 +12,12 @@ import threading
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from provisioner.sinks.gitignore import IgnoreFiles
 from provisioner.sinks.sink import SinkFailure, unsuitable
+
+if TYPE_CHECKING:
+    from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,15 +72,23 @@ class Git:
         # A relative path is in the current folder and may come from a pull request.
         self._program = program if program and Path(program).is_absolute() else None
         self._root = root
-        self._ignore_files = IgnoreFiles()
         self._lock = threading.Lock()
-        self._warned = False
 
     @cached_property
     def _checkout(self) -> Path | None:
         """The work tree that contains the root; looked up for the first file."""
         inside = Path(os.path.realpath(self._root), ".git")
         return next(filter(_is_tree, inside.parents), None)
+
+    @cached_property
+    def _ignore_files(self) -> IgnoreFiles:
+        from provisioner.sinks.gitignore import IgnoreFiles  # noqa: PLC0415 - only without git
+
+        _LOG.warning(
+            "git is not installed, so only .gitignore files were read; tracked files were not "
+            "detected"
+        )
+        return IgnoreFiles()
 
     def publication_failure(self, path: Path) -> SinkFailure | None:
         """Return the failure of a file that git would publish; None if git would not.
@@ -102,14 +113,9 @@ class Git:
 
     def _check_ignore_files(self, path: Path, tree: Path, *, nested: bool) -> SinkFailure | None:
         with self._lock:
-            if not self._warned:
-                self._warned = True
-                _LOG.warning(
-                    "git is not installed, so only .gitignore files were read; tracked files were "
-                    "not detected"
-                )
+            ignore_files = self._ignore_files
         try:
-            ignored = self._ignore_files.ignores(path, tree, is_folder=nested)
+            ignored = ignore_files.ignores(path, tree, is_folder=nested)
         except OSError:
             return _UNREADABLE
         if ignored:

@@ -22,15 +22,15 @@ from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
-    Credential,
     Once,
     Reply,
+    header_credential,
     route_of,
     segment,
     unexpected_status,
 )
 from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, sink_error, unsuitable
+from provisioner.sinks.sink import Content, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,40 +95,31 @@ class Github:
     def __init__(
         self, environment: Mapping[str, str], wait: Callable[[float], None] = time.sleep
     ) -> None:
-        base, self._variables = _server(environment)
-        token = next(filter(None, map(environment.get, self._variables)), "").strip()
-        self._token = Secret(f"Bearer {token}") if token else None
+        base, variables = _server(environment)
+        token = next(filter(None, map(environment.get, variables)), "").strip()
+        credential = header_credential(
+            "Authorization",
+            f"Bearer {token}" if token else "",
+            f"Set {variables[0]} to a token that may write the secret.",
+        )
         headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
         # "Best practices for using the REST API": send requests that change something one by one.
-        self._api = Api(
-            route_of(base, environment), self._credential, headers, wait, serial_writes=True
-        )
-        self._keys: Once[_PublicKey] = Once()
-        self._archived: Once[bool] = Once()
+        route = route_of(base, environment)
+        self.api = Api(route, credential, headers, wait, serial_writes=True)
+        self.keys: Once[_PublicKey] = Once()
+        self.archived: Once[bool] = Once()
 
     def sink(self, address: GithubAddress) -> GithubSecret:
         """Return the sink of an address; nothing is sent yet."""
-        return GithubSecret(self._api, self._keys, self._archived, address)
-
-    def _credential(self, address: Address) -> Credential:
-        if self._token is None:
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: the GitHub token is missing.",
-                f"Set {self._variables[0]} to a token that may write the secret.",
-            )
-        return Credential({"Authorization": self._token})
+        return GithubSecret(self, address)
 
 
 class GithubSecret:
     """One secret; created by `Github`."""
 
-    def __init__(
-        self, api: Api, keys: Once[_PublicKey], archived: Once[bool], address: GithubAddress
-    ) -> None:
-        self._api = api
-        self._keys = keys
-        self._archived = archived
+    def __init__(self, github: Github, address: GithubAddress) -> None:
+        self._github = github
+        self._api = github.api
         self._address = address
         self._container = _container(address)
         self._path = f"{self._container}/secrets/{segment(address.secret)}"
@@ -143,10 +134,9 @@ class GithubSecret:
         if self._address.repository is None:
             return
         repository = _repository(self._address.owner, self._address.repository)
-        if self._archived.get(repository, lambda: self._is_archived(repository)):
-            reason = "cannot be used: the repository is archived"
+        if self._github.archived.get(repository, lambda: self._is_archived(repository)):
             remedy = "Unarchive the repository, or choose another sink."
-            raise unsuitable(reason, remedy).error(self._address)
+            raise self._error(Code.SINK_UNSUITABLE, "the repository is archived", remedy)
 
     def read(self) -> Content:
         """Return NoToken, or the time when the secret last changed.
@@ -167,7 +157,7 @@ class GithubSecret:
         key = self._key()
         reply = self._put(token, key, visibility)
         if reply.status in _STALE_KEY_STATUSES:
-            self._keys.forget(self._container, key)
+            self._github.keys.forget(self._container, key)
             reply = self._put(token, self._key(), visibility)
         if reply.status not in (201, 204):
             raise unexpected_status(self._address, reply)
@@ -197,16 +187,13 @@ class GithubSecret:
                 case {"total_count": int(total), "repositories": list(found)} if found or not total:
                     repositories += [one["id"] for one in found]
                 case _:  # a write with an incomplete list would hide the secret from the others
-                    raise sink_error(
-                        Code.SINK_DENIED,
-                        f"{self._address} cannot be used: GitHub does not list all repositories "
-                        "that can access it.",
-                        "Grant the token permission to read these repositories.",
-                    )
+                    reason = "GitHub does not list all repositories that can access it"
+                    remedy = "Grant the token permission to read these repositories."
+                    raise self._error(Code.SINK_DENIED, reason, remedy)
         return {"visibility": visibility, "selected_repository_ids": repositories}
 
     def _key(self) -> _PublicKey:
-        return self._keys.get(self._container, self._read_key)
+        return self._github.keys.get(self._container, self._read_key)
 
     def _read_key(self) -> _PublicKey:
         reply = self._api.call(self._address, "GET", f"{self._container}/secrets/public-key")
@@ -215,32 +202,27 @@ class GithubSecret:
                 return _PublicKey(key_id, text)
         if reply.status != 404:  # noqa: PLR2004 - not found
             raise unexpected_status(self._address, reply)
-        raise sink_error(
-            Code.SINK_MISSING,
-            f"{self._address} cannot be used: its repository, environment or organisation does not "
-            "exist, or the token has no access.",
-            "Check the names, and that the token may read secrets there.",
+        reason = (
+            "its repository, environment or organisation does not exist, or the token has no access"
         )
+        remedy = "Check the names, and that the token may read secrets there."
+        raise self._error(Code.SINK_MISSING, reason, remedy)
 
     def _encrypt(self, token: Secret, key: _PublicKey) -> str:
         try:
             from nacl.exceptions import CryptoError  # noqa: PLC0415 - an extra
             from nacl.public import PublicKey, SealedBox  # noqa: PLC0415 - as above
         except ImportError:
-            raise sink_error(
-                Code.SINK_EXTRA_MISSING,
-                f"{self._address} cannot be used: PyNaCl is not installed.",
-                'Install it with pip install "twenty-provisioner[github]".',
-            ) from None
+            remedy = 'Install it with pip install "twenty-provisioner[github]".'
+            reason = "PyNaCl is not installed"
+            raise self._error(Code.SINK_EXTRA_MISSING, reason, remedy) from None
         try:
             box = SealedBox(PublicKey(base64.b64decode(key.text)))
             return base64.b64encode(box.encrypt(token.reveal().encode())).decode()
         except (ValueError, CryptoError):
-            raise sink_error(
-                Code.SINK_UNAVAILABLE,
-                f"{self._address} cannot be used: the public key from GitHub is not valid.",
-                "Check that GITHUB_API_URL or GH_HOST is the address of GitHub.",
-            ) from None
+            reason = "the public key from GitHub is not valid"
+            remedy = "Check that GITHUB_API_URL or GH_HOST is the address of GitHub."
+            raise self._error(Code.SINK_UNAVAILABLE, reason, remedy) from None
 
     def _is_archived(self, repository: str) -> bool:
         """Return whether GitHub reports the repository as archived; no access counts as no."""
@@ -249,6 +231,9 @@ class GithubSecret:
         except SinkError:
             return False
         return reply.status == 200 and reply.body.get("archived") is True  # noqa: PLR2004 - found
+
+    def _error(self, code: Code, reason: str, remedy: str) -> SinkError:
+        return unusable(code, reason, remedy).error(self._address)
 
 
 def _server(environment: Mapping[str, str]) -> tuple[str, tuple[str, str]]:

@@ -17,19 +17,20 @@ from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
-    Credential,
     Once,
     Reply,
+    header_credential,
     route_of,
     segment,
     unexpected_status,
 )
 from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, StoredValue, sink_error, unsuitable
+from provisioner.sinks.sink import Content, StoredValue, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from provisioner.errors.exceptions import SinkError
     from provisioner.http_client.exchange import Route
 
 _ALL_ENVIRONMENTS = "*"
@@ -92,24 +93,17 @@ class Gitlab:
     def __init__(
         self, environment: Mapping[str, str], wait: Callable[[float], None] = time.sleep
     ) -> None:
-        token = environment.get("GITLAB_TOKEN", "").strip()
-        self._token = Secret(token) if token else None
-        headers = {"Accept": "application/json"}
-        self._api = Api(_route(environment), self._credential, headers, wait)
+        credential = header_credential(
+            "PRIVATE-TOKEN",
+            environment.get("GITLAB_TOKEN", "").strip(),
+            "Set GITLAB_TOKEN to an access token with the api scope.",
+        )
+        self._api = Api(_route(environment), credential, {"Accept": "application/json"}, wait)
         self._containers: Once[_Container] = Once()
 
     def sink(self, address: GitlabAddress) -> GitlabVariable:
         """Return the sink of an address; nothing is sent yet."""
         return GitlabVariable(self._api, self._containers, address)
-
-    def _credential(self, address: Address) -> Credential:
-        if self._token is None:
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: the GitLab token is missing.",
-                "Set GITLAB_TOKEN to an access token with the api scope.",
-            )
-        return Credential({"PRIVATE-TOKEN": self._token})
 
 
 class GitlabVariable:
@@ -126,9 +120,8 @@ class GitlabVariable:
         GitLab does not show whether the token may write the variable.
         """
         if self._container.archived:
-            reason = "cannot be used: the project is archived"
             remedy = "Unarchive the project, or choose another sink."
-            raise unsuitable(reason, remedy).error(self._address)
+            raise self._error(Code.SINK_UNSUITABLE, "the project is archived", remedy)
         self._get()
 
     def read(self) -> Content:
@@ -147,9 +140,8 @@ class GitlabVariable:
         if reply.status in (200, 201):
             return
         if "value" in _validation_errors(reply):
-            reason = "cannot be used: GitLab cannot mask this token"
             remedy = "Choose another sink, because jobs would print the token."
-            raise unsuitable(reason, remedy).error(self._address)
+            raise self._error(Code.SINK_UNSUITABLE, "GitLab cannot mask this token", remedy)
         raise unexpected_status(self._address, reply)
 
     def _get(self) -> Reply | None:
@@ -160,12 +152,9 @@ class GitlabVariable:
         if reply.status != 200:  # noqa: PLR2004 - found
             raise unexpected_status(self._address, reply)
         if reply.body.get("environment_scope", _ALL_ENVIRONMENTS) != _ALL_ENVIRONMENTS:
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: this GitLab version cannot distinguish it from "
-                "the variable with the same key for one environment.",
-                "Use another key, or a newer GitLab version.",
-            )
+            reason = "this GitLab version cannot tell it from the variable of one environment"
+            remedy = "Use another key, or a newer GitLab version."
+            raise self._error(Code.SINK_UNSUITABLE, reason, remedy)
         return reply
 
     def _post(self, token: Secret) -> Reply:
@@ -193,12 +182,12 @@ class GitlabVariable:
                 return _Container(path, archived=reply.body.get("archived") is True)
             if reply.status != 404:  # noqa: PLR2004 - not found
                 raise unexpected_status(self._address, reply)
-        raise sink_error(
-            Code.SINK_MISSING,
-            f"{self._address} cannot be used: the project or group does not exist, or the token "
-            "has no access to it.",
-            "Check its path, and that the token belongs to a member.",
-        )
+        reason = "the project or group does not exist, or the token has no access to it"
+        remedy = "Check its path, and that the token belongs to a member."
+        raise self._error(Code.SINK_MISSING, reason, remedy)
+
+    def _error(self, code: Code, reason: str, remedy: str) -> SinkError:
+        return unusable(code, reason, remedy).error(self._address)
 
 
 def _validation_errors(reply: Reply) -> Mapping[str, Any]:

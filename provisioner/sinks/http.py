@@ -22,7 +22,8 @@ from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of
 from provisioner.http_client.json_text import json_of
 from provisioner.http_client.loopback import is_loopback
 from provisioner.runtime.backoff import delay
-from provisioner.sinks.sink import SinkFailure, sink_error, unsuitable
+from provisioner.secret import Secret
+from provisioner.sinks.sink import SinkFailure, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from provisioner.http_client.client import HttpClient
     from provisioner.http_client.exchange import HttpAnswer
     from provisioner.model.sink_address import Address
-    from provisioner.secret import Secret
 
 V = TypeVar("V")
 
@@ -124,16 +124,14 @@ def _usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFa
 
 
 def _unavailable(reason: str, remedy: str) -> SinkFailure:
-    return SinkFailure(Code.SINK_UNAVAILABLE, f"cannot be used: {reason}", remedy)
+    return unusable(Code.SINK_UNAVAILABLE, reason, remedy)
 
 
 def unexpected_status(address: Address, reply: Reply) -> SinkError:
     """Return the error for an answer with a status that no sink expects."""
-    return sink_error(
-        Code.SINK_FAILED,
-        f"{address} was refused with HTTP status {reply.status}.",
-        "Look up this status in the vendor's documentation, then run again.",
-    )
+    reason = f"was refused with HTTP status {reply.status}"
+    remedy = "Look up this status in the vendor's documentation, then run again."
+    return SinkFailure(Code.SINK_FAILED, reason, remedy).error(address)
 
 
 class Api:
@@ -262,23 +260,24 @@ class Api:
             return _unavailable("the server address is not valid", "Write it as https://host.")
         secure = self._scheme == "https" and (self._route.verify or self.allows_unverified)
         if not secure and not is_loopback(self._host):
-            reason = f"cannot be used: the connection to {self._host} is not secure"
-            return unsuitable(reason, "Use an https:// address, and verify its certificate.")
+            reason = f"the connection to {self._host} is not secure"
+            remedy = "Use an https:// address, and verify its certificate."
+            return unusable(Code.SINK_UNSUITABLE, reason, remedy)
         if {".", ".."} & set(path.partition("?")[0].split("/")):
-            reason = "cannot be used: `.` and `..` are not valid names"
-            return unsuitable(reason, "Choose another name in the manifest.")
+            reason, remedy = (
+                "`.` and `..` are not valid names",
+                "Choose another name in the manifest.",
+            )
+            return unusable(Code.SINK_UNSUITABLE, reason, remedy)
         return None
 
     def _to_reply(
         self, address: Address, answer: HttpAnswer, returned_statuses: frozenset[int]
     ) -> Reply:
         if answer.status in {401, 403} - returned_statuses:
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: {self._host} refuses the credential "
-                f"with HTTP status {answer.status}.",
-                "Check that it is correct, has not expired and may read and write there.",
-            )
+            reason = f"{self._host} refuses the credential with HTTP status {answer.status}"
+            remedy = "Check that it is correct, has not expired and may read and write there."
+            raise unusable(Code.SINK_DENIED, reason, remedy).error(address)
         body: object = None
         readable = True
         try:
@@ -304,12 +303,9 @@ class Api:
         credential = self._get_credential(address)
         headers = {name: value.reveal() for name, value in credential.headers.items()}
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: the credential has characters "
-                "that are not allowed in an HTTP header.",
-                "Set the credential again, as one line of ASCII.",
-            )
+            reason = "the credential has characters that are not allowed in an HTTP header"
+            remedy = "Set the credential again, as one line of ASCII."
+            raise unusable(Code.SINK_DENIED, reason, remedy).error(address)
         from provisioner.http_client.client import HttpClient  # noqa: PLC0415 - `validate` sends none
 
         certificate = credential.client_certificate
@@ -327,6 +323,24 @@ class Api:
             timeout=self._timeouts,
             max_bytes=_MAX_BODY,
         )
+
+
+def header_credential(header: str, value: str, remedy: str) -> Callable[[Address], Credential]:
+    """Return what adds the same header to every request, or raises if its value is empty.
+
+    Args:
+        header: its name.
+        value: its value, without a line break.
+        remedy: one sentence that says what to set.
+    """
+    credential = Credential({header: Secret(value)} if value else {})
+
+    def credential_for(address: Address) -> Credential:
+        if not value:
+            raise unusable(Code.SINK_DENIED, "its token is missing", remedy).error(address)
+        return credential
+
+    return credential_for
 
 
 class _RateGate:

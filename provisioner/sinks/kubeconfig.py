@@ -25,7 +25,7 @@ from provisioner.http_client.exchange import Route, ca_path_of
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks.http import Credential
-from provisioner.sinks.sink import SinkFailure, UnusableError
+from provisioner.sinks.sink import UnusableError, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class ClusterConfigError(UnusableError):
     """
 
     def __init__(self, reason: str, remedy: str = "Correct the kubeconfig.") -> None:
-        super().__init__(SinkFailure(Code.SINK_DENIED, f"cannot be used: {reason}", remedy))
+        super().__init__(unusable(Code.SINK_DENIED, reason, remedy))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Credential, Once, Reply, segment, unexpected_status
 from provisioner.sinks.kind import Allowed, Option, SinkKind
 from provisioner.sinks.kubeconfig import SERVICE_ACCOUNT, ClusterConfigError, cluster_of
-from provisioner.sinks.sink import Content, SinkFailure, StoredValue, naming, unsuitable
+from provisioner.sinks.sink import Content, StoredValue, naming, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -194,7 +194,7 @@ class KubernetesSecret:
                 remedy = "Check its names, and that it is smaller than 1 MiB."
             case _:
                 raise unexpected_status(self._address, reply)
-        raise SinkFailure(code, f"cannot be used: {reason}", remedy).error(self._address)
+        raise unusable(code, reason, remedy).error(self._address)
 
     def _get(self) -> Reply | None:
         reply = self._api().call(self._address, "GET", self._path)
@@ -204,9 +204,9 @@ class KubernetesSecret:
 
     def _check_mutable(self, found: Reply | None) -> None:
         if found is not None and found.body.get("immutable"):
-            reason = "cannot be used: the Secret is immutable"
+            code, reason = Code.SINK_UNSUITABLE, "the Secret is immutable"
             remedy = "Create a Secret without `immutable`, under this name or another."
-            raise unsuitable(reason, remedy).error(self._address)
+            raise unusable(code, reason, remedy).error(self._address)
 
 
 def _is_dry_run_unsupported(reply: Reply) -> bool:

@@ -99,17 +99,15 @@ class SinkRegistry:
         if rules.sinks:
             aliases = kind_of(address.kind).aliases(address, self._context.root)
             if not rules.allows_sink(address, *aliases):
-                return sink_error(
-                    Code.SINK_NOT_ALLOWED,
-                    f"{address} is not allowed by --allow-sink.",
-                    "Correct `deliver`, or add the sink to --allow-sink in the workflow.",
-                )
+                remedy = "Correct `deliver`, or add the sink to --allow-sink in the workflow."
+                message = f"{address} is not allowed by --allow-sink."
+                return sink_error(Code.SINK_NOT_ALLOWED, message, remedy)
         if rules.hosts and (server := self._server(address)) and not rules.allows_host(server):
-            return sink_error(
-                Code.HOST_NOT_ALLOWED,
-                f"The server of {address} is not allowed by --allow-host.",
-                "Correct the server's address, or add its host to --allow-host in the workflow.",
+            message = f"The server of {address} is not allowed by --allow-host."
+            remedy = (
+                "Correct the server's address, or add its host to --allow-host in the workflow."
             )
+            return sink_error(Code.HOST_NOT_ALLOWED, message, remedy)
         return None
 
     def _server(self, address: Address) -> str:

@@ -106,6 +106,11 @@ def unsuitable(reason: str, remedy: str) -> SinkFailure:
     return SinkFailure(Code.SINK_UNSUITABLE, reason, remedy)
 
 
+def unusable(code: Code, reason: str, remedy: str) -> SinkFailure:
+    """Return the failure of a sink of a server; the reason says what is wrong, as a clause."""
+    return SinkFailure(code, f"cannot be used: {reason}", remedy)
+
+
 class UnusableError(Exception):
     """Something that sinks share cannot be used: a file, or the configuration of a server."""
 

@@ -168,15 +168,27 @@ class VaultServer:
         if reply.status == HTTPStatus.FORBIDDEN:
             # A token that may not see the engine may not be valid either.
             token = self.call(address, "GET", "auth/token/lookup-self")
-            raise (_NO_ACCESS if token.status == HTTPStatus.OK else _BAD_TOKEN).error(address)
+            if token.status != HTTPStatus.OK:
+                raise _BAD_TOKEN.error(address)
+            reason = (
+                "cannot be accessed: the Vault token is valid but has no access to any such engine"
+            )
+            remedy = "Check the mount, VAULT_NAMESPACE and the policies of the token."
+            raise SinkFailure(Code.SINK_DENIED, reason, remedy).error(address)
         if reply.status == HTTPStatus.NOT_FOUND:
-            raise _NO_ENGINE.error(address)
+            reason = "does not exist: the server has no engine or namespace with this name"
+            remedy = "Check the mount, VAULT_ADDR and VAULT_NAMESPACE."
+            raise SinkFailure(Code.SINK_MISSING, reason, remedy).error(address)
         engine = _at(reply, "data", "path")
         if reply.status != HTTPStatus.OK or not isinstance(engine, str):
             raise _unexpected(reply.status).error(address)
         version = _at(reply, "data", "options", "version")
         if _at(reply, "data", "type") != "kv" or version != "2" or not path.startswith(engine):
-            raise _WRONG_ENGINE.error(address)
+            reason = (
+                "is not in a KV version 2 engine, the only one that keeps a secret's other fields"
+            )
+            remedy = "Use the mount of a KV version 2 engine, or upgrade this engine to version 2."
+            raise unsuitable(reason, remedy).error(address)
         return engine
 
 
@@ -228,13 +240,19 @@ class _Field:
                 if reply.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
                     return
                 if _MISMATCH_TEXT not in str(_at(reply, "errors")):
-                    is_denied = reply.status == HTTPStatus.FORBIDDEN
-                    failure = _denied(path) if is_denied else _refused(reply.status)
-                    raise failure.error(self._address)
+                    if reply.status == HTTPStatus.FORBIDDEN:
+                        raise _denied(path).error(self._address)
+                    reason = (
+                        f"was not written: the server refused it with HTTP status {reply.status}"
+                    )
+                    remedy = "Check the server's log, and the size limit of the engine."
+                    raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
                 self._server.wait(attempt)
             _, fields = self._latest_version(path)
             if fields.get(name) != token.reveal():
-                raise _TOO_MANY_CONFLICTS.error(self._address)
+                reason = f"was not written: others changed its secret {_MAX_WRITES} times meanwhile"
+                remedy = "Run again once nothing else is writing to this secret."
+                raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
 
     def _latest_version(self, path: str) -> tuple[int, dict[str, object]]:
         """Return its number, 0 for a secret without versions, and its fields, none if deleted."""
@@ -253,7 +271,9 @@ class _Field:
         """Return the API path of the versions of the secret."""
         path = f"{self._address.mount}/{self._address.path}"
         if not path.isprintable() or {"", ".", ".."}.intersection(path.split("/")):
-            raise _WRONG_PATH.error(self._address)
+            reason = "has a path with an empty part, `.`, `..` or a control character"
+            remedy = "Write the path as mount/path, without empty parts."
+            raise unsuitable(reason, remedy).error(self._address)
         engine = self._server.engine(self._address)
         return f"{engine}data/{path[len(engine) :]}"
 
@@ -301,33 +321,10 @@ _STARTING = SinkFailure(
     "Wait until Vault has finished, then run again.",
     transient=True,
 )
-_NO_ENGINE = SinkFailure(
-    Code.SINK_MISSING,
-    "does not exist: the server has no engine or namespace with this name",
-    "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
-)
-_WRONG_ENGINE = unsuitable(
-    "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
-    "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
-)
-_WRONG_PATH = unsuitable(
-    "has a path with an empty part, `.`, `..` or a control character",
-    "Write the path as mount/path, without empty parts.",
-)
-_NO_ACCESS = SinkFailure(
-    Code.SINK_DENIED,
-    "cannot be accessed: the Vault token is valid but lacks access, or the engine does not exist",
-    "Check the mount, VAULT_NAMESPACE and the policies of the token.",
-)
 _BAD_TOKEN = SinkFailure(
     Code.SINK_DENIED,
     "cannot be accessed: the Vault token is missing, not valid or has no permissions",
     "Set VAULT_TOKEN (BAO_TOKEN), as printable ASCII, to a token that may read and write there.",
-)
-_TOO_MANY_CONFLICTS = SinkFailure(
-    Code.SINK_FAILED,
-    f"was not written: other writers changed its secret {_MAX_WRITES} times in the meantime",
-    "Run again once nothing else is writing to this secret.",
 )
 
 
@@ -410,14 +407,6 @@ def _client_certificate(environment: Mapping[str, str]) -> Secret | None:
         reason = "cannot be opened: the client certificate or its key cannot be read"
         remedy = "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY."
         raise UnusableError(SinkFailure(Code.SINK_UNAVAILABLE, reason, remedy)) from None
-
-
-def _refused(status: int) -> SinkFailure:
-    return SinkFailure(
-        Code.SINK_FAILED,
-        f"was not written: the server refused it with HTTP status {status}",
-        "Check the server's log, and the size limit of the engine.",
-    )
 
 
 def _denied(path: str) -> SinkFailure:
