@@ -199,12 +199,9 @@ class _WholeSecret:
             except client.exceptions.ResourceNotFoundException:
                 return NoToken()
         text = answer.get("SecretString")
-        if isinstance(text, str):
-            return StoredValue(Secret.received(text))
-        raw = answer.get("SecretBinary")
-        return StoredValue(
-            Secret.received(base64.b64encode(raw if isinstance(raw, bytes) else b"").decode())
-        )
+        if not isinstance(text, str):
+            text = base64.b64encode(answer.get("SecretBinary") or b"").decode()
+        return StoredValue(Secret.received(text))
 
     def write(self, token: Secret) -> None:
         """Create a new current version; the old one stays as the previous version."""

@@ -144,11 +144,11 @@ class GithubSecret:
         An organisation's secret also changes when other repositories may see it ("REST API
         endpoints for GitHub Actions Secrets", "Set selected repositories").
         """
-        reply = self._get()
-        if reply.status != 200:  # noqa: PLR2004 - found
+        found = self._get()
+        if found is None:
             return NoToken()
-        server_time = _parse_time(reply.body.get("updated_at"))
-        updated_at = None if server_time is None else server_time - reply.clock_skew
+        server_time = _parse_time(found.body.get("updated_at"))
+        updated_at = None if server_time is None else server_time - found.clock_skew
         return Unreadable(updated_at, only_writes=self._address.repository is not None)
 
     def write(self, token: Secret) -> None:
@@ -167,15 +167,13 @@ class GithubSecret:
         body = {"encrypted_value": encrypted, "key_id": key.key_id, **visibility}
         return self._api.call(self._address, "PUT", self._path, body)
 
-    def _get(self) -> Reply:
-        reply = self._api.call(self._address, "GET", self._path)
-        if reply.status not in (200, 404):
-            raise unexpected_status(self._address, reply)
-        return reply
+    def _get(self) -> Reply | None:
+        return self._api.find(self._address, self._path)
 
     def _visibility(self) -> dict[str, Any]:
         """Return the current visibility; a new secret is for private repositories."""
-        visibility = self._get().body.get("visibility", "private")
+        found = self._get()
+        visibility = found.body.get("visibility", "private") if found else "private"
         if visibility != "selected":
             return {"visibility": visibility}
         repositories: list[int] = []
@@ -196,12 +194,12 @@ class GithubSecret:
         return self._github.keys.get(self._container, self._read_key)
 
     def _read_key(self) -> _PublicKey:
-        reply = self._api.call(self._address, "GET", f"{self._container}/secrets/public-key")
-        match reply.body:
-            case {"key_id": str(key_id), "key": str(text)} if reply.status == 200:  # noqa: PLR2004 - found
-                return _PublicKey(key_id, text)
-        if reply.status != 404:  # noqa: PLR2004 - not found
-            raise unexpected_status(self._address, reply)
+        found = self._api.find(self._address, f"{self._container}/secrets/public-key")
+        if found is not None:
+            match found.body:
+                case {"key_id": str(key_id), "key": str(text)}:
+                    return _PublicKey(key_id, text)
+            raise unexpected_status(self._address, found)
         reason = (
             "its repository, environment or organisation does not exist, or the token has no access"
         )
@@ -227,10 +225,10 @@ class GithubSecret:
     def _is_archived(self, repository: str) -> bool:
         """Return whether GitHub reports the repository as archived; no access counts as no."""
         try:
-            reply = self._api.call(self._address, "GET", repository)
+            found = self._api.find(self._address, repository)
         except SinkError:
             return False
-        return reply.status == 200 and reply.body.get("archived") is True  # noqa: PLR2004 - found
+        return found is not None and found.body.get("archived") is True
 
     def _error(self, code: Code, reason: str, remedy: str) -> SinkError:
         return unusable(code, reason, remedy).error(self._address)

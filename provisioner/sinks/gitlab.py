@@ -146,11 +146,9 @@ class GitlabVariable:
 
     def _get(self) -> Reply | None:
         """Return the variable for all environments; None without one."""
-        reply = self._api.call(self._address, "GET", self._path)
-        if reply.status == 404:  # noqa: PLR2004 - not found
+        reply = self._api.find(self._address, self._path)
+        if reply is None:
             return None
-        if reply.status != 200:  # noqa: PLR2004 - found
-            raise unexpected_status(self._address, reply)
         if reply.body.get("environment_scope", _ALL_ENVIRONMENTS) != _ALL_ENVIRONMENTS:
             reason = "this GitLab version cannot tell it from the variable of one environment"
             remedy = "Use another key, or a newer GitLab version."
@@ -177,11 +175,8 @@ class GitlabVariable:
     def _find_container(self) -> _Container:
         for kind in ("projects", "groups"):
             path = f"/{kind}/{segment(self._address.project)}"
-            reply = self._api.call(self._address, "GET", path)
-            if reply.status == 200:  # noqa: PLR2004 - found
-                return _Container(path, archived=reply.body.get("archived") is True)
-            if reply.status != 404:  # noqa: PLR2004 - not found
-                raise unexpected_status(self._address, reply)
+            if (found := self._api.find(self._address, path)) is not None:
+                return _Container(path, archived=found.body.get("archived") is True)
         reason = "the project or group does not exist, or the token has no access to it"
         remedy = "Check its path, and that the token belongs to a member."
         raise self._error(Code.SINK_MISSING, reason, remedy)

@@ -244,6 +244,17 @@ class Api:
             self.wait(attempt, requested)
             attempt += 1
 
+    def find(self, address: Address, path: str) -> Reply | None:
+        """Read an object of the API; None if it does not exist.
+
+        Raises:
+            SinkError: as for `call`, and after any other status.
+        """
+        reply = self.call(address, "GET", path)
+        if reply.status not in (200, 404):
+            raise unexpected_status(address, reply)
+        return reply if reply.status == 200 else None  # noqa: PLR2004 - found
+
     def wait(self, attempt: int, seconds: float = 0.0) -> None:
         """Wait after an attempt, the first of which is 1: a growing, random time, or longer."""
         self._wait(max(seconds, delay(attempt - 1, self.first_wait, self.longest_wait)))
@@ -337,7 +348,8 @@ def header_credential(header: str, value: str, remedy: str) -> Callable[[Address
 
     def credential_for(address: Address) -> Credential:
         if not value:
-            raise unusable(Code.SINK_DENIED, "its token is missing", remedy).error(address)
+            reason = "the credential for its server is missing"
+            raise unusable(Code.SINK_DENIED, reason, remedy).error(address)
         return credential
 
     return credential_for

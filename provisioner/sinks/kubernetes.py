@@ -197,10 +197,7 @@ class KubernetesSecret:
         raise unusable(code, reason, remedy).error(self._address)
 
     def _get(self) -> Reply | None:
-        reply = self._api().call(self._address, "GET", self._path)
-        if reply.status not in (200, 404):
-            raise unexpected_status(self._address, reply)
-        return reply if reply.status == 200 else None  # noqa: PLR2004 - found
+        return self._api().find(self._address, self._path)
 
     def _check_mutable(self, found: Reply | None) -> None:
         if found is not None and found.body.get("immutable"):
