@@ -172,8 +172,8 @@ class GithubSecret:
 
     def _visibility(self) -> dict[str, Any]:
         """Return the current visibility; a new secret is for private repositories."""
-        found = self._get()
-        visibility = found.body.get("visibility", "private") if found else "private"
+        secret = self._get()
+        visibility = secret.body.get("visibility", "private") if secret else "private"
         if visibility != "selected":
             return {"visibility": visibility}
         repositories: list[int] = []
@@ -199,7 +199,8 @@ class GithubSecret:
             match found.body:
                 case {"key_id": str(key_id), "key": str(text)}:
                     return _PublicKey(key_id, text)
-            raise unexpected_status(self._address, found)
+                case _:
+                    raise unexpected_status(self._address, found)
         reason = (
             "its repository, environment or organisation does not exist, or the token has no access"
         )
