@@ -24,12 +24,13 @@ from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Execution, RunMarker
 from provisioner.execution.deliver import REVERIFY_AFTER
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.model.token_claims import claims_of
 from provisioner.model.workspace import Created, NewKey, NotCreated, NotSent, Unknown
 from provisioner.plan import Deliver, Revoke, Rotate, Update
 from provisioner.runtime.cancellation import STOPPED, Cancellation
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -525,16 +526,16 @@ class Shelf:
         self._note("read")
         stored = self.server.tokens.get(self.address)
         if stored is None:
-            return Empty()
+            return NoToken()
         key_id = self.server.minted.get(stored.reveal(), "")
         row = self.server.row(key_id)
         end = row.end if row else END
         returned: dict[object, Content] = {
-            "nothing": Empty(),
+            "nothing": NoToken(),
             "other": StoredValue(token("other", end, 999)),
             "early": StoredValue(token(key_id, end - 61 * SECOND, 999)),
             "theirs": StoredValue(token(key_id, end, 999)),
-            "unread": WriteOnly(NOW),
+            "unread": Unreadable(NOW),
         }
         return returned.get(self.server.sinks.get(self.address)) or StoredValue(
             Secret(stored.reveal())

@@ -12,10 +12,11 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,9 +117,9 @@ class SinkChecks:
         if key not in self._live_ids or self._verify_token is None:
             return "usable"
         match content:
-            case Empty():
+            case NoToken():
                 return "empty"
-            case WriteOnly():
+            case Unreadable():
                 return "unreadable"
             case StoredValue(value=value):
                 failure = self._token_failure(self._verify_token, value, key, address)

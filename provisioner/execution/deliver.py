@@ -20,11 +20,12 @@ from provisioner.errors.failure import Failure
 from provisioner.execution.context import run_all
 from provisioner.execution.results import EXPIRY_PENDING, after_delivery
 from provisioner.model.observed import ObservedKey
+from provisioner.model.sink_content import Unreadable
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import EXPIRY_TOLERANCE, Rotate, Update
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
 from provisioner.runtime.log_context import bind
-from provisioner.sinks.sink import StoredValue, WriteOnly, sink_error
+from provisioner.sinks.sink import StoredValue, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +74,7 @@ class Delivery:
     key_id: str
     expires_at: datetime
     repeated: bool = False
-    reports: tuple[tuple[Address, WriteOnly], ...] = ()
+    reports: tuple[tuple[Address, Unreadable], ...] = ()
 
     @property
     def name(self) -> str:
@@ -161,7 +162,7 @@ class TokenDeliveries:
         self._progress.count()
         self._progress.fail(delivery.action, failure)
 
-    def _mint_and_write(self, delivery: Delivery) -> Failure | Mapping[Address, WriteOnly]:
+    def _mint_and_write(self, delivery: Delivery) -> Failure | Mapping[Address, Unreadable]:
         """Mint the token and write it to all sinks.
 
         Returns:
@@ -173,7 +174,7 @@ class TokenDeliveries:
             return _advised(error.failure, delivery)
         minted_at = time.monotonic()
         failures: list[Failure] = []
-        reports: dict[Address, WriteOnly] = {}
+        reports: dict[Address, Unreadable] = {}
         for address in delivery.action.sinks:
             try:
                 report = self._write(address, token, delivery)
@@ -187,7 +188,7 @@ class TokenDeliveries:
         slow = time.monotonic() - minted_at > self._reverify_after
         return (self._reverify(token, delivery) if slow and not reports else None) or reports
 
-    def _write(self, address: Address, token: Secret, delivery: Delivery) -> WriteOnly | None:
+    def _write(self, address: Address, token: Secret, delivery: Delivery) -> Unreadable | None:
         """Write the token to one sink and read it back; return the report if it cannot be read."""
         sink = self._open_sink(address)
         action = delivery.action
@@ -331,9 +332,9 @@ def _other_run_active(deliveries: list[Delivery], observation: Observation) -> b
     )
 
 
-def _written_again(now: Content, before: WriteOnly) -> bool:
+def _written_again(now: Content, before: Unreadable) -> bool:
     """Return whether a sink was written again, as far as the times that it reports are exact."""
-    if not isinstance(now, WriteOnly) or now.updated_at is None or before.updated_at is None:
+    if not isinstance(now, Unreadable) or now.updated_at is None or before.updated_at is None:
         return False
     return now.updated_at - before.updated_at > _SAME_WRITE
 
@@ -412,13 +413,15 @@ def token_matches(token: Secret, key_id: str, expires_at: datetime) -> bool:
     return claims.expires_at is None or claims.expires_at >= expires_at - EXPIRY_TOLERANCE
 
 
-def _read_back(sink: Sink, address: Address, token: Secret, delivery: Delivery) -> WriteOnly | None:
+def _read_back(
+    sink: Sink, address: Address, token: Secret, delivery: Delivery
+) -> Unreadable | None:
     """Read the token back from a sink; return the report of a sink that cannot be read, else None.
 
     Another token of the same key is accepted too: another run may have written it.
     """
     match sink.read():
-        case WriteOnly() as write_only:
+        case Unreadable() as write_only:
             return write_only
         case StoredValue(value=value) if value.reveal() == token.reveal() or token_matches(
             value, delivery.key_id, delivery.expires_at

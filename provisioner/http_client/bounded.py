@@ -8,7 +8,6 @@ would block a run, or fill its memory, for as long as the server likes.
 from __future__ import annotations
 
 import io
-import json
 import time
 from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
@@ -27,19 +26,9 @@ _MAX_SENT = 33 * 1024 * 1024
 """Bytes of an answer as it is sent, with headers, chunk sizes and trailers; more than any caller's
 limit for a body."""
 
-_MAX_VALUES = 500_000
-"""Values in one JSON text; an object of a few bytes takes a hundred times as many in memory."""
-
-_MAX_DEPTH = 64
-"""Nesting levels of one JSON text, as in manifests; deeper ones could not be written again."""
-
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 ACCEPT_ENCODING = "gzip, deflate"
 """Value of the `Accept-Encoding` header: encodings that unpack in chunks, one at a time."""
-
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A decoded JSON value."""
 
 
 class AnswerTooLargeError(Exception):
@@ -68,26 +57,6 @@ def body_of(response: BaseHTTPResponse, max_bytes: int) -> bytes:
         if max(len(raw), response.tell()) > max_bytes:
             raise AnswerTooLargeError
     return bytes(raw)
-
-
-def json_of(raw: bytes, max_values: int = _MAX_VALUES) -> Json:
-    """Return the value of a JSON text in UTF-8.
-
-    Raises:
-        ValueError: the text is not JSON, has more than `max_values` values, is nested too deep, or
-            has a string that is not valid Unicode.
-    """
-    if sum(map(raw.count, (b"{", b"[", b","))) > max_values:
-        raise ValueError("too many values")
-    try:
-        value: Json = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if _is_deeper(value, _MAX_DEPTH):
-        raise ValueError("nested too deep")
-    if b"\\ud" in raw or b"\\uD" in raw:
-        json.dumps(value, ensure_ascii=False).encode()  # raises for half a surrogate pair
-    return value
 
 
 class _Response(HTTPResponse):
@@ -168,22 +137,3 @@ class _TlsPool(HTTPSConnectionPool):
 
 POOL_CLASSES: dict[str, type[HTTPConnectionPool]] = {"http": _Pool, "https": _TlsPool}
 """Connection pools with bounded answers, also of a proxy itself."""
-
-
-def _is_deeper(value: Json, max_depth: int) -> bool:
-    """Return whether containers are nested deeper than `max_depth` levels."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(max_depth + 1):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import dataclass, field
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.client import HTTPException
 from ipaddress import ip_address, ip_network
@@ -29,8 +29,8 @@ from provisioner.http_client.bounded import (
     AnswerTooLargeError,
     body_of,
 )
-from provisioner.http_client.no_answer import NoAnswer, no_answer_of, not_opened
-from provisioner.http_client.retry import retry_after, server_time
+from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
+from provisioner.http_client.no_answer import no_answer_of, not_opened
 from provisioner.http_client.tls import tls_context
 
 if TYPE_CHECKING:
@@ -44,58 +44,6 @@ _HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": ACCEPT_ENCODING,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The address of a server, and how to verify it.
-
-    Attributes:
-        base: `http(s)://host[:port][/prefix]`.
-        ca_path: the path of a PEM file, or of a folder of them; None for the default CA
-            certificates.
-        ca_pem: the same as PEM text.
-        server_name: the name in the certificate, if it is not the host name of `base`.
-        verify: whether to verify the certificate.
-        proxy: the URL of a proxy; None for the proxy of the process environment, empty for none.
-        url_setting: what names the server, for advice.
-        ca_setting: what names the CA certificates, for advice.
-    """
-
-    base: str
-    ca_path: str | None = None
-    ca_pem: str | None = None
-    server_name: str | None = None
-    verify: bool = True
-    proxy: str | None = None
-    url_setting: str = "the address"
-    ca_setting: str = "REQUESTS_CA_BUNDLE"
-
-
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
-    """A complete answer.
-
-    Attributes:
-        body: unpacked; it may contain secrets.
-        received_at: by our own clock.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-    received_at: datetime
-
-    @property
-    def server_time(self) -> datetime | None:
-        """Return the server's `Date`, to the second; None without a valid one."""
-        return server_time(self.headers.get("Date"))
-
-    @property
-    def retry_after(self) -> float | None:
-        """Return the seconds that the server asks to wait; None if it does not."""
-        header = self.headers.get("Retry-After")
-        return retry_after(header, self.server_time or self.received_at) if header else None
 
 
 class HttpClient:
@@ -218,19 +166,12 @@ def _pool_manager(route: Route, connections: int, client_certificate: Secret | N
 def _proxy_of(url: str) -> str | None:
     """Return the proxy that the process environment names for a server; None without one."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    if proxy_bypass(parts.netloc.rpartition("@")[2]) or _in_no_proxy(host):
+    if proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
+    # `urllib` does not read networks in `NO_PROXY`.
+    for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","):
+        with suppress(ValueError):
+            if ip_address(parts.hostname or "") in ip_network(entry.strip(), strict=False):
+                return None
     proxies = getproxies()
     return proxies.get(parts.scheme) or proxies.get("all")
-
-
-def _in_no_proxy(host: str) -> bool:
-    """Return whether an address is in a network of `NO_PROXY`, which `urllib` does not read."""
-    for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","):
-        try:
-            if ip_address(host) in ip_network(entry.strip(), strict=False):
-                return True
-        except ValueError:
-            continue
-    return False

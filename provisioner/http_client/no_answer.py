@@ -7,7 +7,7 @@ repeated, so no server may influence that.
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from urllib3.exceptions import (
@@ -22,30 +22,10 @@ from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import NoTunnelError
+from provisioner.http_client.exchange import NoAnswer
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
 
 _E = TypeVar("_E", bound=BaseException)
-
-
-@dataclass(frozen=True, slots=True)
-class NoAnswer:
-    """No complete answer came back.
-
-    Attributes:
-        code: what is wrong, as an environment reports it.
-        reason: a clause, with nothing from the request or the answer.
-        remedy: one sentence that says what to do.
-        sent: whether the server may have handled the request.
-        lasting: whether a later attempt will fail too.
-        again: whether connecting again at once may help, because the attempt took no time.
-    """
-
-    code: Code
-    reason: str
-    remedy: str = "Run again; if it fails again, check the logs of the server and of any proxy."
-    sent: bool = False
-    lasting: bool = False
-    again: bool = False
 
 
 _NO_DESCRIPTOR = NoAnswer(

@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING
 import certifi
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from provisioner.secret import Secret
-
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-
-
-def ca_path_of(environment: Mapping[str, str]) -> str | None:
-    """Return the path of the CA certificates that the usual variables name; None without one."""
-    return next(filter(None, map(environment.get, _CA_VARIABLES)), None)
 
 
 def tls_context(

@@ -1,4 +1,4 @@
-"""The content of a sink as a plan sees it: the claims of a token, never the token itself."""
+"""The content of a sink; a plan knows the claims of a token, never the token itself."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Unreadable:
     """The sink is write-only: its value cannot be read back.
 
     Attributes:
-        updated_at: the time of its last change, by this machine's clock; None if the sink does
-            not report it.
-        only_writes: whether only a write of the value changes that time.
+        updated_at: when the sink last changed, by the clock of this machine, corrected with the
+            sink's `Date` header; None if the sink does not report it.
+        only_writes: True if nothing except a write of the value changes that time.
     """
 
-    updated_at: datetime | None
+    updated_at: datetime | None = None
     only_writes: bool = True
 
 

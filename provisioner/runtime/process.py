@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 _KILL_TIMEOUT = 1.0
@@ -27,7 +27,8 @@ class Processes:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
 
-    def start(  # noqa: PLR0913 - the options of `Popen` that differ
+    @contextmanager
+    def running(  # noqa: PLR0913 - the options of `Popen` that differ
         self,
         argv: Sequence[str],
         *,
@@ -36,8 +37,8 @@ class Processes:
         executable: str | None = None,
         cwd: Path | None = None,
         environ: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[bytes]:
-        """Start a program, which `end` must follow.
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a program, and kill it at the end if it is still running.
 
         Its standard error is discarded, because it may contain secrets.
 
@@ -68,19 +69,18 @@ class Processes:
                 start_new_session=True,
             )
             self._running.add(process)
-        return process
-
-    def end(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill a program if it is still running, and close its pipes."""
-        with self._lock:
-            self._running.discard(process)
-        if process.poll() is None:
-            _kill(process)
-        for pipe in filter(None, (process.stdin, process.stdout)):
-            with suppress(OSError):
-                pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_KILL_TIMEOUT)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._running.discard(process)
+            if process.poll() is None:
+                _kill(process)
+            for pipe in filter(None, (process.stdin, process.stdout)):
+                with suppress(OSError):
+                    pipe.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_KILL_TIMEOUT)
 
     def close(self) -> None:
         """Kill the programs that are still running, and all that they started; start no more."""

@@ -9,20 +9,20 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.http_client.loopback import is_loopback
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
 from provisioner.sinks.kind import Allowed, Option, SinkKind
-from provisioner.sinks.sink import Empty, StoredValue, sink_error
+from provisioner.sinks.sink import SinkFailure, StoredValue, unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from provisioner.errors.exceptions import SinkError
     from provisioner.sinks.sink import Content, Sink
 
 _CONNECT_TIMEOUT = 10
@@ -129,7 +129,11 @@ class SecretsManager:
             if client is None:
                 with _sink_errors(address):
                     client = self._create_client(address)
-                _check_encrypted(address, client.meta.endpoint_url)
+                parts = urlsplit(client.meta.endpoint_url)
+                if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+                    reason = "is refused: plain http would expose the token to the network"
+                    remedy = "Set AWS_ENDPOINT_URL to an https:// address."
+                    raise unsuitable(reason, remedy).error(address)
                 self._clients[address.region] = client
             return client
 
@@ -143,11 +147,9 @@ class SecretsManager:
             self._session = boto3.session.Session()
         region = address.region or self._region or self._session.region_name
         if not region:
-            raise sink_error(
-                Code.SINK_MISSING,
-                f"{address} cannot be found: its region is not set.",
-                "Add `region:` next to `aws:`, or set AWS_REGION.",
-            )
+            reason = "cannot be found: its region is not set"
+            remedy = "Add `region:` next to `aws:`, or set AWS_REGION."
+            raise SinkFailure(Code.SINK_MISSING, reason, remedy).error(address)
         config = Config(
             connect_timeout=_CONNECT_TIMEOUT,
             read_timeout=_READ_TIMEOUT,
@@ -182,17 +184,11 @@ class _WholeSecret:
             except client.exceptions.ResourceNotFoundException:
                 return
         if described.get("DeletedDate") is not None:
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} is scheduled for deletion.",
-                "Restore it with `aws secretsmanager restore-secret`, or use another name.",
-            )
+            remedy = "Restore it with `aws secretsmanager restore-secret`, or use another name."
+            raise unsuitable("is scheduled for deletion", remedy).error(self._address)
         if described.get("PrimaryRegion") not in (None, client.meta.region_name):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} is a read-only replica.",
-                "Set `region:` to the region of its primary secret.",
-            )
+            remedy = "Set `region:` to the region of its primary secret."
+            raise unsuitable("is a read-only replica", remedy).error(self._address)
 
     def read(self) -> Content:
         """Return the current text; binary content, which is not a token, as base64."""
@@ -201,14 +197,11 @@ class _WholeSecret:
             try:
                 answer = client.get_secret_value(SecretId=self._address.secret)
             except client.exceptions.ResourceNotFoundException:
-                return Empty()
+                return NoToken()
         text = answer.get("SecretString")
-        if isinstance(text, str):
-            return StoredValue(Secret.received(text))
-        raw = answer.get("SecretBinary")
-        return StoredValue(
-            Secret.received(base64.b64encode(raw if isinstance(raw, bytes) else b"").decode())
-        )
+        if not isinstance(text, str):
+            text = base64.b64encode(answer.get("SecretBinary") or b"").decode()
+        return StoredValue(Secret.received(text))
 
     def write(self, token: Secret) -> None:
         """Create a new current version; the old one stays as the previous version."""
@@ -233,149 +226,87 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
         from botocore.exceptions import (  # noqa: PLC0415 - has no types; an extra
             BotoCoreError,
             ClientError,
+            HTTPClientError,
         )
+        from botocore.exceptions import ConnectionError as NotConnectedError  # noqa: PLC0415
 
         yield
     except ImportError:
-        raise sink_error(
-            Code.SINK_EXTRA_MISSING,
-            f"{address} needs the boto3 library, which is not installed.",
-            'Install it with pip install "twenty-provisioner[aws]".',
-        ) from None
+        reason = "needs the boto3 library, which is not installed"
+        remedy = 'Install it with pip install "twenty-provisioner[aws]".'
+        raise SinkFailure(Code.SINK_EXTRA_MISSING, reason, remedy).error(address) from None
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code"))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise _service_error(
-            address, code if _CODE.fullmatch(code) else "unknown", status
-        ) from None
+        failure = _FAILURES.get(code)
+        if failure is None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            failure = _BUSY_OR_FAULTY
+        elif failure is None:
+            # A gateway may refuse with a code that AWS does not use.
+            failure = _NOT_ALLOWED if status == HTTPStatus.FORBIDDEN else _UNKNOWN
+        shown = code if _CODE.fullmatch(code) else "unknown"
+        raise failure._replace(reason=f"{failure.reason} ({shown})").error(address) from None
+    except (NotConnectedError, HTTPClientError) as error:
+        reason = f"is unreachable ({type(error).__name__})"
+        remedy = "Check the region, AWS_ENDPOINT_URL, AWS_CA_BUNDLE, the network and its proxies."
+        raise SinkFailure(Code.SINK_UNAVAILABLE, reason, remedy).error(address) from None
     except (BotoCoreError, ValueError) as error:  # an invalid endpoint is a ValueError
-        raise _client_error(address, error) from None
+        kind = type(error).__name__  # a text may contain a secret
+        reason = f"cannot be accessed: no valid AWS configuration and credential ({kind})"
+        remedy = (
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again, and check "
+            "AWS_PROFILE, AWS_CONFIG_FILE and AWS_ENDPOINT_URL."
+        )
+        raise SinkFailure(Code.SINK_DENIED, reason, remedy).error(address) from None
 
 
-def _service_error(address: AwsAddress, code: str, status: int) -> SinkError:
-    """Return the error for an answer of the service.
-
-    Args:
-        address: the address of the sink.
-        code: the service's name of the error.
-        status: the HTTP status of its answer.
-    """
-    meaning = next((one for one in _MEANINGS if code in one.codes.split()), None)
-    if meaning is None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        meaning = _BUSY_OR_FAULTY
-    elif meaning is None:
-        # A gateway may refuse with a code that AWS does not use.
-        meaning = _NOT_ALLOWED if status == HTTPStatus.FORBIDDEN else _UNKNOWN
-    return sink_error(meaning.code, f"{address} {meaning.reason} ({code}).", meaning.remedy)
-
-
-class _ErrorMeaning(NamedTuple):
-    """The meaning of some error codes of AWS.
-
-    Attributes:
-        reason: the rest of a sentence that begins with the sink's address.
-        codes: separated by spaces; those of all AWS APIs in the spellings of their protocols.
-    """
-
-    code: Code
-    reason: str
-    remedy: str
-    codes: str = ""
-
-
-_BUSY_OR_FAULTY = _ErrorMeaning(
-    Code.SINK_UNAVAILABLE,
-    "is unavailable: AWS is busy or has an internal error",
-    "Run again.",
-    "InternalFailure InternalServiceError RequestLimitExceeded RequestTimeout SlowDown Throttling "
-    "ThrottlingException TooManyRequestsException",
+_BUSY_OR_FAULTY = SinkFailure(
+    Code.SINK_UNAVAILABLE, "is unavailable: AWS is busy or has an internal error", "Run again."
 )
-_NOT_ALLOWED = _ErrorMeaning(
+_NOT_ALLOWED = SinkFailure(
     Code.SINK_DENIED,
     "cannot be accessed: the AWS identity lacks a permission",
     "Allow secretsmanager:DescribeSecret, GetSecretValue, PutSecretValue and CreateSecret there, "
     "and the use of its KMS key.",
-    "AccessDenied AccessDeniedException NotAuthorized OptInRequired",
 )
-_UNKNOWN = _ErrorMeaning(
+_BAD_CREDENTIAL = SinkFailure(
+    Code.SINK_DENIED,
+    "cannot be accessed: AWS does not accept the credential",
+    "Check and renew the AWS credential, and check the clock of this machine.",
+)
+_BAD_KMS_KEY = unsuitable(
+    "has a KMS key that cannot be used", "Enable that key, or use another one for the secret."
+)
+_BAD_STATE = unsuitable(
+    "is in a state that does not allow this request",
+    "Check that it is not scheduled for deletion, is not a replica and is not managed by an AWS "
+    "service.",
+)
+_DELETED = SinkFailure(
+    Code.SINK_MISSING,
+    "was deleted in the meantime",
+    "Run again once nothing else is deleting it.",
+)
+_UNKNOWN = SinkFailure(
     Code.SINK_FAILED,
     "was refused by AWS",
     "Look up the code in the AWS Secrets Manager API reference.",
 )
-_MEANINGS = (
-    _BUSY_OR_FAULTY,
-    _ErrorMeaning(
-        Code.SINK_DENIED,
-        "cannot be accessed: AWS does not accept the credential",
-        "Check and renew the AWS credential, and check the clock of this machine.",
-        "ExpiredToken ExpiredTokenException IncompleteSignature IncompleteSignatureException "
-        "InvalidClientTokenId InvalidSignatureException MissingAuthenticationToken "
-        "MissingAuthenticationTokenException RequestExpired SignatureDoesNotMatch "
-        "UnrecognizedClientException",
-    ),
-    _NOT_ALLOWED,
-    _ErrorMeaning(
-        Code.SINK_UNSUITABLE,
-        "has a KMS key that cannot be used",
-        "Enable that key, or use another one for the secret.",
-        "DecryptionFailure EncryptionFailure KMSKeyNotFoundException",
-    ),
-    _ErrorMeaning(
-        Code.SINK_UNSUITABLE,
-        "is in a state that does not allow this request",
-        "Check that it is not scheduled for deletion, is not a replica and is not managed by an "
-        "AWS service.",
-        "InvalidParameterException InvalidRequestException ValidationException",
-    ),
-    _ErrorMeaning(
-        Code.SINK_MISSING,
-        "was deleted in the meantime",
-        "Run again once nothing else is deleting it.",
-        "ResourceNotFoundException",
-    ),
-)
+_CODES = {
+    _BUSY_OR_FAULTY: "InternalFailure InternalServiceError RequestLimitExceeded RequestTimeout "
+    "SlowDown Throttling ThrottlingException TooManyRequestsException",
+    _NOT_ALLOWED: "AccessDenied AccessDeniedException NotAuthorized OptInRequired",
+    _BAD_CREDENTIAL: "ExpiredToken ExpiredTokenException IncompleteSignature "
+    "IncompleteSignatureException InvalidClientTokenId InvalidSignatureException "
+    "MissingAuthenticationToken MissingAuthenticationTokenException RequestExpired "
+    "SignatureDoesNotMatch UnrecognizedClientException",
+    _BAD_KMS_KEY: "DecryptionFailure EncryptionFailure KMSKeyNotFoundException",
+    _BAD_STATE: "InvalidParameterException InvalidRequestException ValidationException",
+    _DELETED: "ResourceNotFoundException",
+}
+"""The error codes of AWS for each failure: of all APIs, in the spellings of their protocols."""
 
-
-def _client_error(address: AwsAddress, error: Exception) -> SinkError:
-    """Return the error for a failure inside Boto3; only the name of its class is shown."""
-    from botocore import (  # type: ignore[import-untyped]  # noqa: PLC0415 - has no types; an extra
-        exceptions,
-    )
-
-    kind = type(error).__name__
-    if isinstance(error, exceptions.SSLError):
-        return sink_error(
-            Code.SINK_UNAVAILABLE,
-            f"{address} is on a server that is not trusted or does not use https.",
-            "Set AWS_CA_BUNDLE to the path of the CA certificate, and check AWS_ENDPOINT_URL.",
-        )
-    if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
-        return sink_error(
-            Code.SINK_UNAVAILABLE,
-            f"{address} is unreachable ({kind}).",
-            "Check the region, AWS_ENDPOINT_URL, the network and its proxies.",
-        )
-    if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
-        return sink_error(
-            Code.SINK_DENIED,
-            f"{address} cannot be accessed: the AWS credential is missing or incomplete.",
-            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or assume a role before the run.",
-        )
-    return sink_error(
-        Code.SINK_DENIED,
-        f"{address} cannot be accessed: the AWS configuration or credential is not valid ({kind}).",
-        "Check AWS_PROFILE, AWS_CONFIG_FILE and AWS_ENDPOINT_URL, and sign in again.",
-    )
-
-
-def _check_encrypted(address: AwsAddress, endpoint: str) -> None:
-    parts = urlsplit(endpoint)
-    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
-        raise sink_error(
-            Code.SINK_UNSUITABLE,
-            f"{address} is refused: plain http would expose the token to the network.",
-            "Set AWS_ENDPOINT_URL to an https:// address.",
-        )
+_FAILURES = {code: failure for failure, codes in _CODES.items() for code in codes.split()}
 
 
 SINK = SinkKind(

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.errors.codes import Code
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks.kind import Option, SinkKind
-from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
+from provisioner.sinks.sink import Content, SinkFailure, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,9 +120,9 @@ class CommandSink:
             self._find_program(argv)
 
     def read(self) -> Content:
-        """Return the output of `check` without its line break; WriteOnly without a `check`.
+        """Return the output of `check` without its line break; Unreadable without a `check`.
 
-        A failing `check` counts as Empty: password managers exit with the same code for a missing
+        A failing `check` counts as NoToken: password managers exit with the same code for a missing
         entry as for any other error (pass(1) and gh use 1). The token is then delivered, and an
         error that persists makes that fail.
 
@@ -129,7 +130,7 @@ class CommandSink:
             SinkError: `check` could not be started, timed out or was killed by a signal.
         """
         if not self._check:
-            return WriteOnly()
+            return Unreadable()
         with self._start(self._check, subprocess.DEVNULL, subprocess.PIPE) as process:
             output = _read_output(process, self._commands.timeout)
             code = 0 if len(output) > _MAX_OUTPUT else process.wait(self._commands.timeout)
@@ -137,11 +138,11 @@ class CommandSink:
             raise _exit_error(self._check, code)
         if code > 0:
             _LOG.info("check %s exited with code %d: no token found", self._check[0], code)
-            return Empty()
+            return NoToken()
         text = output.decode("utf-8", "surrogateescape")
         if text.endswith("\n"):
             text = text[:-1].removesuffix("\r")
-        return StoredValue(Secret.received(text)) if text else Empty()
+        return StoredValue(Secret.received(text)) if text else NoToken()
 
     def write(self, token: Secret) -> None:
         """Run the program with the token on its standard input.
@@ -160,51 +161,42 @@ class CommandSink:
         """Return the path of a program, relative to the root or found on the PATH."""
         name = argv[0]
         if sys.platform == "win32":
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{_label(argv)} cannot be used on Windows, where a program that hangs and "
-                "its child processes cannot be stopped.",
-                "Use another sink, or run on Linux or macOS.",
-            )
+            reason = "cannot be used on Windows, where a program that hangs cannot be stopped"
+            remedy = "Use another sink, or run on Linux or macOS."
+            raise _failure(Code.SINK_UNSUITABLE, argv, reason, remedy)
         program = shutil.which(str(self._commands.root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`
         if program is None:
-            raise sink_error(
-                Code.SINK_MISSING,
-                f"{_label(argv)} does not exist or is not executable.",
-                "Install the program, or correct its name.",
-            )
+            reason = "does not exist or is not executable"
+            remedy = "Install the program, or correct its name."
+            raise _failure(Code.SINK_MISSING, argv, reason, remedy)
         return os.path.abspath(program)  # noqa: PTH100 - `which` returns a text too
 
     @contextmanager
     def _start(
         self, argv: tuple[str, ...], stdin: int, stdout: int
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a program, and kill it with all that it started if anything fails."""
+        """Run a program, and kill it with all that it started if anything fails.
+
+        Raises:
+            SinkError: it could not be started, or timed out.
+        """
         program = self._find_program(argv)
-        processes = self._commands.processes
         try:
-            process = processes.start(
+            with self._commands.processes.running(
                 argv, stdin=stdin, stdout=stdout, executable=program, cwd=self._commands.root
-            )
-        except (OSError, ValueError) as error:
-            reason = (
-                error.strerror if isinstance(error, OSError) else "NUL character in an argument"
-            )
-            raise sink_error(
-                Code.SINK_FAILED,
-                f"{_label(argv)} could not be started: {reason}.",
-                "Correct the program or its arguments.",
-            ) from None
-        try:
-            yield process
+            ) as process:
+                yield process
         except subprocess.TimeoutExpired:
-            raise sink_error(
-                Code.SINK_UNAVAILABLE,
-                f"{_label(argv)} did not finish within {self._commands.timeout:.0f} seconds.",
-                "Find out what it waits for; it must not prompt for input.",
-            ) from None
-        finally:
-            processes.end(process)
+            reason = f"did not finish within {self._commands.timeout:.0f} seconds"
+            remedy = "Find out what it waits for; it must not prompt for input."
+            raise _failure(Code.SINK_UNAVAILABLE, argv, reason, remedy) from None
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "strerror", "NUL character in an argument")
+            reason, remedy = (
+                f"could not be started: {cause}",
+                "Correct the program or its arguments.",
+            )
+            raise _failure(Code.SINK_FAILED, argv, reason, remedy) from None
 
 
 def _read_output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
@@ -236,8 +228,8 @@ def _read_output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
     return output
 
 
-def _label(argv: tuple[str, ...]) -> str:
-    return f"command {argv[0]}"
+def _failure(code: Code, argv: tuple[str, ...], reason: str, remedy: str) -> SinkError:
+    return SinkFailure(code, reason, remedy).error(f"command {argv[0]}")
 
 
 def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
@@ -246,11 +238,8 @@ def _exit_error(argv: tuple[str, ...], code: int) -> SinkError:
         cause = f"signal {-code}"
         with suppress(ValueError):
             cause = signal.Signals(-code).name
-    return sink_error(
-        Code.SINK_FAILED,
-        f"{_label(argv)} failed with {cause}.",
-        "Run it manually with different input to see its output.",
-    )
+    remedy = "Run it manually with different input to see its output."
+    return _failure(Code.SINK_FAILED, argv, f"failed with {cause}", remedy)
 
 
 SINK = SinkKind(

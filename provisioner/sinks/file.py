@@ -21,17 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks.file_text import (
-    Entries,
-    FileError,
-    FileFailure,
-    FileFormat,
-    effective_entry,
-    entries_of,
-    unsuitable,
-    with_value,
-)
+from provisioner.sinks.file_text import Entries, FileFormat, effective_entry, entries_of, with_value
 from provisioner.sinks.file_write import DiskFile, Folders, file_failure
 from provisioner.sinks.git import Git
 from provisioner.sinks.kind import (
@@ -43,7 +35,7 @@ from provisioner.sinks.kind import (
     Option,
     SinkKind,
 )
-from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
+from provisioner.sinks.sink import Content, SinkFailure, StoredValue, UnusableError, unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -119,9 +111,9 @@ class Files:
         self._shared_locations = _shared_locations(self._root, declared)
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, FileFormat], _File] = {}
-        self._folders = folders or Folders()
-        self._resolution = timestamp_resolution
-        self._git = Git(self._root)
+        self.folders = folders or Folders()
+        self.timestamp_resolution = timestamp_resolution
+        self.git = Git(self._root)
 
     def sink(self, address: FileAddress) -> FileSink:
         """Open the sink of an address; symbolic links are followed now.
@@ -132,20 +124,19 @@ class Files:
         """
         with _as_sink_errors(address):
             if "\0" in address.path:
-                raise FileError(unsuitable("has a NUL character in its path", "Choose another."))
+                raise unsuitable("has a NUL character in its path", "Choose another.").error(
+                    address
+                )
             path = self._root / address.file
             real = Path(os.path.realpath(path))
             for other in self._shared_locations.get((str(real), address.variable), ()):
                 if other.place != address.place:
                     reason = f"leads to the same place as {other} through a symbolic link"
                     remedy = "Give each key its own file or variable."
-                    raise FileError(unsuitable(reason, remedy))
+                    raise unsuitable(reason, remedy).error(address)
         with self._lock:
             if (real, address.format) not in self._files:
-                disk = DiskFile(real, self._folders)
-                self._files[real, address.format] = _File(
-                    path, address.format, disk, self._git, self._resolution
-                )
+                self._files[real, address.format] = _File(real, path, address.format, self)
         return FileSink(address, self._files[real, address.format])
 
 
@@ -172,14 +163,14 @@ class FileSink:
             self._file.value(self._address.variable)
 
     def read(self) -> Content:
-        """Return the value of the variable; Empty without the file, the variable or a value.
+        """Return the value of the variable; NoToken without the file, the variable or a value.
 
         Raises:
             SinkError: the file could not be read, or cannot hold the variable.
         """
         with _as_sink_errors(self._address):
             value = self._file.value(self._address.variable)
-        return StoredValue(Secret.received(value)) if value else Empty()
+        return StoredValue(Secret.received(value)) if value else NoToken()
 
     def write(self, token: Secret) -> None:
         """Write the token to the file, and create missing folders.
@@ -218,54 +209,45 @@ def _shared_locations(
 @contextmanager
 def _as_sink_errors(address: FileAddress) -> Iterator[None]:
     """Turn the errors of a file into errors of one of its sinks."""
-    name = str(address)
+    name: FileAddress | str = address
     try:
         yield
-    except FileError as error:
+    except UnusableError as error:
         failure = error.failure
     except OSError as error:
         failure = file_failure(error)
     except UnicodeEncodeError:
-        name = ascii(name)
+        name = ascii(str(address))
         failure = unsuitable("has a path or a value that cannot be encoded", "Choose another path.")
     else:
         return
-    raise sink_error(failure.code, f"{name} {failure.reason}.", failure.remedy)
+    raise failure.error(name)
 
 
-class _File:
+class _File(DiskFile):
     """One file, for any number of variables and threads.
 
     Args:
+        path: its path without symbolic links, so that a link stays and its target is replaced.
         declared_path: the path in the manifest, made absolute.
         file_format: the format of its text.
-        disk: the same file on the disk, at its path without symbolic links, so that a link stays
-            and its target is replaced.
-        git: finds out whether git would publish the file.
-        resolution: the nanoseconds within which it may change twice without a new timestamp.
+        files: the files of the run.
     """
 
     def __init__(
-        self,
-        declared_path: Path,
-        file_format: FileFormat,
-        disk: DiskFile,
-        git: Git,
-        resolution: int,
+        self, path: Path, declared_path: Path, file_format: FileFormat, files: Files
     ) -> None:
+        super().__init__(path, files.folders)
         self._declared_path = declared_path
         self._format = file_format
-        self._disk = disk
-        self._git = git
-        self._resolution = resolution
+        self._files = files
         self._parse_lock = threading.Lock()
         self._parsed: tuple[tuple[int, ...], Entries] | None = None
 
     def check(self) -> None:
         """Try what a write will do, without leaving anything behind."""
-        self._check_not_published()
-        self._status()
-        self._disk.probe()
+        self._check_usable()
+        self.probe()
 
     def value(self, variable: str) -> str:
         """Return the value of a variable, empty without it; an unchanged file is parsed once."""
@@ -274,22 +256,22 @@ class _File:
 
     def set_value(self, variable: str, value: Secret) -> None:
         """Replace the value of a variable, or add the variable."""
-        self._check_not_published()
-        self._status()
+        self._check_usable()
 
         def new_content() -> bytes:
             text = with_value(self._text(), variable, value, self._format)
             return text.encode("utf-8", "surrogateescape")
 
-        self._disk.rewrite(new_content)
+        self.rewrite(new_content)
 
     @cached_property
-    def _publication_failure(self) -> FileFailure | None:
-        return self._git.publication_failure(self._disk.path)
+    def _publication_failure(self) -> SinkFailure | None:
+        return self._files.git.publication_failure(self.path)
 
-    def _check_not_published(self) -> None:
+    def _check_usable(self) -> None:
         if self._publication_failure is not None:
-            raise FileError(self._publication_failure)
+            raise UnusableError(self._publication_failure)
+        self._status()
 
     def _status(self) -> os.stat_result | None:
         """Return the status of the file; None if it does not exist yet."""
@@ -299,7 +281,7 @@ class _File:
             return None
         is_stream = _STREAM.fullmatch(os.path.normpath(self._declared_path))
         if is_stream or not stat.S_ISREG(status.st_mode):
-            raise FileError(unsuitable("is not a regular file", "Choose the path of a file."))
+            raise UnusableError(unsuitable("is not a regular file", "Choose the path of a file."))
         return status
 
     def _entries(self) -> Entries:
@@ -313,13 +295,13 @@ class _File:
             if self._parsed is not None and self._parsed[0] == fingerprint:
                 return self._parsed[1]
             entries = entries_of(self._text(), self._format)
-            is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._resolution
+            is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._files.timestamp_resolution
             self._parsed = (fingerprint, entries) if is_stable else None
             return entries
 
     def _text(self) -> str:
         try:
-            data = self._disk.path.read_bytes()
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return ""
         # A killed write in place may leave NULs at the end.

@@ -1,7 +1,7 @@
 """The texts of the sink `file`: find the value of a variable, and replace it.
 
 Everything else in a text is kept unchanged. A text that cannot hold the variable, or could not
-return it, raises a `FileError` and is left unchanged.
+return it, raises an `UnusableError` and is left unchanged.
 """
 
 from __future__ import annotations
@@ -10,41 +10,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, Literal
 
-from provisioner.errors.codes import Code
+from provisioner.sinks.sink import UnusableError, unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.secret import Secret
-
-
-class FileFailure(NamedTuple):
-    """The reason why a file cannot be used.
-
-    Attributes:
-        code: the kind of failure.
-        reason: the rest of a sentence that begins with the sink's address.
-        remedy: one sentence that says what to do.
-    """
-
-    code: Code
-    reason: str
-    remedy: str
-
-
-class FileError(Exception):
-    """A file cannot be used, for a reason that is not an `OSError`."""
-
-    def __init__(self, failure: FileFailure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
-
-
-def unsuitable(reason: str, remedy: str) -> FileFailure:
-    """Return the failure of a file that cannot hold a token, whatever the permissions."""
-    return FileFailure(Code.SINK_UNSUITABLE, reason, remedy)
 
 
 FileFormat = Literal["dotenv", "json", "bare"]
@@ -61,12 +34,16 @@ class Entry:
         start: the position of the first character that a new value replaces.
         end: the position after the last of them.
         nested: True if the value is an object or an array.
+        before: the whitespace before the name of a JSON member.
+        colon: its colon, with the whitespace around it.
     """
 
     value: str = field(repr=False)
     start: int
     end: int
     nested: bool = False
+    before: str = ""
+    colon: str = ""
 
 
 Entries = Mapping[str, tuple[Entry, ...]]
@@ -75,19 +52,11 @@ Entries = Mapping[str, tuple[Entry, ...]]
 
 def entries_of(text: str, file_format: FileFormat) -> Entries:
     """Return the entries of each variable."""
+    if file_format == "bare":
+        return {"": (Entry(text.strip(), 0, len(text)),)}
     found: dict[str, tuple[Entry, ...]] = {}
-    match file_format:
-        case "dotenv":
-            _check_dotenv(text)
-            for name, entry in _assignments(text):
-                found[name] = (*found.get(name, ()), entry)
-        case "bare":
-            found[""] = (Entry(text.strip(), 0, len(text)),)
-        case "json":
-            for member in _members(text):
-                found[member.name] = (*found.get(member.name, ()), member.entry)
-        case _:
-            assert_never(file_format)
+    for name, entry in _assignments(text) if file_format == "dotenv" else _members(text):
+        found[name] = (*found.get(name, ()), entry)
     return found
 
 
@@ -95,15 +64,17 @@ def effective_entry(entries: tuple[Entry, ...], file_format: FileFormat) -> Entr
     """Return the entry of a variable that its readers use; None if there is none.
 
     Raises:
-        FileError: the entry is ambiguous, or not a text.
+        UnusableError: the entry is ambiguous, or not a text.
     """
     if file_format == "json" and len(entries) > 1:
         reason = "appears twice in its JSON object"
-        raise FileError(unsuitable(reason, "Remove one of the two members."))
+        raise UnusableError(unsuitable(reason, "Remove one of the two members."))
     if not entries:
         return None
     if entries[-1].nested:
-        raise FileError(unsuitable("contains an object or an array", "Choose another variable."))
+        raise UnusableError(
+            unsuitable("contains an object or an array", "Choose another variable.")
+        )
     return entries[-1]
 
 
@@ -111,7 +82,7 @@ def with_value(text: str, variable: str, value: Secret, file_format: FileFormat)
     """Return the text with a new value for a variable and everything else unchanged.
 
     Raises:
-        FileError: the text cannot hold the variable, or another value would change.
+        UnusableError: the text cannot hold the variable, or another value would change.
     """
     if file_format == "bare":
         return value.reveal()
@@ -121,7 +92,9 @@ def with_value(text: str, variable: str, value: Secret, file_format: FileFormat)
     if entry is not None:
         new = text[: entry.start] + quoted + text[entry.end :]
     elif file_format == "dotenv":
-        new = _with_line(text, variable, quoted)
+        end = "\r\n" if "\r\n" in text else "\n"
+        gap = end if text and not text.endswith("\n") else ""
+        new = f"{text}{gap}{variable}={quoted}{end}"
     else:
         new = _with_member(text, variable, quoted)
     expected = values_of(before)
@@ -129,7 +102,7 @@ def with_value(text: str, variable: str, value: Secret, file_format: FileFormat)
     # For example, a quote that is never closed may swallow the lines after it.
     if values_of(entries_of(new, file_format)) != expected:
         reason = "cannot be added: its file has an unclosed quote"
-        raise FileError(unsuitable(reason, "Close the quotes in the file."))
+        raise UnusableError(unsuitable(reason, "Close the quotes in the file."))
     return new
 
 
@@ -159,22 +132,18 @@ _NOT_AN_ASSIGNMENT = re.compile(r"[ \t]*(?:\#.*|(?:export[ \t]+)?[A-Za-z_][A-Za-
 """A line of a dotenv file that assigns nothing: an empty line, a comment or a bare name."""
 
 
-def _check_dotenv(text: str) -> None:
-    """Raise if a text is not a dotenv file, because an appended line would corrupt it.
+def _assignments(text: str) -> Iterator[tuple[str, Entry]]:
+    """Yield the assignments of a dotenv text.
 
-    It is refused if it has a NUL, if it has content but no assignment, or if it begins like JSON,
-    PEM or a script.
+    A text is refused, because an appended line would corrupt it, if it has a NUL, if it has content
+    but no assignment, or if it begins like JSON, PEM or a script.
     """
     other = [line for line in text.split("\n") if not _NOT_AN_ASSIGNMENT.fullmatch(line)]
     first = other[0].lstrip("\ufeff \t") if other else ""
     assigns = _ASSIGNMENT.search(text) is not None
     if "\0" in text or (other and not assigns) or first.startswith(("{", "[", "<", "-----", "---")):
         remedy = "Choose another file, or write `format: json` if it is a JSON object."
-        raise FileError(unsuitable("is in a file that is not a dotenv file", remedy))
-
-
-def _assignments(text: str) -> Iterator[tuple[str, Entry]]:
-    """Yield the assignments of a dotenv text."""
+        raise UnusableError(unsuitable("is in a file that is not a dotenv file", remedy))
     for found in _ASSIGNMENT.finditer(text):
         value = found["value"]
         if found["quoted"]:
@@ -194,29 +163,13 @@ def quote_value(value: str) -> str:
     return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r") + '"'
 
 
-def _with_line(text: str, variable: str, quoted: str) -> str:
-    """Return a dotenv text with one more assignment and the line endings that it already has."""
-    end = "\r\n" if "\r\n" in text else "\n"
-    gap = end if text and not text.endswith("\n") else ""
-    return f"{text}{gap}{variable}={quoted}{end}"
-
-
-class _Member(NamedTuple):
-    """One member of a JSON object, with the whitespace before its name and around its colon."""
-
-    before: str
-    name: str
-    colon: str
-    entry: Entry
-
-
 # Numbers are only skipped, and Python refuses to convert a very long one to `int`.
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str)
 _BEFORE = re.compile(r'(?:\s*,)?(\s*)(?=")')
 _COLON = re.compile(r"\s*:\s*")
 
 
-def _members(text: str) -> Iterator[_Member]:
+def _members(text: str) -> Iterator[tuple[str, Entry]]:
     """Yield the members at the top level of a JSON object; none for an empty file."""
     if not text.strip():
         return
@@ -226,7 +179,7 @@ def _members(text: str) -> Iterator[_Member]:
         is_object = False
     if not is_object:
         reason = "is in a file that is not a JSON object"
-        raise FileError(unsuitable(reason, "Correct the file."))
+        raise UnusableError(unsuitable(reason, "Correct the file."))
     start = text.index("{") + 1
     value: Any
     while before := _BEFORE.match(text, start):
@@ -236,8 +189,9 @@ def _members(text: str) -> Iterator[_Member]:
         value, start = _JSON.raw_decode(text, separator.end())
         source = text[separator.end() : start]
         as_text = value if isinstance(value, str) else "" if value is None else source
-        entry = Entry(as_text, separator.end(), start, nested=isinstance(value, dict | list))
-        yield _Member(before[1], name, separator[0], entry)
+        is_nested = isinstance(value, dict | list)
+        entry = Entry(as_text, separator.end(), start, is_nested, before[1], separator[0])
+        yield name, entry
 
 
 def _with_member(text: str, variable: str, quoted: str) -> str:
@@ -245,9 +199,9 @@ def _with_member(text: str, variable: str, quoted: str) -> str:
     name = json.dumps(variable)
     existing = tuple(_members(text))
     if existing:
-        last = existing[-1]
-        insert_at = last.entry.end
-        return f"{text[:insert_at]},{last.before}{name}{last.colon}{quoted}{text[insert_at:]}"
+        _, last = existing[-1]
+        new = f",{last.before}{name}{last.colon}{quoted}"
+        return text[: last.end] + new + text[last.end :]
     text = text if text.strip() else "{}\n"
     insert_at, end = text.index("{") + 1, text.rindex("}")
     return f"{text[:insert_at]}\n  {name}: {quoted}\n{text[end:]}"

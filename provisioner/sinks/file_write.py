@@ -14,10 +14,9 @@ import stat
 import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.runtime.atomic_write import (
@@ -29,7 +28,7 @@ from provisioner.runtime.atomic_write import (
     write_atomically,
 )
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sinks.file_text import FileError, FileFailure, unsuitable
+from provisioner.sinks.sink import SinkFailure, UnusableError, unsuitable
 
 if sys.platform != "win32":
     import fcntl
@@ -54,8 +53,7 @@ _IRREPLACEABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY,
 _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
 
 
-@dataclass(frozen=True, slots=True)
-class LockWait:
+class LockWait(NamedTuple):
     """The time to wait for a lock that another process has.
 
     Attributes:
@@ -70,7 +68,7 @@ class LockWait:
 _LOCK_WAIT = LockWait()
 
 
-_LOCKED = FileFailure(
+_LOCKED = SinkFailure(
     Code.SINK_UNAVAILABLE,
     "is in a folder that another process has locked",
     "Wait until that process has finished, then run again.",
@@ -98,16 +96,16 @@ _REMEDIES = {
 }
 
 
-def file_failure(error: OSError) -> FileFailure:
+def file_failure(error: OSError) -> SinkFailure:
     """Return the failure for an error of the operating system, with its remedy."""
     if isinstance(error, ForeignOwnerError):
         return _NOT_OWNED
     reason, number = f"cannot be used: {error.strerror}", error.errno or 0
     if number in _UNSUITABLE:
         remedy = _REMEDIES.get(number, "Choose a path where a file can be created.")
-        return FileFailure(Code.SINK_UNSUITABLE, reason, remedy)
+        return SinkFailure(Code.SINK_UNSUITABLE, reason, remedy)
     remedy = _REMEDIES.get(number, "Check the file system of the path, and run again.")
-    return FileFailure(Code.SINK_DENIED if number in _DENIED else Code.SINK_FAILED, reason, remedy)
+    return SinkFailure(Code.SINK_DENIED if number in _DENIED else Code.SINK_FAILED, reason, remedy)
 
 
 class Folders:
@@ -158,42 +156,47 @@ class Folder:
     def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Keep other threads and other processes of this machine from writing in the folder.
 
+        What killed processes left behind is removed: only now is it certainly unused.
+
         Args:
             wait: False to raise at once if another process has the lock.
         """
-        if sys.platform == "win32":
-            with self._lock.mutex:
-                yield
-            return
-        with self._lock.acquired(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY), wait=wait):
+        import shutil  # noqa: PLC0415 - `validate` writes nothing
+
+        with ExitStack() as stack:
+            if sys.platform == "win32":
+                stack.enter_context(self._lock.mutex)
+            else:
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                stack.enter_context(self._lock.acquired(descriptor, wait=wait))
+            for path in self.path.glob(_LEFTOVERS):
+                shutil.rmtree(path, ignore_errors=True)
             yield
 
-    def probe(self, size: int) -> None:
+    def probe(self, size: int, *, for_new: bool = False) -> None:
         """Try, once a run, what replacing a file of this size in the folder needs.
+
+        Args:
+            size: in bytes.
+            for_new: True for a file in a new folder, which will be created in this one.
 
         Raises:
             OSError: the operating system refuses it.
-            FileError: the folder cannot be locked, or its new files belong to another user.
+            UnusableError: the folder cannot be locked, or its new files belong to another user.
         """
         if not os.path.lexists(self.path):
             above = next(parent for parent in self.path.parents if os.path.lexists(parent))
-            self._folders.at(above)._probe(size, for_new=True)  # noqa: SLF001 - of the same kind
-        else:
-            self._probe(size, for_new=False)
-
-    def _probe(self, size: int, *, for_new: bool) -> None:
-        """Run the probe in this folder, or for a new folder that will be created in it."""
+            self._folders.at(above).probe(size, for_new=True)
+            return
         with self._probe_lock:
             if self._probe_error is not None:
                 raise self._probe_error
             if size <= self._probed_size:
                 return
             try:
-                with self.locked(wait=not for_new):
-                    self.remove_leftovers()
-                    with temporary_file(self.path, os.urandom(size)):
-                        self._probed_size = size
-            except FileError as error:
+                with self.locked(wait=not for_new), temporary_file(self.path, os.urandom(size)):
+                    self._probed_size = size
+            except UnusableError as error:
                 if not (for_new and error.failure is _LOCKED):
                     raise
                 # Creating a folder in here needs no lock, whose owner may remove the probe.
@@ -202,13 +205,6 @@ class Folder:
             except OSError as error:
                 self._probe_error = error
                 raise
-
-    def remove_leftovers(self) -> None:
-        """Remove what killed processes left behind. Only under the lock is it certainly unused."""
-        import shutil  # noqa: PLC0415 - `validate` writes nothing
-
-        for path in self.path.glob(_LEFTOVERS):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 class DiskFile:
@@ -231,7 +227,7 @@ class DiskFile:
 
         Raises:
             OSError: the operating system refuses it.
-            FileError: the file or its folder is not suitable.
+            UnusableError: the file or its folder is not suitable.
         """
         exists = os.path.lexists(self.path)
         size = _EXTRA_SIZE + (self.path.stat().st_size if exists else 0)
@@ -252,13 +248,12 @@ class DiskFile:
 
         Raises:
             OSError: the operating system refuses it.
-            FileError: the file or its folder is not suitable.
+            UnusableError: the file or its folder is not suitable.
         """
         _make_folders(self._folder.path)
         try:
             self._check_not_mounted()
             with self._folder.locked():
-                self._folder.remove_leftovers()
                 write_atomically(self.path, new_content())
         except OSError as error:
             if not self._allows_write_in_place(error):
@@ -307,7 +302,7 @@ class DiskFile:
             descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
             stack.enter_context(self._lock.acquired(descriptor))
             if os.fstat(descriptor).st_uid != os.geteuid():
-                raise FileError(_OTHER_OWNER)
+                raise UnusableError(_OTHER_OWNER)
             if not self._warned:
                 self._warned = True
                 _LOG.warning(
@@ -339,36 +334,33 @@ class _Lock:
             wait: False to raise at once if another process has the lock.
 
         Raises:
-            FileError: another process does not release the lock in time, or nothing can be locked
-                here.
+            UnusableError: another process does not release the lock in time, or nothing can be
+                locked here.
         """
         waiting: Future[None] | None = None
         try:
             with self.mutex:
-                if self._abandoned is not None and not self._abandoned.done():
-                    raise FileError(_LOCKED)
+                abandoned, wait_time = self._abandoned, self._lock_wait
+                if abandoned is not None and not abandoned.done():
+                    raise UnusableError(_LOCKED)
                 if not _try_lock(descriptor):
                     if not wait:
-                        raise FileError(_LOCKED)
+                        raise UnusableError(_LOCKED)
                     # flock(2) has no timeout, so a thread waits in it and may be abandoned there.
                     threads = ThreadExecutor(1)
                     waiting = threads.submit(fcntl.flock, descriptor, fcntl.LOCK_EX)
                     threads.shutdown(wait=False)
-                    self._wait_for(waiting)
+                    try:
+                        waiting.result(wait_time.after_timeout if abandoned else wait_time.first)
+                    except TimeoutError:
+                        self._abandoned = waiting
+                        raise UnusableError(_LOCKED) from None
                 yield
         finally:
             if waiting is None:
                 os.close(descriptor)
             else:
                 waiting.add_done_callback(lambda _: os.close(descriptor))
-
-    def _wait_for(self, waiting: Future[None]) -> None:
-        try:
-            lock_wait = self._lock_wait
-            waiting.result(lock_wait.first if self._abandoned is None else lock_wait.after_timeout)
-        except TimeoutError:
-            self._abandoned = waiting
-            raise FileError(_LOCKED) from None
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -378,7 +370,7 @@ def _try_lock(descriptor: int) -> bool:
         return False
     except OSError as error:
         reason = f"is in a folder that cannot be locked ({error.strerror})"
-        raise FileError(unsuitable(reason, "Choose a folder on a local disk.")) from None
+        raise UnusableError(unsuitable(reason, "Choose a folder on a local disk.")) from None
     return True
 
 
@@ -386,28 +378,20 @@ def _overwrite(descriptor: int, data: bytes) -> None:
     """Write over the current content; a kill leaves at worst blank lines or NULs at the end."""
     os.fchmod(descriptor, 0o600)
     size = os.fstat(descriptor).st_size
-    if len(data) > size:
+    # Let a full disk fail before anything is changed, if the system supports that.
+    if len(data) > size and hasattr(os, "posix_fallocate"):
         try:
-            _reserve_space(descriptor, len(data))
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
+            os.posix_fallocate(descriptor, 0, len(data))
+        except OSError as error:
+            if error.errno not in _CANNOT_RESERVE:
+                os.ftruncate(descriptor, size)
+                raise
     padded = data.ljust(size, b"\n")
     written = 0
     while written < len(padded):
         written += os.pwrite(descriptor, padded[written:], written)
     os.ftruncate(descriptor, len(data))
     os.fsync(descriptor)
-
-
-def _reserve_space(descriptor: int, size: int) -> None:
-    """Let a full disk fail before anything is changed, if the system supports that."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in _CANNOT_RESERVE:
-                raise
 
 
 def _make_folders(folder: Path) -> None:

@@ -12,9 +12,12 @@ import threading
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from provisioner.sinks.file_text import FileFailure, unsuitable
-from provisioner.sinks.gitignore import IgnoreFiles
+from provisioner.sinks.sink import SinkFailure, unsuitable
+
+if TYPE_CHECKING:
+    from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,16 +72,25 @@ class Git:
         # A relative path is in the current folder and may come from a pull request.
         self._program = program if program and Path(program).is_absolute() else None
         self._root = root
-        self._ignore_files = IgnoreFiles()
         self._lock = threading.Lock()
-        self._warned = False
 
     @cached_property
     def _checkout(self) -> Path | None:
         """The work tree that contains the root; looked up for the first file."""
-        return _nearest_tree(Path(os.path.realpath(self._root), ".git"))
+        inside = Path(os.path.realpath(self._root), ".git")
+        return next(filter(_is_tree, inside.parents), None)
 
-    def publication_failure(self, path: Path) -> FileFailure | None:
+    @cached_property
+    def _ignore_files(self) -> IgnoreFiles:
+        from provisioner.sinks.gitignore import IgnoreFiles  # noqa: PLC0415 - only without git
+
+        _LOG.warning(
+            "git is not installed, so only .gitignore files were read; tracked files were not "
+            "detected"
+        )
+        return IgnoreFiles()
+
+    def publication_failure(self, path: Path) -> SinkFailure | None:
         """Return the failure of a file that git would publish; None if git would not.
 
         A tracked file is never ignored: git-check-ignore(1), "DESCRIPTION". An inner repository
@@ -89,7 +101,9 @@ class Git:
         """
         if ".git" in path.parts:
             return _INSIDE_GIT_FOLDER
-        trees = _trees(path, self._checkout)
+        # From the work tree of the run on; a path outside of it has only its nearest one.
+        trees = [folder for folder in reversed(path.parents) if _is_tree(folder)]
+        trees = trees[trees.index(self._checkout) if self._checkout in trees else -1 :]
         for tree, inner in zip_longest(trees, trees[1:]):
             check = self._check_ignore_files if self._program is None else self._check_with_git
             failure = check(path if inner is None else inner, tree, nested=inner is not None)
@@ -97,23 +111,18 @@ class Git:
                 return failure
         return None
 
-    def _check_ignore_files(self, path: Path, tree: Path, *, nested: bool) -> FileFailure | None:
+    def _check_ignore_files(self, path: Path, tree: Path, *, nested: bool) -> SinkFailure | None:
         with self._lock:
-            if not self._warned:
-                self._warned = True
-                _LOG.warning(
-                    "git is not installed, so only .gitignore files were read; tracked files were "
-                    "not detected"
-                )
+            ignore_files = self._ignore_files
         try:
-            ignored = self._ignore_files.ignores(path, tree, is_folder=nested)
+            ignored = ignore_files.ignores(path, tree, is_folder=nested)
         except OSError:
             return _UNREADABLE
         if ignored:
             return None
         return _NESTED if nested else _NOT_IGNORED
 
-    def _check_with_git(self, path: Path, tree: Path, *, nested: bool) -> FileFailure | None:
+    def _check_with_git(self, path: Path, tree: Path, *, nested: bool) -> SinkFailure | None:
         assert self._program is not None  # noqa: S101 - for the type checker
         match _exit_code(self._program, path, tree, "check-ignore", "--quiet"):
             case 0:
@@ -130,22 +139,8 @@ class Git:
                 return _NO_ANSWER
 
 
-def _nearest_tree(path: Path) -> Path | None:
-    """Return the root of the innermost work tree that contains a path; None without one."""
-    return next((parent for parent in path.parents if os.path.lexists(parent / ".git")), None)
-
-
-def _trees(path: Path, checkout: Path | None) -> tuple[Path, ...]:
-    """Return the work trees that must ignore a path, the outermost first.
-
-    They start at the work tree of the run. A path outside of it has only its nearest one.
-    """
-    if checkout is None or checkout not in path.parents:
-        nearest = _nearest_tree(path)
-        return () if nearest is None else (nearest,)
-    above = path.parents
-    within = reversed(above[: above.index(checkout) + 1])
-    return tuple(folder for folder in within if os.path.lexists(folder / ".git"))
+def _is_tree(folder: Path) -> bool:
+    return os.path.lexists(folder / ".git")
 
 
 def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | None:

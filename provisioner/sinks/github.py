@@ -13,23 +13,24 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
-    Credential,
     Once,
     Reply,
+    header_credential,
     route_of,
     segment,
     unexpected_status,
 )
 from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, Empty, WriteOnly, sink_error
+from provisioner.sinks.sink import Content, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,8 +73,7 @@ class GithubAddress(Address):
         return f"github {self.targets[0]} {self.secret}{where}"
 
 
-@dataclass(frozen=True, slots=True)
-class _PublicKey:
+class _PublicKey(NamedTuple):
     key_id: str
     text: str
 
@@ -95,40 +95,31 @@ class Github:
     def __init__(
         self, environment: Mapping[str, str], wait: Callable[[float], None] = time.sleep
     ) -> None:
-        base, self._variables = _server(environment)
-        token = next(filter(None, map(environment.get, self._variables)), "").strip()
-        self._token = Secret(f"Bearer {token}") if token else None
+        base, variables = _server(environment)
+        token = next(filter(None, map(environment.get, variables)), "").strip()
+        credential = header_credential(
+            "Authorization",
+            f"Bearer {token}" if token else "",
+            f"Set {variables[0]} to a token that may write the secret.",
+        )
         headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
         # "Best practices for using the REST API": send requests that change something one by one.
-        self._api = Api(
-            route_of(base, environment), self._credential, headers, wait, serial_writes=True
-        )
-        self._keys: Once[_PublicKey] = Once()
-        self._archived: Once[bool] = Once()
+        route = route_of(base, environment)
+        self.api = Api(route, credential, headers, wait, serial_writes=True)
+        self.keys: Once[_PublicKey] = Once()
+        self.archived: Once[bool] = Once()
 
     def sink(self, address: GithubAddress) -> GithubSecret:
         """Return the sink of an address; nothing is sent yet."""
-        return GithubSecret(self._api, self._keys, self._archived, address)
-
-    def _credential(self, address: Address) -> Credential:
-        if self._token is None:
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: the GitHub token is missing.",
-                f"Set {self._variables[0]} to a token that may write the secret.",
-            )
-        return Credential({"Authorization": self._token})
+        return GithubSecret(self, address)
 
 
 class GithubSecret:
     """One secret; created by `Github`."""
 
-    def __init__(
-        self, api: Api, keys: Once[_PublicKey], archived: Once[bool], address: GithubAddress
-    ) -> None:
-        self._api = api
-        self._keys = keys
-        self._archived = archived
+    def __init__(self, github: Github, address: GithubAddress) -> None:
+        self._github = github
+        self._api = github.api
         self._address = address
         self._container = _container(address)
         self._path = f"{self._container}/secrets/{segment(address.secret)}"
@@ -140,20 +131,25 @@ class GithubSecret:
         """
         self._encrypt(Secret(""), self._key())
         self._get()
-        self._check_not_archived()
+        if self._address.repository is None:
+            return
+        repository = _repository(self._address.owner, self._address.repository)
+        if self._github.archived.get(repository, lambda: self._is_archived(repository)):
+            remedy = "Unarchive the repository, or choose another sink."
+            raise self._error(Code.SINK_UNSUITABLE, "the repository is archived", remedy)
 
     def read(self) -> Content:
-        """Return Empty, or the time when the secret last changed.
+        """Return NoToken, or the time when the secret last changed.
 
         An organisation's secret also changes when other repositories may see it ("REST API
         endpoints for GitHub Actions Secrets", "Set selected repositories").
         """
-        reply = self._get()
-        if reply.status != 200:  # noqa: PLR2004 - found
-            return Empty()
-        server_time = _parse_time(reply.body.get("updated_at"))
-        updated_at = None if server_time is None else server_time - reply.clock_skew
-        return WriteOnly(updated_at, only_writes=self._address.repository is not None)
+        found = self._get()
+        if found is None:
+            return NoToken()
+        server_time = _parse_time(found.body.get("updated_at"))
+        updated_at = None if server_time is None else server_time - found.clock_skew
+        return Unreadable(updated_at, only_writes=self._address.repository is not None)
 
     def write(self, token: Secret) -> None:
         """Encrypt and write the token; an organisation's secret keeps its visibility."""
@@ -161,7 +157,7 @@ class GithubSecret:
         key = self._key()
         reply = self._put(token, key, visibility)
         if reply.status in _STALE_KEY_STATUSES:
-            self._keys.forget(self._container, key)
+            self._github.keys.forget(self._container, key)
             reply = self._put(token, self._key(), visibility)
         if reply.status not in (201, 204):
             raise unexpected_status(self._address, reply)
@@ -171,15 +167,13 @@ class GithubSecret:
         body = {"encrypted_value": encrypted, "key_id": key.key_id, **visibility}
         return self._api.call(self._address, "PUT", self._path, body)
 
-    def _get(self) -> Reply:
-        reply = self._api.call(self._address, "GET", self._path)
-        if reply.status not in (200, 404):
-            raise unexpected_status(self._address, reply)
-        return reply
+    def _get(self) -> Reply | None:
+        return self._api.find(self._address, self._path)
 
     def _visibility(self) -> dict[str, Any]:
         """Return the current visibility; a new secret is for private repositories."""
-        visibility = self._get().body.get("visibility", "private")
+        secret = self._get()
+        visibility = secret.body.get("visibility", "private") if secret else "private"
         if visibility != "selected":
             return {"visibility": visibility}
         repositories: list[int] = []
@@ -191,74 +185,54 @@ class GithubSecret:
                 case {"total_count": int(total), "repositories": list(found)} if found or not total:
                     repositories += [one["id"] for one in found]
                 case _:  # a write with an incomplete list would hide the secret from the others
-                    raise sink_error(
-                        Code.SINK_DENIED,
-                        f"{self._address} cannot be used: GitHub does not list all repositories "
-                        "that can access it.",
-                        "Grant the token permission to read these repositories.",
-                    )
+                    reason = "GitHub does not list all repositories that can access it"
+                    remedy = "Grant the token permission to read these repositories."
+                    raise self._error(Code.SINK_DENIED, reason, remedy)
         return {"visibility": visibility, "selected_repository_ids": repositories}
 
     def _key(self) -> _PublicKey:
-        return self._keys.get(self._container, self._read_key)
+        return self._github.keys.get(self._container, self._read_key)
 
     def _read_key(self) -> _PublicKey:
-        reply = self._api.call(self._address, "GET", f"{self._container}/secrets/public-key")
-        match reply.body:
-            case {"key_id": str(key_id), "key": str(text)} if reply.status == 200:  # noqa: PLR2004 - found
-                return _PublicKey(key_id, text)
-        if reply.status != 404:  # noqa: PLR2004 - not found
-            raise unexpected_status(self._address, reply)
-        raise sink_error(
-            Code.SINK_MISSING,
-            f"{self._address} cannot be used: its repository, environment or organisation does not "
-            "exist, or the token has no access.",
-            "Check the names, and that the token may read secrets there.",
+        found = self._api.find(self._address, f"{self._container}/secrets/public-key")
+        if found is not None:
+            match found.body:
+                case {"key_id": str(key_id), "key": str(text)}:
+                    return _PublicKey(key_id, text)
+                case _:
+                    raise unexpected_status(self._address, found)
+        reason = (
+            "its repository, environment or organisation does not exist, or the token has no access"
         )
+        remedy = "Check the names, and that the token may read secrets there."
+        raise self._error(Code.SINK_MISSING, reason, remedy)
 
     def _encrypt(self, token: Secret, key: _PublicKey) -> str:
         try:
             from nacl.exceptions import CryptoError  # noqa: PLC0415 - an extra
             from nacl.public import PublicKey, SealedBox  # noqa: PLC0415 - as above
         except ImportError:
-            raise sink_error(
-                Code.SINK_EXTRA_MISSING,
-                f"{self._address} cannot be used: PyNaCl is not installed.",
-                'Install it with pip install "twenty-provisioner[github]".',
-            ) from None
+            remedy = 'Install it with pip install "twenty-provisioner[github]".'
+            reason = "PyNaCl is not installed"
+            raise self._error(Code.SINK_EXTRA_MISSING, reason, remedy) from None
         try:
             box = SealedBox(PublicKey(base64.b64decode(key.text)))
             return base64.b64encode(box.encrypt(token.reveal().encode())).decode()
         except (ValueError, CryptoError):
-            raise sink_error(
-                Code.SINK_UNAVAILABLE,
-                f"{self._address} cannot be used: the public key from GitHub is not valid.",
-                "Check that GITHUB_API_URL or GH_HOST is the address of GitHub.",
-            ) from None
-
-    def _check_not_archived(self) -> None:
-        if self._address.repository is None:
-            return
-        repository = _repository(self._address.owner, self._address.repository)
-        if self._archived.get(repository, lambda: self._is_archived(repository)):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: the repository is archived.",
-                "Unarchive the repository, or choose another sink.",
-            )
+            reason = "the public key from GitHub is not valid"
+            remedy = "Check that GITHUB_API_URL or GH_HOST is the address of GitHub."
+            raise self._error(Code.SINK_UNAVAILABLE, reason, remedy) from None
 
     def _is_archived(self, repository: str) -> bool:
         """Return whether GitHub reports the repository as archived; no access counts as no."""
         try:
-            reply = self._api.call(self._address, "GET", repository)
+            found = self._api.find(self._address, repository)
         except SinkError:
             return False
-        return reply.status == 200 and reply.body.get("archived") is True  # noqa: PLR2004 - found
+        return found is not None and found.body.get("archived") is True
 
-
-def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the API."""
-    return _server(environment)[0]
+    def _error(self, code: Code, reason: str, remedy: str) -> SinkError:
+        return unusable(code, reason, remedy).error(self._address)
 
 
 def _server(environment: Mapping[str, str]) -> tuple[str, tuple[str, str]]:
@@ -337,5 +311,5 @@ SINK = SinkKind(
     ),
     address=_address,
     connect=lambda context: Github(context.environ, context.wait).sink,
-    server_of=lambda environ, _: server_of(environ),
+    server_of=lambda environ, _: _server(environ)[0],
 )

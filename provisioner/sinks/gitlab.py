@@ -9,27 +9,29 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
-    Credential,
     Once,
     Reply,
+    header_credential,
     route_of,
     segment,
     unexpected_status,
 )
 from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, Empty, StoredValue, WriteOnly, sink_error
+from provisioner.sinks.sink import Content, StoredValue, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.http_client.client import Route
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.http_client.exchange import Route
 
 _ALL_ENVIRONMENTS = "*"
 _QUERY = f"?filter[environment_scope]={segment(_ALL_ENVIRONMENTS)}"
@@ -62,8 +64,7 @@ class GitlabAddress(Address):
         return f"gitlab {self.project} {self.variable}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Container:
+class _Container(NamedTuple):
     """A project or group.
 
     Attributes:
@@ -92,24 +93,17 @@ class Gitlab:
     def __init__(
         self, environment: Mapping[str, str], wait: Callable[[float], None] = time.sleep
     ) -> None:
-        token = environment.get("GITLAB_TOKEN", "").strip()
-        self._token = Secret(token) if token else None
-        headers = {"Accept": "application/json"}
-        self._api = Api(_route(environment), self._credential, headers, wait)
+        credential = header_credential(
+            "PRIVATE-TOKEN",
+            environment.get("GITLAB_TOKEN", "").strip(),
+            "Set GITLAB_TOKEN to an access token with the api scope.",
+        )
+        self._api = Api(_route(environment), credential, {"Accept": "application/json"}, wait)
         self._containers: Once[_Container] = Once()
 
     def sink(self, address: GitlabAddress) -> GitlabVariable:
         """Return the sink of an address; nothing is sent yet."""
         return GitlabVariable(self._api, self._containers, address)
-
-    def _credential(self, address: Address) -> Credential:
-        if self._token is None:
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: the GitLab token is missing.",
-                "Set GITLAB_TOKEN to an access token with the api scope.",
-            )
-        return Credential({"PRIVATE-TOKEN": self._token})
 
 
 class GitlabVariable:
@@ -126,20 +120,17 @@ class GitlabVariable:
         GitLab does not show whether the token may write the variable.
         """
         if self._container.archived:
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: the project is archived.",
-                "Unarchive the project, or choose another sink.",
-            )
+            remedy = "Unarchive the project, or choose another sink."
+            raise self._error(Code.SINK_UNSUITABLE, "the project is archived", remedy)
         self._get()
 
     def read(self) -> Content:
-        """Return the value; WriteOnly if the variable is hidden."""
+        """Return the value; Unreadable if the variable is hidden."""
         reply = self._get()
         if reply is None:
-            return Empty()
+            return NoToken()
         value = reply.body.get("value")
-        return StoredValue(Secret.received(value)) if isinstance(value, str) else WriteOnly()
+        return StoredValue(Secret.received(value)) if isinstance(value, str) else Unreadable()
 
     def write(self, token: Secret) -> None:
         """Create or update the variable, and make it masked and protected in any case."""
@@ -149,42 +140,29 @@ class GitlabVariable:
         if reply.status in (200, 201):
             return
         if "value" in _validation_errors(reply):
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: GitLab cannot mask this token.",
-                "Choose another sink, because jobs would print the token.",
-            )
+            remedy = "Choose another sink, because jobs would print the token."
+            raise self._error(Code.SINK_UNSUITABLE, "GitLab cannot mask this token", remedy)
         raise unexpected_status(self._address, reply)
 
     def _get(self) -> Reply | None:
         """Return the variable for all environments; None without one."""
-        reply = self._api.call(self._address, "GET", self._path)
-        if reply.status == 404:  # noqa: PLR2004 - not found
+        reply = self._api.find(self._address, self._path)
+        if reply is None:
             return None
-        if reply.status != 200:  # noqa: PLR2004 - found
-            raise unexpected_status(self._address, reply)
         if reply.body.get("environment_scope", _ALL_ENVIRONMENTS) != _ALL_ENVIRONMENTS:
-            raise sink_error(
-                Code.SINK_UNSUITABLE,
-                f"{self._address} cannot be used: this GitLab version cannot distinguish it from "
-                "the variable with the same key for one environment.",
-                "Use another key, or a newer GitLab version.",
-            )
+            reason = "this GitLab version cannot tell it from the variable of one environment"
+            remedy = "Use another key, or a newer GitLab version."
+            raise self._error(Code.SINK_UNSUITABLE, reason, remedy)
         return reply
 
     def _post(self, token: Secret) -> Reply:
-        body = {
-            "key": self._address.variable,
-            "value": token.reveal(),
-            "variable_type": "env_var",
-            **_PROTECTION,
-        }
-        return self._api.call(self._address, "POST", f"{self._container.path}/variables", body)
+        body = {"key": self._address.variable, "value": token.reveal(), "variable_type": "env_var"}
+        path = f"{self._container.path}/variables"
+        return self._api.call(self._address, "POST", path, {**body, **_PROTECTION})
 
     def _put(self, token: Secret) -> Reply:
-        return self._api.call(
-            self._address, "PUT", self._path, {"value": token.reveal(), **_PROTECTION}
-        )
+        body = {"value": token.reveal(), **_PROTECTION}
+        return self._api.call(self._address, "PUT", self._path, body)
 
     @property
     def _path(self) -> str:
@@ -197,17 +175,14 @@ class GitlabVariable:
     def _find_container(self) -> _Container:
         for kind in ("projects", "groups"):
             path = f"/{kind}/{segment(self._address.project)}"
-            reply = self._api.call(self._address, "GET", path)
-            if reply.status == 200:  # noqa: PLR2004 - found
-                return _Container(path, archived=reply.body.get("archived") is True)
-            if reply.status != 404:  # noqa: PLR2004 - not found
-                raise unexpected_status(self._address, reply)
-        raise sink_error(
-            Code.SINK_MISSING,
-            f"{self._address} cannot be used: the project or group does not exist, or the token "
-            "has no access to it.",
-            "Check its path, and that the token belongs to a member.",
-        )
+            if (found := self._api.find(self._address, path)) is not None:
+                return _Container(path, archived=found.body.get("archived") is True)
+        reason = "the project or group does not exist, or the token has no access to it"
+        remedy = "Check its path, and that the token belongs to a member."
+        raise self._error(Code.SINK_MISSING, reason, remedy)
+
+    def _error(self, code: Code, reason: str, remedy: str) -> SinkError:
+        return unusable(code, reason, remedy).error(self._address)
 
 
 def _validation_errors(reply: Reply) -> Mapping[str, Any]:
@@ -218,11 +193,6 @@ def _validation_errors(reply: Reply) -> Mapping[str, Any]:
 
 def _is_taken(reply: Reply) -> bool:
     return "taken" in str(_validation_errors(reply).get("key"))
-
-
-def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the API."""
-    return _route(environment).base
 
 
 def _route(environment: Mapping[str, str]) -> Route:
@@ -269,5 +239,5 @@ SINK = SinkKind(
         values.text("gitlab"), values.text("variable", values.variable)
     ),
     connect=lambda context: Gitlab(context.environ, context.wait).sink,
-    server_of=lambda environ, _: server_of(environ),
+    server_of=lambda environ, _: _route(environ).base,
 )

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
-from provisioner.http_client.bounded import json_of
-from provisioner.http_client.client import HttpAnswer, HttpClient, Route
+from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of
+from provisioner.http_client.json_text import json_of
 from provisioner.http_client.loopback import is_loopback
-from provisioner.http_client.no_answer import NoAnswer
-from provisioner.http_client.tls import ca_path_of
 from provisioner.runtime.backoff import delay
-from provisioner.sinks.sink import sink_error
+from provisioner.secret import Secret
+from provisioner.sinks.sink import SinkFailure, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from provisioner.errors.exceptions import SinkError
+    from provisioner.http_client.client import HttpClient
+    from provisioner.http_client.exchange import HttpAnswer
     from provisioner.model.sink_address import Address
-    from provisioner.secret import Secret
 
 V = TypeVar("V")
 
@@ -61,27 +61,6 @@ _CONNECTIONS = 32
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 _RUN_AGAIN = "Run again. If the error persists, check the address, the network and the server."
-
-
-@dataclass(frozen=True, slots=True)
-class SinkFailure:
-    """The reason why something cannot be done, for any sink of a server.
-
-    Attributes:
-        reason: the rest of a sentence that begins with the sink's address.
-        transient: True if a repeat may succeed; a write may have been executed nevertheless.
-        retry_after: seconds that the server asks to wait before a repeat.
-    """
-
-    code: Code
-    reason: str
-    remedy: str
-    transient: bool = False
-    retry_after: float = 0.0
-
-    def error(self, address: Address) -> SinkError:
-        """Return the error of one sink."""
-        return sink_error(self.code, f"{address} {self.reason}.", self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,34 +110,28 @@ def _usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFa
     """
     if isinstance(received, NoAnswer):
         what = "gave no complete response" if received.sent else "cannot be reached"
-        reason = f"{server} {what}: {received.reason}"
-        return _unavailable(reason, received.remedy, transient=not received.lasting)
-    if 300 <= received.status < 400:  # noqa: PLR2004 - the redirects
-        reason = f"{server} responds with a redirect ({received.status}), which is not followed"
+        failure = _unavailable(f"{server} {what}: {received.reason}", received.remedy)
+        return failure._replace(transient=not received.lasting)
+    status = received.status
+    if 300 <= status < 400:  # noqa: PLR2004 - the redirects
+        reason = f"{server} responds with a redirect ({status}), which is not followed"
         return _unavailable(reason, "Use the new name or address.")
-    if received.status >= 500:  # noqa: PLR2004 - the server's own failures
-        reason = f"{server} responds with status {received.status}"
+    if status >= 500:  # noqa: PLR2004 - the server's own failures
         wait = received.retry_after or 0.0
-        transient = wait <= _MAX_RETRY_AFTER
-        return _unavailable(reason, _RUN_AGAIN, transient=transient, retry_after=wait)
+        failure = _unavailable(f"{server} responds with status {status}", _RUN_AGAIN)
+        return failure._replace(transient=wait <= _MAX_RETRY_AFTER, retry_after=wait)
     return received
 
 
-def _unavailable(
-    reason: str, remedy: str, *, transient: bool = False, retry_after: float = 0.0
-) -> SinkFailure:
-    return SinkFailure(
-        Code.SINK_UNAVAILABLE, f"cannot be used: {reason}", remedy, transient, retry_after
-    )
+def _unavailable(reason: str, remedy: str) -> SinkFailure:
+    return unusable(Code.SINK_UNAVAILABLE, reason, remedy)
 
 
 def unexpected_status(address: Address, reply: Reply) -> SinkError:
     """Return the error for an answer with a status that no sink expects."""
-    return sink_error(
-        Code.SINK_FAILED,
-        f"{address} was refused with HTTP status {reply.status}.",
-        "Look up this status in the vendor's documentation, then run again.",
-    )
+    reason = f"was refused with HTTP status {reply.status}"
+    remedy = "Look up this status in the vendor's documentation, then run again."
+    return SinkFailure(Code.SINK_FAILED, reason, remedy).error(address)
 
 
 class Api:
@@ -194,7 +167,11 @@ class Api:
     ) -> None:
         self._route = route
         self._timeouts = timeouts
-        self._scheme, self._host = _origin(route.base)
+        try:
+            parts = urlsplit(route.base)
+            self._scheme, self._host = parts.scheme, parts.hostname or ""
+        except ValueError:  # not a valid address, which each request reports
+            self._scheme = self._host = ""
         self._get_credential = credential
         self._headers = headers
         self._wait = wait
@@ -240,34 +217,43 @@ class Api:
         if (refusal := self._refusal(path)) is not None:
             raise refusal.error(address)
         exclusive = self._serial_writes and method != "GET"
-        attempt = 1
-        remaining_wait = MAX_WAIT
+        attempt, remaining_wait = 1, MAX_WAIT
         while True:
             with self._gate.turn(exclusive=exclusive) as pauses:
-                if (remaining := self._gate.remaining()) > MAX_WAIT:
-                    raise self._throttled(remaining).error(address)
+                if (pause := self._gate.remaining()) > MAX_WAIT:
+                    raise self._throttled(pause).error(address)
                 received = self._exchange(address, method, path, body, content_type)
                 failure = (
-                    self.failure_in(path, received) if isinstance(received, HttpAnswer) else None
+                    None if isinstance(received, NoAnswer) else self.failure_in(path, received)
                 )
                 pause = 0.0 if failure else self._gate.pause_after(received, pauses)
+            if pause > remaining_wait:
+                raise self._throttled(pause).error(address)
             if pause:
-                if pause > remaining_wait:
-                    raise self._throttled(pause).error(address)
                 remaining_wait -= pause
                 continue
             answer = failure or _usable(received, self._host)
             is_last = attempt == self.max_attempts
+            requested = 0.0
             if isinstance(answer, SinkFailure):
                 if is_last or not answer.transient:
                     raise answer.error(address)
                 requested = answer.retry_after
-            else:
-                if is_last or answer.status not in retry_statuses:
-                    return self._to_reply(address, answer, returned_statuses)
-                requested = 0.0
+            elif is_last or answer.status not in retry_statuses:
+                return self._to_reply(address, answer, returned_statuses)
             self.wait(attempt, requested)
             attempt += 1
+
+    def find(self, address: Address, path: str) -> Reply | None:
+        """Read an object of the API; None if it does not exist.
+
+        Raises:
+            SinkError: as for `call`, and after any other status.
+        """
+        reply = self.call(address, "GET", path)
+        if reply.status not in (200, 404):
+            raise unexpected_status(address, reply)
+        return reply if reply.status == 200 else None  # noqa: PLR2004 - found
 
     def wait(self, attempt: int, seconds: float = 0.0) -> None:
         """Wait after an attempt, the first of which is 1: a growing, random time, or longer."""
@@ -285,37 +271,37 @@ class Api:
             return _unavailable("the server address is not valid", "Write it as https://host.")
         secure = self._scheme == "https" and (self._route.verify or self.allows_unverified)
         if not secure and not is_loopback(self._host):
-            return SinkFailure(
-                Code.SINK_UNSUITABLE,
-                f"cannot be used: the connection to {self._host} is not secure",
-                "Use an https:// address, and verify its certificate.",
-            )
+            reason = f"the connection to {self._host} is not secure"
+            remedy = "Use an https:// address, and verify its certificate."
+            return unusable(Code.SINK_UNSUITABLE, reason, remedy)
         if {".", ".."} & set(path.partition("?")[0].split("/")):
-            return SinkFailure(
-                Code.SINK_UNSUITABLE,
-                "cannot be used: `.` and `..` are not valid names",
+            reason, remedy = (
+                "`.` and `..` are not valid names",
                 "Choose another name in the manifest.",
             )
+            return unusable(Code.SINK_UNSUITABLE, reason, remedy)
         return None
 
     def _to_reply(
         self, address: Address, answer: HttpAnswer, returned_statuses: frozenset[int]
     ) -> Reply:
         if answer.status in {401, 403} - returned_statuses:
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: {self._host} refuses the credential "
-                f"with HTTP status {answer.status}.",
-                "Check that it is correct, has not expired and may read and write there.",
-            )
-        body, readable = _decoded(answer.body)
+            reason = f"{self._host} refuses the credential with HTTP status {answer.status}"
+            remedy = "Check that it is correct, has not expired and may read and write there."
+            raise unusable(Code.SINK_DENIED, reason, remedy).error(address)
+        body: object = None
+        readable = True
+        try:
+            body = json_of(answer.body) if answer.body.strip() else None
+        except ValueError:
+            readable = False
         if not readable and answer.status < 300:  # noqa: PLR2004 - the successes
             raise _unavailable(
                 f"the response from {self._host} is not JSON",
                 "Check that this is the address of the vendor's API.",
             ).error(address)
         skew = answer.server_time - answer.received_at if answer.server_time else timedelta(0)
-        return Reply(answer.status, body, skew)
+        return Reply(answer.status, body if isinstance(body, dict) else {}, skew)
 
     def _exchange(
         self,
@@ -328,13 +314,18 @@ class Api:
         credential = self._get_credential(address)
         headers = {name: value.reveal() for name, value in credential.headers.items()}
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
-            raise sink_error(
-                Code.SINK_DENIED,
-                f"{address} cannot be used: the credential has characters "
-                "that are not allowed in an HTTP header.",
-                "Set the credential again, as one line of ASCII.",
-            )
-        return self._client_for(credential.client_certificate).request(
+            reason = "the credential has characters that are not allowed in an HTTP header"
+            remedy = "Set the credential again, as one line of ASCII."
+            raise unusable(Code.SINK_DENIED, reason, remedy).error(address)
+        from provisioner.http_client.client import HttpClient  # noqa: PLC0415 - `validate` sends none
+
+        certificate = credential.client_certificate
+        with self._lock:  # a new certificate replaces the client
+            if self._client is None or self._client[0] is not certificate:
+                client = HttpClient(self._route, self._headers, _CONNECTIONS, certificate)
+                self._client = (certificate, client)
+            client = self._client[1]
+        return client.request(
             method,
             path,
             body=body,
@@ -344,13 +335,24 @@ class Api:
             max_bytes=_MAX_BODY,
         )
 
-    def _client_for(self, client_certificate: Secret | None) -> HttpClient:
-        """Return the client with a certificate; a new certificate replaces the client."""
-        with self._lock:
-            if self._client is None or self._client[0] is not client_certificate:
-                client = HttpClient(self._route, self._headers, _CONNECTIONS, client_certificate)
-                self._client = (client_certificate, client)
-            return self._client[1]
+
+def header_credential(header: str, value: str, remedy: str) -> Callable[[Address], Credential]:
+    """Return what adds the same header to every request, or raises if its value is empty.
+
+    Args:
+        header: its name.
+        value: its value, without a line break.
+        remedy: one sentence that says what to set.
+    """
+    credential = Credential({header: Secret(value)} if value else {})
+
+    def credential_for(address: Address) -> Credential:
+        if not value:
+            reason = "the credential for its server is missing"
+            raise unusable(Code.SINK_DENIED, reason, remedy).error(address)
+        return credential
+
+    return credential_for
 
 
 class _RateGate:
@@ -447,24 +449,6 @@ class Once(Generic[V]):
         with lock:
             if self._values.get(key) is value:
                 del self._values[key]
-
-
-def _origin(base: str) -> tuple[str, str]:
-    """Return the scheme and host name of an address, both empty if it is not valid."""
-    try:
-        parts = urlsplit(base)
-    except ValueError:
-        return "", ""
-    return parts.scheme, parts.hostname or ""
-
-
-def _decoded(raw: bytes) -> tuple[Mapping[str, Any], bool]:
-    """Return the JSON object, empty if there is none, and whether the answer is JSON or empty."""
-    try:
-        body = json_of(raw) if raw.strip() else None
-    except ValueError:
-        return {}, False
-    return body if isinstance(body, dict) else {}, True
 
 
 def _throttled_for(answer: HttpAnswer, times: int) -> float | None:

@@ -78,27 +78,6 @@ class Option:
     is_path: bool = False
     is_program: bool = False
 
-    def schema(self, *, names_kind: bool) -> dict[str, object]:
-        """Return the JSON Schema of the option as written, with placeholders and advice.
-
-        Args:
-            names_kind: True for the option that decides the kind of the sink.
-        """
-        schema: dict[str, object] = {"title": self.title, "description": self.description}
-        if names_kind:
-            schema["x-parent"] = "an item of `deliver`"
-        if self.choices:
-            schema["x-advice"] = f"write {' or '.join(self.choices)}"
-            schema |= {"x-mistyped": "invalid_value", "x-shown": False}
-            schema["enum"] = list(self.choices)
-        else:
-            schema["$ref"] = f"#/$defs/{'program' if self.is_program else 'sinkText'}"
-        if self.default is not None:
-            schema["default"] = self.default
-        if self.examples:
-            schema["examples"] = list(self.examples)
-        return schema
-
 
 class Rejection(NamedTuple):
     """A value that an option cannot have.
@@ -221,18 +200,3 @@ class SinkKind(Generic[A]):
     def option(self, name: str) -> Option:
         """Return the option with this name."""
         return next(one for one in self.options if one.name == name)
-
-    def schema(self) -> dict[str, object]:
-        """Return the JSON Schema of a sink of this kind in `deliver`."""
-        article = "an" if self.name[0] in "aeiou" else "a"
-        return {
-            "title": self.title,
-            "description": self.description,
-            "x-where": f"{article} `{self.name}` sink",
-            "type": "object",
-            "additionalProperties": False,
-            "required": [self.name],
-            "properties": {
-                one.name: one.schema(names_kind=one.name == self.name) for one in self.options
-            },
-        }

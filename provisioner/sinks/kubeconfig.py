@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from provisioner.http_client.client import Route
+from provisioner.errors.codes import Code
+from provisioner.http_client.exchange import Route, ca_path_of
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
-from provisioner.sinks.http import Credential, route_of
+from provisioner.sinks.http import Credential
+from provisioner.sinks.sink import UnusableError, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,21 +36,26 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PLUGIN_TIMEOUT = 60.0
 _EXPIRY_MARGIN = timedelta(seconds=30)
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
-_IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
+_UNSUPPORTED = ("as", "as-uid", "as-groups", "as-user-extra", "auth-provider")
+
+_CLUSTER_INFO = ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
+"""Members of a cluster that a credential plugin may get, in the format of `ExecCredential`."""
 
 
-class ClusterConfigError(Exception):
+_Entries = dict[tuple[str, str], tuple[Mapping[str, Any], Path]]
+"""The members of each entry by its kind and name, with the folder of its file."""
+
+
+class ClusterConfigError(UnusableError):
     """The configuration does not lead to a cluster.
 
-    Attributes:
+    Args:
         reason: continues a message after "cannot be used: "; contains no secret.
         remedy: one sentence that says what to do.
     """
 
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
+    def __init__(self, reason: str, remedy: str = "Correct the kubeconfig.") -> None:
+        super().__init__(unusable(Code.SINK_DENIED, reason, remedy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +98,11 @@ def cluster_of(
         )
     files = named.split(os.pathsep) if named else [_default_path(environment)]
     try:
-        return _MergedConfig([Path(file) for file in files if file]).cluster(
-            environment, processes or Processes()
-        )
+        merged = _merged([Path(file) for file in files if file])
+        return _cluster(*merged, environment, processes or Processes())
     except (AttributeError, KeyError, TypeError):
         reason = "the structure of the kubeconfig is not valid"
-    raise ClusterConfigError(reason, "Correct the kubeconfig.")
+    raise ClusterConfigError(reason)
 
 
 def _default_path(environment: Mapping[str, str]) -> str:
@@ -108,98 +114,78 @@ def _default_path(environment: Mapping[str, str]) -> str:
     return str(home / ".kube" / "config")
 
 
-class _MergedConfig:
-    """Several kubeconfig files merged into one; the first value of a name counts."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._current = ""
-        self._entries: dict[tuple[str, str], tuple[Mapping[str, Any], Path]] = {}
-        for file in files:
-            if file.exists():
-                self._add(_read_yaml(file), file.absolute().parent)
-
-    def _add(self, document: Mapping[str, Any], folder: Path) -> None:
-        self._current = self._current or str(document.get("current-context") or "")
+def _merged(files: Sequence[Path]) -> tuple[str, _Entries]:
+    """Return the current context and the entries of all files; the first value of a name counts."""
+    current = ""
+    entries: _Entries = {}
+    for file in filter(Path.exists, files):
+        document, folder = _read_yaml(file), file.absolute().parent
+        current = current or str(document.get("current-context") or "")
         for kind in ("cluster", "context", "user"):
             for entry in document.get(f"{kind}s") or ():
                 if isinstance(entry, Mapping) and isinstance(entry.get(kind) or {}, Mapping):
                     key = (kind, str(entry.get("name")))
-                    self._entries.setdefault(key, (entry.get(kind) or {}, folder))
+                    entries.setdefault(key, (entry.get(kind) or {}, folder))
+    return current, entries
 
-    def cluster(self, environment: Mapping[str, str], processes: Processes) -> Cluster:
-        if not self._current:
-            raise ClusterConfigError(
-                "there is no kubeconfig with a current context",
-                "Set KUBECONFIG, or run in a pod with a service account.",
-            )
-        context, _ = self._entry("context", self._current)
-        members, folder = self._entry("cluster", context.get("cluster"))
-        # As for kubectl, a context without a user is anonymous.
-        user, user_folder = (
-            self._entry("user", context["user"]) if context.get("user") else ({}, folder)
+
+def _cluster(
+    current: str, entries: _Entries, environment: Mapping[str, str], processes: Processes
+) -> Cluster:
+    def entry(kind: str, name: object) -> tuple[Mapping[str, Any], Path]:
+        if (found := entries.get((kind, str(name)))) is None:
+            raise ClusterConfigError(f"the kubeconfig has no {kind} named {name}")
+        return found
+
+    if not current:
+        raise ClusterConfigError(
+            "there is no kubeconfig with a current context",
+            "Set KUBECONFIG, or run in a pod with a service account.",
         )
-        route = _route(members, folder, environment)
-        cluster_info = _cluster_info(members, folder)
-        plugin = user.get("exec")
-        program = str(plugin["command"]) if plugin else None
-        credential = _credential_source(user, user_folder, cluster_info, environment, processes)
-        return Cluster(route, credential, program)
-
-    def _entry(self, kind: str, name: object) -> tuple[Mapping[str, Any], Path]:
-        if (entry := self._entries.get((kind, str(name)))) is None:
-            raise ClusterConfigError(
-                f"the kubeconfig has no {kind} named {name}", "Correct the kubeconfig."
-            )
-        return entry
-
-
-def _route(members: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Route:
-    if not members.get("server"):
-        raise ClusterConfigError("its cluster has no server", "Correct the kubeconfig.")
-    base = str(members["server"]).rstrip("/")
-    text = _read_pem(members, "certificate-authority", folder)
-    return Route(
-        base,
-        ca_path=route_of(base, environment).ca_path,
-        ca_pem=text,
-        server_name=members.get("tls-server-name"),
-        verify=not members.get("insecure-skip-tls-verify"),
+    context, _ = entry("context", current)
+    cluster, folder = entry("cluster", context.get("cluster"))
+    # As for kubectl, a context without a user is anonymous.
+    user, user_folder = entry("user", context["user"]) if context.get("user") else ({}, folder)
+    if not cluster.get("server"):
+        raise ClusterConfigError("its cluster has no server")
+    authority = _read_pem(cluster, "certificate-authority", folder)
+    route = Route(
+        str(cluster["server"]).rstrip("/"),
+        ca_path=ca_path_of(environment),
+        ca_pem=authority,
+        server_name=cluster.get("tls-server-name"),
+        verify=not cluster.get("insecure-skip-tls-verify"),
         ca_setting="the kubeconfig",
-        proxy=members.get("proxy-url"),
+        proxy=cluster.get("proxy-url"),
     )
+    if unsupported := next(filter(user.get, _UNSUPPORTED), None):
+        raise ClusterConfigError(
+            f"its kubeconfig has `{unsupported}`, which is not supported",
+            "Use a token, a client certificate or a credential plugin instead.",
+        )
+    if not user.get("exec"):
+        return Cluster(route, _credential_source(user, user_folder))
+    info = {name: cluster[name] for name in _CLUSTER_INFO if name in cluster}
+    if authority is not None:
+        info["certificate-authority-data"] = base64.b64encode(authority.encode()).decode()
+    plugin = _Plugin(user["exec"], user_folder, info, environment, processes)
+    return Cluster(route, plugin.credential, str(user["exec"]["command"]))
 
 
-def _credential_source(
-    user: Mapping[str, Any],
-    folder: Path,
-    cluster: dict[str, Any],
-    environment: Mapping[str, str],
-    processes: Processes,
-) -> Callable[[], Credential]:
-    for member in (*_IMPERSONATION, "auth-provider"):
-        if user.get(member):
-            raise ClusterConfigError(
-                f"its kubeconfig has `{member}`, which is not supported",
-                "Use a token, a client certificate or a credential plugin instead.",
-            )
-    if user.get("exec"):
-        return _Plugin(user["exec"], folder, cluster, environment, processes).credential
-    certificate = _read_pem(user, "client-certificate", folder)
-    key = _read_pem(user, "client-key", folder)
-    client_certificate = Secret(f"{certificate}\n{key}\n") if certificate and key else None
+def _credential_source(user: Mapping[str, Any], folder: Path) -> Callable[[], Credential]:
+    """Return what reads the credential of a user without a credential plugin."""
+    client_certificate = _identity(
+        *(_read_pem(user, f"client-{part}", folder) for part in ("certificate", "key"))
+    )
     if user.get("tokenFile"):
         file = folder / str(user["tokenFile"])
-        return lambda: _bearer(
-            _read_text(file, "the file that `tokenFile` names"), client_certificate
-        )
-    if user.get("token"):
-        credential = _bearer(str(user["token"]), client_certificate)
-    elif user.get("username"):
+        name = "the file that `tokenFile` names"
+        return lambda: _bearer(_read_text(file, name), client_certificate)
+    credential = _bearer(user.get("token"), client_certificate)
+    if not user.get("token") and user.get("username"):
         user_and_password = f"{user['username']}:{user.get('password', '')}".encode()
         basic = Secret(f"Basic {base64.b64encode(user_and_password).decode()}")
         credential = Credential({"Authorization": basic}, client_certificate)
-    else:
-        credential = Credential({}, client_certificate)
     return lambda: credential
 
 
@@ -244,49 +230,40 @@ class _Plugin:
     def credential(self) -> Credential:
         """Return the credential, and run the program if there is none or it has expired."""
         with self._lock:
-            if self._cached is None or _is_expired(self._cached[1]):
+            if self._cached is None or (
+                self._cached[1] and datetime.now(UTC) + _EXPIRY_MARGIN >= self._cached[1]
+            ):
                 self._cached = self._fetch()
             return self._cached[0]
 
     def _fetch(self) -> tuple[Credential, datetime | None]:
         try:
             answer = json.loads(self._run())
-            if answer["kind"] != "ExecCredential" or answer["apiVersion"] != self._version:
-                answer = {}
+            is_valid = answer["kind"] == "ExecCredential" and answer["apiVersion"] == self._version
             status = answer["status"]
-            expires_at = status.get("expirationTimestamp")
             certificate, key = (status.get(f"client{part}Data") for part in ("Certificate", "Key"))
-            client_certificate = Secret(f"{certificate}\n{key}\n") if certificate and key else None
-            token = status.get("token")
-            if not (client_certificate or token):
-                answer = {}
-            if token:
-                credential = _bearer(str(token), client_certificate)
-            else:
-                credential = Credential({}, client_certificate)
+            credential = _bearer(status.get("token"), _identity(certificate, key))
+            is_valid = is_valid and credential != Credential({})
+            expires_at = status.get("expirationTimestamp")
             expiry = datetime.fromisoformat(expires_at).astimezone(UTC) if expires_at else None
         except (ValueError, KeyError, TypeError, AttributeError):
-            answer = {}
-        if not answer:
+            is_valid = False
+        if not is_valid:
             raise self._plugin_error("returns no valid credential")
         return credential, expiry
 
     def _run(self) -> bytes:
         """Return the standard output of the program; its standard error may contain secrets."""
+        argv = [self._program, *self._arguments]
         try:
-            process = self._processes.start(
-                [self._program, *self._arguments],
-                stdout=subprocess.PIPE,
-                environ=self._environment,
-            )
+            with self._processes.running(
+                argv, stdout=subprocess.PIPE, environ=self._environment
+            ) as process:
+                output, _ = process.communicate(timeout=_PLUGIN_TIMEOUT)
         except (OSError, ValueError):
             raise self._plugin_error("cannot be started") from None
-        try:
-            output, _ = process.communicate(timeout=_PLUGIN_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise self._plugin_error(f"does not finish within {_PLUGIN_TIMEOUT:.0f} s") from None
-        finally:
-            self._processes.end(process)
         if process.returncode != 0:
             raise self._plugin_error(f"exits with code {process.returncode}")
         return output
@@ -298,21 +275,15 @@ class _Plugin:
         )
 
 
-def _cluster_info(members: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the cluster in the format of `ExecCredential`."""
-    names = ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
-    info = {name: members[name] for name in names if name in members}
-    if (text := _read_pem(members, "certificate-authority", folder)) is not None:
-        info["certificate-authority-data"] = base64.b64encode(text.encode()).decode()
-    return info
+def _bearer(token: object, client_certificate: Secret | None = None) -> Credential:
+    """Return the credential with a bearer token, if there is one."""
+    bearer = {"Authorization": Secret(f"Bearer {str(token).strip()}")} if token else {}
+    return Credential(bearer, client_certificate)
 
 
-def _is_expired(expires_at: datetime | None) -> bool:
-    return expires_at is not None and datetime.now(UTC) + _EXPIRY_MARGIN >= expires_at
-
-
-def _bearer(token: str, client_certificate: Secret | None = None) -> Credential:
-    return Credential({"Authorization": Secret(f"Bearer {token.strip()}")}, client_certificate)
+def _identity(certificate: object, key: object) -> Secret | None:
+    """Return a client certificate with its key; None without one of them."""
+    return Secret(f"{certificate}\n{key}\n") if certificate and key else None
 
 
 def _read_pem(members: Mapping[str, Any], name: str, folder: Path) -> str | None:
@@ -326,9 +297,7 @@ def _read_pem(members: Mapping[str, Any], name: str, folder: Path) -> str | None
         if not members.get(name):
             return None
         return _read_text(folder / str(members[name]), f"the file that `{name}` names")
-    raise ClusterConfigError(
-        f"its kubeconfig has an invalid `{name}-data`", "Correct the kubeconfig."
-    )
+    raise ClusterConfigError(f"its kubeconfig has an invalid `{name}-data`")
 
 
 def _read_text(file: Path, description: str) -> str:

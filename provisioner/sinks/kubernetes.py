@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.errors.codes import Code
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
 from provisioner.sinks.http import Api, Credential, Once, Reply, segment, unexpected_status
 from provisioner.sinks.kind import Allowed, Option, SinkKind
 from provisioner.sinks.kubeconfig import SERVICE_ACCOUNT, ClusterConfigError, cluster_of
-from provisioner.sinks.sink import Content, Empty, StoredValue, sink_error
+from provisioner.sinks.sink import Content, StoredValue, naming, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from provisioner.errors.exceptions import SinkError
     from provisioner.runtime.process import Processes
     from provisioner.sinks.kind import OptionValues
 
@@ -60,20 +60,13 @@ class KubernetesAddress(Address):
         return f"kubernetes {self.namespace}/{self.secret} {self.key}"
 
 
-def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the cluster; empty if no configuration names one."""
+def _configured(environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the address of the cluster, empty without one, and its credential plugin."""
     try:
-        return cluster_of(environment).route.base
+        cluster = cluster_of(environment)
     except ClusterConfigError:
-        return ""
-
-
-def program_of(environment: Mapping[str, str]) -> str | None:
-    """Return the credential plugin of the kubeconfig; None without one."""
-    try:
-        return cluster_of(environment).program
-    except ClusterConfigError:
-        return None
+        return "", None
+    return cluster.route.base, cluster.program
 
 
 class Kubernetes:
@@ -108,16 +101,12 @@ class Kubernetes:
         return KubernetesSecret(lambda: self._apis.get(None, lambda: self._open(address)), address)
 
     def _open(self, address: KubernetesAddress) -> Api:
-        try:
+        with naming(address):
             cluster = cluster_of(self._environment, self._service_account, self._processes)
-        except ClusterConfigError as error:
-            raise _config_error(address, error) from None
 
         def credential(requester: Address) -> Credential:
-            try:
+            with naming(requester):
                 return cluster.credential()
-            except ClusterConfigError as error:
-                raise _config_error(requester, error) from None
 
         return Api(cluster.route, credential, {"Accept": "application/json"}, self._wait)
 
@@ -144,7 +133,7 @@ class KubernetesSecret:
         found = self._get()
         value = (found.body.get("data") or {}).get(self._address.key) if found else None
         if value is None:
-            return Empty()
+            return NoToken()
         return StoredValue(Secret.received(base64.b64decode(value).decode(errors="replace")))
 
     def write(self, token: Secret) -> None:
@@ -177,68 +166,44 @@ class KubernetesSecret:
             case 200 | 201:
                 return
             case 404:
-                raise self._error(
-                    Code.SINK_MISSING,
-                    f"the namespace {namespace} does not exist",
-                    "Create the namespace, or correct its name.",
-                )
+                code, reason = Code.SINK_MISSING, f"the namespace {namespace} does not exist"
+                remedy = "Create the namespace, or correct its name."
             case 415:
-                raise self._error(
-                    Code.SINK_UNSUITABLE,
-                    "this cluster does not support server-side apply",
-                    "Use a cluster with Kubernetes 1.22 or later.",
-                )
+                code = Code.SINK_UNSUITABLE
+                reason = "this cluster does not support server-side apply"
+                remedy = "Use a cluster with Kubernetes 1.22 or later."
             case 403 if "exceeded quota" in message:
-                raise self._error(
+                code, reason = (
                     Code.SINK_FAILED,
                     f"the quota of the namespace {namespace} is exhausted",
-                    "Raise the quota of the namespace, or delete unused Secrets.",
                 )
+                remedy = "Raise the quota of the namespace, or delete unused Secrets."
             case 403 if "being terminated" in message:
-                raise self._error(
-                    Code.SINK_UNSUITABLE,
-                    f"the namespace {namespace} is being deleted",
-                    "Create it again after the deletion, or use another namespace.",
-                )
+                code, reason = Code.SINK_UNSUITABLE, f"the namespace {namespace} is being deleted"
+                remedy = "Create it again after the deletion, or use another namespace."
             case 400 | 403 | 422 if _DENIED_TEXT.search(message):
-                raise self._error(
-                    Code.SINK_DENIED,
-                    "an admission rule in the cluster refuses it",
-                    f"Check the admission webhooks and policies for secrets in {namespace}.",
-                )
+                code, reason = Code.SINK_DENIED, "an admission rule in the cluster refuses it"
+                remedy = f"Check the admission webhooks and policies for secrets in {namespace}."
             case 403:
                 verb = found[1] if (found := _VERB_TEXT.search(message)) else "patch and create"
-                raise self._error(
-                    Code.SINK_DENIED,
-                    f"this identity may not {verb} it",
-                    f"Grant the role the verb {verb} on secrets in {namespace}.",
-                )
+                code, reason = Code.SINK_DENIED, f"this identity may not {verb} it"
+                remedy = f"Grant the role the verb {verb} on secrets in {namespace}."
             case 422:
                 self._check_mutable(self._get())
-                raise self._error(
-                    Code.SINK_UNSUITABLE,
-                    "the cluster considers the Secret invalid",
-                    "Check its names, and that it is smaller than 1 MiB.",
-                )
+                code, reason = Code.SINK_UNSUITABLE, "the cluster considers the Secret invalid"
+                remedy = "Check its names, and that it is smaller than 1 MiB."
             case _:
                 raise unexpected_status(self._address, reply)
+        raise unusable(code, reason, remedy).error(self._address)
 
     def _get(self) -> Reply | None:
-        reply = self._api().call(self._address, "GET", self._path)
-        if reply.status not in (200, 404):
-            raise unexpected_status(self._address, reply)
-        return reply if reply.status == 200 else None  # noqa: PLR2004 - found
+        return self._api().find(self._address, self._path)
 
     def _check_mutable(self, found: Reply | None) -> None:
         if found is not None and found.body.get("immutable"):
-            raise self._error(
-                Code.SINK_UNSUITABLE,
-                "the Secret is immutable",
-                "Create a Secret without `immutable`, under this name or another.",
-            )
-
-    def _error(self, code: Code, reason: str, remedy: str) -> SinkError:
-        return sink_error(code, f"{self._address} cannot be used: {reason}.", remedy)
+            code, reason = Code.SINK_UNSUITABLE, "the Secret is immutable"
+            remedy = "Create a Secret without `immutable`, under this name or another."
+            raise unusable(code, reason, remedy).error(self._address)
 
 
 def _is_dry_run_unsupported(reply: Reply) -> bool:
@@ -258,10 +223,6 @@ def _field_manager(key: str) -> str:
     if len(name) <= _MANAGER_LENGTH:
         return name
     return f"{_MANAGER}.{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def _config_error(address: Address, error: ClusterConfigError) -> SinkError:
-    return sink_error(Code.SINK_DENIED, f"{address} cannot be used: {error.reason}.", error.remedy)
 
 
 def _address(values: OptionValues) -> KubernetesAddress:
@@ -303,6 +264,6 @@ SINK = SinkKind(
     connect=lambda context: (
         Kubernetes(context.environ, context.wait, processes=context.processes).sink
     ),
-    server_of=lambda environ, _: server_of(environ),
-    program_of=lambda _, environ: program_of(environ),
+    server_of=lambda environ, _: _configured(environ)[0],
+    program_of=lambda _, environ: _configured(environ)[1],
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, assert_never
+from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
+from provisioner.model.sink_content import ApiKeyToken, NotAToken, Unavailable
 from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,18 +41,12 @@ def read_all(
             content = open_sink(address).read()
         except SinkError as error:
             return Unavailable(error.failure)
-        match content:
-            case Empty():
-                return NoToken()
-            case WriteOnly(updated_at=updated_at, only_writes=only_writes):
-                return Unreadable(updated_at, only_writes)
-            case StoredValue(value=value):
-                claims = claims_of(value)
-                if claims is None or claims.key is None:
-                    return NotAToken()
-                return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at)
-            case _:
-                assert_never(content)
+        if not isinstance(content, StoredValue):
+            return content
+        claims = claims_of(content.value)
+        if claims is None or claims.key is None:
+            return NotAToken()
+        return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at)
 
     return _each(addresses, read, stop, Unavailable(STOPPED))
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, cast
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, SinkError
 from provisioner.model.restrictions import Restrictions
+from provisioner.model.sink_content import Unreadable
 from provisioner.sinks.kind import SinkContext
-from provisioner.sinks.not_run import NotRun
-from provisioner.sinks.sink import sink_error
+from provisioner.sinks.sink import Content, sink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from provisioner.model.sink_address import Address
     from provisioner.runtime.cancellation import Cancellation
+    from provisioner.secret import Secret
     from provisioner.sinks.kind import SinkKind
     from provisioner.sinks.sink import Sink
 
@@ -80,7 +81,7 @@ class SinkRegistry:
         if not self._restrictions.programs:
             program = kind.program_of(address, self._context.environ)
             if program is not None:
-                return NotRun(address, program)
+                return _NotRun(address.kind, program)
         with self._lock:
             if address.kind not in self._open_sinks:
                 self._open_sinks[address.kind] = kind.connect(self._context)
@@ -98,17 +99,15 @@ class SinkRegistry:
         if rules.sinks:
             aliases = kind_of(address.kind).aliases(address, self._context.root)
             if not rules.allows_sink(address, *aliases):
-                return sink_error(
-                    Code.SINK_NOT_ALLOWED,
-                    f"{address} is not allowed by --allow-sink.",
-                    "Correct `deliver`, or add the sink to --allow-sink in the workflow.",
-                )
+                remedy = "Correct `deliver`, or add the sink to --allow-sink in the workflow."
+                message = f"{address} is not allowed by --allow-sink."
+                return sink_error(Code.SINK_NOT_ALLOWED, message, remedy)
         if rules.hosts and (server := self._server(address)) and not rules.allows_host(server):
-            return sink_error(
-                Code.HOST_NOT_ALLOWED,
-                f"The server of {address} is not allowed by --allow-host.",
-                "Correct the server's address, or add its host to --allow-host in the workflow.",
+            message = f"The server of {address} is not allowed by --allow-host."
+            remedy = (
+                "Correct the server's address, or add its host to --allow-host in the workflow."
             )
+            return sink_error(Code.HOST_NOT_ALLOWED, message, remedy)
         return None
 
     def _server(self, address: Address) -> str:
@@ -123,3 +122,25 @@ class SinkRegistry:
     def close(self) -> None:
         """Kill the programs that sinks have left running, and start no more."""
         self._processes.close()
+
+
+class _NotRun:
+    """A sink whose program this run may not start: nothing is written."""
+
+    def __init__(self, kind: str, program: str) -> None:
+        self._error = sink_error(
+            Code.PROGRAM_NOT_RUN,
+            f"The content of a {kind} sink is unknown: {program} was not run because of "
+            "--no-programs.",
+            "Review the manifests, then run without --no-programs.",
+        )
+
+    def check(self) -> None:
+        raise self._error
+
+    def read(self) -> Content:
+        return Unreadable()
+
+    def write(self, token: Secret) -> None:
+        del token
+        raise self._error

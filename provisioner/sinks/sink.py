@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken, Unreadable
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Iterator
 
-    from provisioner.errors.codes import Code
     from provisioner.model.sink_address import Address
     from provisioner.secret import Secret
-
-
-@dataclass(frozen=True, slots=True)
-class Empty:
-    """The sink was read and contains no token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +24,8 @@ class StoredValue:
     value: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOnly:
-    """The content of a sink that cannot be read back.
-
-    Attributes:
-        updated_at: when the sink last changed, by the clock of this machine, corrected with the
-            sink's `Date` header; None if the sink does not report it.
-        only_writes: True if nothing except a write of the value changes that time.
-    """
-
-    updated_at: datetime | None = None
-    only_writes: bool = True
-
-
-Content = Empty | StoredValue | WriteOnly
+Content = NoToken | StoredValue | Unreadable
+"""The content of a sink, with the token itself."""
 
 
 class Sink(Protocol):
@@ -95,3 +79,53 @@ def sink_error(code: Code, message: str, remedy: str) -> SinkError:
         remedy: one sentence that says what to do.
     """
     return SinkError(code, message, remedy=remedy)
+
+
+class SinkFailure(NamedTuple):
+    """The reason why a sink cannot be used, whichever its address.
+
+    Attributes:
+        reason: the rest of a sentence that begins with the sink's address.
+        transient: True if a repeat may succeed; a write may have been executed nevertheless.
+        retry_after: seconds that the server asks to wait before a repeat.
+    """
+
+    code: Code
+    reason: str
+    remedy: str
+    transient: bool = False
+    retry_after: float = 0.0
+
+    def error(self, address: Address | str) -> SinkError:
+        """Return the error of one sink."""
+        return sink_error(self.code, f"{address} {self.reason}.", self.remedy)
+
+
+def unsuitable(reason: str, remedy: str) -> SinkFailure:
+    """Return the failure of a sink that cannot hold a token, whatever the permissions."""
+    return SinkFailure(Code.SINK_UNSUITABLE, reason, remedy)
+
+
+def unusable(code: Code, reason: str, remedy: str) -> SinkFailure:
+    """Return the failure of a sink of a server; the reason says what is wrong, as a clause."""
+    return SinkFailure(code, f"cannot be used: {reason}", remedy)
+
+
+class UnusableError(Exception):
+    """Something that sinks share cannot be used: a file, or the configuration of a server."""
+
+    def __init__(self, failure: SinkFailure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+@contextmanager
+def naming(address: Address) -> Iterator[None]:
+    """Turn an `UnusableError` into the error of one sink."""
+    try:
+        yield
+    except UnusableError as error:
+        failure = error.failure
+    else:
+        return
+    raise failure.error(address)

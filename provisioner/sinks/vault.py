@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -20,19 +21,19 @@ from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
-from provisioner.http_client.bounded import json_of
-from provisioner.http_client.client import Route
-from provisioner.http_client.tls import ca_path_of
+from provisioner.http_client.exchange import Route, ca_path_of
+from provisioner.http_client.json_text import json_of
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply, SinkFailure
+from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply
 from provisioner.sinks.kind import CLEAN, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Empty, StoredValue
+from provisioner.sinks.sink import SinkFailure, StoredValue, UnusableError, unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from provisioner.http_client.client import HttpAnswer
+    from provisioner.http_client.exchange import HttpAnswer
     from provisioner.sinks.kind import OptionValues
     from provisioner.sinks.sink import Content, Sink
 
@@ -95,11 +96,14 @@ class VaultServer:
         sleep: Callable[[float], None] = time.sleep,
         timeout: tuple[float, float] = TIMEOUTS,
     ) -> None:
-        self._api = _open(environment, sleep, timeout)
         self._lookup_lock = threading.Lock()
         self._engines: set[str] = set()
         self._server_failure: SinkFailure | None = None
         self._write_locks: dict[str, threading.Lock] = {}
+        try:
+            self._api = _open(environment, sleep, timeout)
+        except UnusableError as error:
+            self._server_failure = error.failure
 
     def sink(self, address: VaultAddress) -> Sink:
         """Return the sink of an address; a problem with the server is reported when it is used."""
@@ -123,12 +127,12 @@ class VaultServer:
         Raises:
             SinkError: there is no answer of Vault itself.
         """
-        api = self._opened(address)
-        return api.call(address, method, f"/v1/{quote(path)}", body, returned_statuses=_RETURNED)
+        path = f"/v1/{quote(path)}"
+        return self._api.call(address, method, path, body, returned_statuses=_RETURNED)
 
-    def wait(self, address: VaultAddress, attempt: int) -> None:
+    def wait(self, attempt: int) -> None:
         """Wait after a write that another writer prevented."""
-        self._opened(address).wait(attempt)
+        self._api.wait(attempt)
 
     def engine(self, address: VaultAddress) -> str:
         """Return the mount of the KV version 2 engine of a sink, with its final slash.
@@ -159,25 +163,32 @@ class VaultServer:
         """Return the lock for writes to a secret, so that threads of one run never conflict."""
         return self._write_locks.setdefault(path, threading.Lock())
 
-    def _opened(self, address: VaultAddress) -> Api:
-        if isinstance(self._api, SinkFailure):
-            raise self._api.error(address)
-        return self._api
-
     def _find_engine(self, address: VaultAddress, path: str) -> str:
         reply = self.call(address, "GET", f"sys/internal/ui/mounts/{path}")
         if reply.status == HTTPStatus.FORBIDDEN:
             # A token that may not see the engine may not be valid either.
             token = self.call(address, "GET", "auth/token/lookup-self")
-            raise (_NO_ACCESS if token.status == HTTPStatus.OK else _BAD_TOKEN).error(address)
+            if token.status != HTTPStatus.OK:
+                raise _BAD_TOKEN.error(address)
+            reason = (
+                "cannot be accessed: the Vault token is valid but has no access to any such engine"
+            )
+            remedy = "Check the mount, VAULT_NAMESPACE and the policies of the token."
+            raise SinkFailure(Code.SINK_DENIED, reason, remedy).error(address)
         if reply.status == HTTPStatus.NOT_FOUND:
-            raise _NO_ENGINE.error(address)
+            reason = "does not exist: the server has no engine or namespace with this name"
+            remedy = "Check the mount, VAULT_ADDR and VAULT_NAMESPACE."
+            raise SinkFailure(Code.SINK_MISSING, reason, remedy).error(address)
         engine = _at(reply, "data", "path")
         if reply.status != HTTPStatus.OK or not isinstance(engine, str):
             raise _unexpected(reply.status).error(address)
         version = _at(reply, "data", "options", "version")
         if _at(reply, "data", "type") != "kv" or version != "2" or not path.startswith(engine):
-            raise _WRONG_ENGINE.error(address)
+            reason = (
+                "is not in a KV version 2 engine, the only one that keeps a secret's other fields"
+            )
+            remedy = "Use the mount of a KV version 2 engine, or upgrade this engine to version 2."
+            raise unsuitable(reason, remedy).error(address)
         return engine
 
 
@@ -213,7 +224,7 @@ class _Field:
         _, fields = self._latest_version(self._data_path())
         value = fields.get(self._address.field)
         if value is None:
-            return Empty()
+            return NoToken()
         return StoredValue(Secret.received(value if isinstance(value, str) else json.dumps(value)))
 
     def write(self, token: Secret) -> None:
@@ -229,13 +240,19 @@ class _Field:
                 if reply.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
                     return
                 if _MISMATCH_TEXT not in str(_at(reply, "errors")):
-                    is_denied = reply.status == HTTPStatus.FORBIDDEN
-                    failure = _denied(path) if is_denied else _refused(reply.status)
-                    raise failure.error(self._address)
-                self._server.wait(self._address, attempt)
+                    if reply.status == HTTPStatus.FORBIDDEN:
+                        raise _denied(path).error(self._address)
+                    reason = (
+                        f"was not written: the server refused it with HTTP status {reply.status}"
+                    )
+                    remedy = "Check the server's log, and the size limit of the engine."
+                    raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
+                self._server.wait(attempt)
             _, fields = self._latest_version(path)
             if fields.get(name) != token.reveal():
-                raise _TOO_MANY_CONFLICTS.error(self._address)
+                reason = f"was not written: others changed its secret {_MAX_WRITES} times meanwhile"
+                remedy = "Run again once nothing else is writing to this secret."
+                raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
 
     def _latest_version(self, path: str) -> tuple[int, dict[str, object]]:
         """Return its number, 0 for a secret without versions, and its fields, none if deleted."""
@@ -254,7 +271,9 @@ class _Field:
         """Return the API path of the versions of the secret."""
         path = f"{self._address.mount}/{self._address.path}"
         if not path.isprintable() or {"", ".", ".."}.intersection(path.split("/")):
-            raise _WRONG_PATH.error(self._address)
+            reason = "has a path with an empty part, `.`, `..` or a control character"
+            remedy = "Write the path as mount/path, without empty parts."
+            raise unsuitable(reason, remedy).error(self._address)
         engine = self._server.engine(self._address)
         return f"{engine}data/{path[len(engine) :]}"
 
@@ -302,35 +321,10 @@ _STARTING = SinkFailure(
     "Wait until Vault has finished, then run again.",
     transient=True,
 )
-_NO_ENGINE = SinkFailure(
-    Code.SINK_MISSING,
-    "does not exist: the server has no engine or namespace with this name",
-    "Check the mount, VAULT_ADDR and VAULT_NAMESPACE.",
-)
-_WRONG_ENGINE = SinkFailure(
-    Code.SINK_UNSUITABLE,
-    "is not in a KV version 2 engine, and only version 2 keeps a secret's other fields",
-    "Use the mount of a KV version 2 engine, or upgrade this engine to version 2.",
-)
-_WRONG_PATH = SinkFailure(
-    Code.SINK_UNSUITABLE,
-    "has a path with an empty part, `.`, `..` or a control character",
-    "Write the path as mount/path, without empty parts.",
-)
-_NO_ACCESS = SinkFailure(
-    Code.SINK_DENIED,
-    "cannot be accessed: the Vault token is valid but lacks access, or the engine does not exist",
-    "Check the mount, VAULT_NAMESPACE and the policies of the token.",
-)
 _BAD_TOKEN = SinkFailure(
     Code.SINK_DENIED,
-    "cannot be accessed: the Vault token is not valid or has no permissions",
-    "Set VAULT_TOKEN (BAO_TOKEN) to a valid token that may read and write there.",
-)
-_TOO_MANY_CONFLICTS = SinkFailure(
-    Code.SINK_FAILED,
-    f"was not written: other writers changed its secret {_MAX_WRITES} times in the meantime",
-    "Run again once nothing else is writing to this secret.",
+    "cannot be accessed: the Vault token is missing, not valid or has no permissions",
+    "Set VAULT_TOKEN (BAO_TOKEN), as printable ASCII, to a token that may read and write there.",
 )
 
 
@@ -342,30 +336,22 @@ def _at(reply: Reply, *names: str) -> object:
     return found
 
 
-def server_of(environment: Mapping[str, str]) -> str:
-    """Return the address of the server; empty if no variable names one."""
-    return _variable(environment, "ADDR")
-
-
 def _open(
     environment: Mapping[str, str],
     sleep: Callable[[float], None],
     timeout: tuple[float, float],
-) -> Api | SinkFailure:
+) -> Api:
+    """Return the API of the server that the variables name.
+
+    Raises:
+        UnusableError: they name none, no token, or a certificate that cannot be read.
+    """
     address = _variable(environment, "ADDR")
     if not _is_url(address):  # the message does not show it, as it may contain a secret
-        return SinkFailure(
-            Code.SINK_MISSING,
-            "cannot be found: the Vault address is not set, or is not an https:// URL",
-            "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200.",
-        )
+        reason = "cannot be found: the Vault address is not set, or is not an https:// URL"
+        remedy = "Set VAULT_ADDR (BAO_ADDR), for example to https://vault.example.com:8200."
+        raise UnusableError(SinkFailure(Code.SINK_MISSING, reason, remedy))
     token = _token(environment)
-    if token is None:
-        return SinkFailure(
-            Code.SINK_DENIED,
-            "cannot be opened: the Vault token is missing or is not printable ASCII",
-            "Set VAULT_TOKEN (BAO_TOKEN), for example in the login step of a pipeline.",
-        )
     verify = _variable(environment, "SKIP_VERIFY") not in _TRUE
     if not verify:
         _LOG.warning("VAULT_SKIP_VERIFY is set: the identity of the Vault server is not verified")
@@ -379,15 +365,7 @@ def _open(
     headers = {"X-Vault-Request": "true"}
     if namespace := _variable(environment, "NAMESPACE"):
         headers["X-Vault-Namespace"] = namespace
-    try:
-        certificate = _client_certificate(environment)
-    except (OSError, ValueError):
-        return SinkFailure(
-            Code.SINK_UNAVAILABLE,
-            "cannot be opened: the client certificate or its key cannot be read",
-            "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY.",
-        )
-    credential = Credential({"X-Vault-Token": token}, certificate)
+    credential = Credential({"X-Vault-Token": token}, _client_certificate(environment))
     return _VaultApi(route, lambda _: credential, headers, sleep, timeouts=timeout)
 
 
@@ -405,37 +383,30 @@ def _is_url(address: str) -> bool:
     return bool(parts.hostname) and parts.scheme in ("http", "https")
 
 
-def _token(environment: Mapping[str, str]) -> Secret | None:
+def _token(environment: Mapping[str, str]) -> Secret:
     """Return the token from the variables, or else from the file that a login wrote."""
     value = _variable(environment, "TOKEN").strip()
     home = environment.get("HOME")
     file = _variable(environment, "TOKEN_PATH") or (home and f"{home}/.vault-token")
     if not value and file:
-        try:
+        with suppress(OSError, ValueError):
             value = Path(file).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            return None
     # A header with other characters would fail with an error that quotes it.
-    return Secret(value) if value and value.isascii() and value.isprintable() else None
+    if not (value and value.isascii() and value.isprintable()):
+        raise UnusableError(_BAD_TOKEN)
+    return Secret(value)
 
 
 def _client_certificate(environment: Mapping[str, str]) -> Secret | None:
-    """Return the client certificate with its key, which may be in the same file.
-
-    Raises:
-        OSError, ValueError: a file cannot be read.
-    """
+    """Return the client certificate with its key, which may be in the same file."""
     certificate = _variable(environment, "CLIENT_CERT")
     files = filter(None, (certificate, _variable(environment, "CLIENT_KEY")))
-    return Secret("\n".join(Path(file).read_text() for file in files)) if certificate else None
-
-
-def _refused(status: int) -> SinkFailure:
-    return SinkFailure(
-        Code.SINK_FAILED,
-        f"was not written: the server refused it with HTTP status {status}",
-        "Check the server's log, and the size limit of the engine.",
-    )
+    try:
+        return Secret("\n".join(Path(file).read_text() for file in files)) if certificate else None
+    except (OSError, ValueError):
+        reason = "cannot be opened: the client certificate or its key cannot be read"
+        remedy = "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY."
+        raise UnusableError(SinkFailure(Code.SINK_UNAVAILABLE, reason, remedy)) from None
 
 
 def _denied(path: str) -> SinkFailure:
@@ -480,5 +451,5 @@ SINK = SinkKind(
     ),
     address=_address,
     connect=lambda context: VaultServer(context.environ, sleep=context.wait).sink,
-    server_of=lambda environ, _: server_of(environ),
+    server_of=lambda environ, _: _variable(environ, "ADDR"),
 )

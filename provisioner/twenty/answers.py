@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
-from provisioner.http_client.bounded import json_of
+from provisioner.http_client.json_text import json_of
 from provisioner.secret import MASK, masked
 from provisioner.twenty.rate_limit import Rate
 

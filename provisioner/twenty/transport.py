@@ -19,9 +19,8 @@ from urllib.parse import urlsplit
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.http_client.client import HttpClient, Route
-from provisioner.http_client.no_answer import NoAnswer
-from provisioner.http_client.tls import ca_path_of
+from provisioner.http_client.client import HttpClient
+from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.log_context import bind, extra
@@ -39,8 +38,8 @@ from provisioner.twenty.rate_limit import RateLimit, RequestAbandonedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.http_client.bounded import Json
-    from provisioner.http_client.client import HttpAnswer
+    from provisioner.http_client.exchange import HttpAnswer
+    from provisioner.http_client.json_text import Json
     from provisioner.model.environment import Environment
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.runtime.log_context import LogContext

@@ -40,7 +40,7 @@ from hostile import (
 )
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.http_client.client import Route
+from provisioner.http_client.exchange import Route
 from provisioner.sinks import http, vault
 from provisioner.sinks.github import GithubAddress
 from provisioner.sinks.vault import VaultAddress

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tls_server import HttpRequest, HttpResponse, TlsServer
 
-from provisioner.http_client.client import HttpAnswer, HttpClient, Route
-from provisioner.http_client.no_answer import NoAnswer
+from provisioner.http_client.client import HttpClient
+from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:

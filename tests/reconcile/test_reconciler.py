@@ -23,9 +23,11 @@ from sandbox_control import Dialect
 
 from provisioner.errors.problem import Place
 from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, Unfinished
-from provisioner.http_client.client import HttpAnswer, HttpClient
+from provisioner.http_client.client import HttpClient
+from provisioner.http_client.exchange import HttpAnswer
 from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.model.expiry import format_timestamp
+from provisioner.model.sink_content import NoToken
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
 from provisioner.reconcile.connection import workspace_opener
@@ -35,7 +37,6 @@ from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
 from provisioner.sinks.file import FileAddress
 from provisioner.sinks.registry import SinkRegistry
-from provisioner.sinks.sink import Empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -496,7 +497,7 @@ class Buggy:
         """Find no problem."""
 
     def read(self) -> Content:
-        return Empty()
+        return NoToken()
 
     def write(self, _: Secret) -> None:
         raise ZeroDivisionError

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,9 @@ class Compliance:
         """A check finds no problem with a working place, and writes nothing."""
         backend.sink().check()
         assert backend.stored() is None
-        assert isinstance(backend.sink().read(), Empty if backend.readable else (Empty, WriteOnly))
+        assert isinstance(
+            backend.sink().read(), NoToken if backend.readable else (NoToken, Unreadable)
+        )
 
     def test_a_written_token_is_stored(self, backend: Backend) -> None:
         """A token arrives complete: the vendor's own tools see it, and a new process reads it."""
@@ -170,7 +173,7 @@ class Compliance:
         before = datetime.now(UTC).replace(microsecond=0)
         backend.sink().write(Secret(FIRST))
         content = backend.sink().read()
-        assert isinstance(content, WriteOnly)
+        assert isinstance(content, Unreadable)
         if content.updated_at is not None:
             assert before <= content.updated_at <= datetime.now(UTC)
 
@@ -187,7 +190,7 @@ def _assert_reads(backend: Backend, token: str) -> None:
         assert isinstance(content, StoredValue)
         assert content.value.reveal() == token
     else:
-        assert isinstance(content, WriteOnly)
+        assert isinstance(content, Unreadable)
 
 
 def _assert_fails(backend: Backend, caplog, codes: set[str], open_sink: Callable[[], Sink]) -> None:

@@ -23,9 +23,10 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.server import ThreadedMotoServer
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
 from provisioner.sinks.aws import AwsAddress, SecretsManager
-from provisioner.sinks.sink import Empty, StoredValue
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -267,7 +268,7 @@ def test_a_secret_without_a_value_is_empty(vendor) -> None:
     vendor.create_secret(Name=SVC.secret)
     sink = _manager().sink(SVC)
     sink.check()
-    assert sink.read() == Empty()
+    assert sink.read() == NoToken()
     sink.write(Secret(FIRST))
     assert vendor.get_secret_value(SecretId=SVC.secret)["SecretString"] == FIRST
 
@@ -296,7 +297,7 @@ def test_regions_are_separate(vendor, monkeypatch) -> None:
     """The region of the address takes precedence over that of the environment."""
     monkeypatch.setenv("AWS_REGION", REGION)
     _manager().sink(AwsAddress(SVC.secret, "us-east-1")).write(Secret(FIRST))
-    assert _manager().sink(SVC).read() == Empty()
+    assert _manager().sink(SVC).read() == NoToken()
 
 
 @pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])

@@ -20,10 +20,11 @@ from compliance import FIRST, SECOND, Backend, Compliance
 from programs import wait_until_ended
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks import command as module
 from provisioner.sinks.command import CommandAddress, Commands, CommandSink
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -346,7 +347,7 @@ def test_no_program_outlives_the_run(tmp_path: Path) -> None:
 def test_a_check_prints_the_stored_token(tmp_path: Path, check: str, value: str | None) -> None:
     """One line break is removed; no output, or an exit code, means no token; there is no input."""
     content = shell(tmp_path, "cat", check).read()
-    assert isinstance(content, Empty if value is None else StoredValue)
+    assert isinstance(content, NoToken if value is None else StoredValue)
     if isinstance(content, StoredValue):
         assert content.value.reveal() == value
 
@@ -368,7 +369,7 @@ def test_a_crashing_check_is_an_error(tmp_path: Path) -> None:
 
 def test_without_a_check_nothing_is_read(tmp_path: Path) -> None:
     """No program is run."""
-    assert shell(tmp_path, "touch created").read() == WriteOnly(None)
+    assert shell(tmp_path, "touch created").read() == Unreadable(None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -391,7 +392,7 @@ def test_age_encrypts_a_token(tmp_path: Path) -> None:
         )
     )
     sink.check()
-    assert isinstance(sink.read(), Empty)
+    assert isinstance(sink.read(), NoToken)
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
         assert token.encode() not in (tmp_path / "key.age").read_bytes()
@@ -431,7 +432,7 @@ def test_pass_stores_a_token(tmp_path: Path) -> None:
         )
     )
     sink.check()
-    assert isinstance(sink.read(), Empty)
+    assert isinstance(sink.read(), NoToken)
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
         content = sink.read()

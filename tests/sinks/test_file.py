@@ -28,18 +28,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
 from provisioner.sinks import file as module
 from provisioner.sinks.file import FileAddress, Files
-from provisioner.sinks.file_text import (
-    FileError,
-    entries_of,
-    quote_value,
-    values_of,
-    with_value,
-)
+from provisioner.sinks.file_text import entries_of, quote_value, values_of, with_value
 from provisioner.sinks.file_write import Folders, LockWait
-from provisioner.sinks.sink import Empty, StoredValue
+from provisioner.sinks.sink import StoredValue, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -226,14 +221,14 @@ def test_any_dotenv_text_keeps_its_other_bytes(lines, end, final, value) -> None
     text = (end.join(lines) + (end if final else b"")).decode("utf-8", "surrogateescape")
     try:
         before = entries_of(text, "dotenv")
-    except FileError:
+    except UnusableError:
         is_other_format = re.search(r"(?m)^[\ufeff \t]*[{\[<-]", text)
         assigns = re.search(r"(?m)^[ \t]*(?:export[ \t]+)?[^\s=#'\"`]+[ \t]*=", text)
         assert "\0" in text or not assigns or is_other_format, "a dotenv file was refused"
         return
     try:
         new = with_value(text, "KEY", Secret(value), "dotenv")
-    except FileError:
+    except UnusableError:
         assert re.search("['\"`]", text), "only an open quote may cause a refusal"
         return
     after = values_of(entries_of(new, "dotenv"))
@@ -378,7 +373,7 @@ def test_any_json_object_keeps_its_other_members(members, indent, ascii_, value)
     """Their values, their order and every character of their text stay the same."""
     text = json.dumps(members, indent=indent, ensure_ascii=ascii_)
     if isinstance(members.get("KEY"), list | dict):
-        with pytest.raises(FileError):
+        with pytest.raises(UnusableError):
             with_value(text, "KEY", Secret(value), "json")
         return
     new = with_value(text, "KEY", Secret(value), "json")
@@ -637,7 +632,7 @@ def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     path.write_text(path.read_text().replace("KEY_7=7\n", "KEY_7=8\n"))
     assert value_of(sinks[7]) == "8"
     path.write_text("KEY_7=8\n")
-    assert isinstance(sinks[8].read(), Empty)
+    assert isinstance(sinks[8].read(), NoToken)
     assert len(parsed) == 3
 
 

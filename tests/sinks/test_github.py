@@ -16,9 +16,9 @@ from github_server import GithubServer
 from tls_server import HttpRequest, HttpResponse
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.github import Github, GithubAddress
-from provisioner.sinks.sink import Empty, WriteOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -289,21 +289,21 @@ def test_the_update_time_uses_the_local_clock(backend: GithubBackend) -> None:
     backend.sink().write(Secret(FIRST))
     secret = backend.server.containers[REPOSITORY]["TWENTY_KEY_0"]
     content = backend.sink().read()
-    assert isinstance(content, WriteOnly)
+    assert isinstance(content, Unreadable)
     assert content.updated_at is not None
     # Both the time and the `Date` that corrects it are in whole seconds.
     assert abs(content.updated_at - secret.updated_at) < timedelta(seconds=2)
     assert content.only_writes
-    assert backend.sink(1).read() == Empty()
+    assert backend.sink(1).read() == NoToken()
     backend.server.outcomes = [HttpResponse(200, {"updated_at": "yesterday"})]
-    assert backend.sink().read() == WriteOnly(None)
+    assert backend.sink().read() == Unreadable(None)
     ahead = datetime.now(UTC) + timedelta(seconds=50)
     body = {"updated_at": ahead.isoformat()}
     backend.server.outcomes = [
         HttpResponse(200, body, {"Date": format_datetime(ahead, usegmt=True)})
     ]
     content = backend.sink().read()
-    assert isinstance(content, WriteOnly)
+    assert isinstance(content, Unreadable)
     assert content.updated_at is not None
     assert abs(content.updated_at - datetime.now(UTC)) < timedelta(seconds=5)
 
@@ -314,7 +314,7 @@ def test_the_update_time_of_an_organisation_secret_proves_no_write(backend: Gith
     sink = backend.open_sink(address)
     sink.write(Secret(FIRST))
     content = sink.read()
-    assert isinstance(content, WriteOnly)
+    assert isinstance(content, Unreadable)
     assert not content.only_writes
 
 

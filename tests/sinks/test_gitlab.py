@@ -12,9 +12,10 @@ from throttling import Clock, Limit, assert_all_delivered
 from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
 from provisioner.sinks.gitlab import Gitlab, GitlabAddress
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +138,7 @@ def test_variables_of_one_environment_are_unchanged(
     add(backend, where, environment_scope="production")
     sink = backend.open_sink(GitlabAddress(where[1], "KEY"))
     sink.check()
-    assert sink.read() == Empty()
+    assert sink.read() == NoToken()
     for token in (FIRST, SECOND):
         sink.write(Secret(token))
         assert backend.variable("KEY", where)["value"] == token
@@ -176,7 +177,7 @@ def test_a_hidden_variable_is_write_only(backend: GitlabBackend) -> None:
     variable = add(backend, hidden=True, masked=True, value=FIRST)
     sink = backend.open_sink(GitlabAddress("acme/billing", "KEY"))
     sink.check()
-    assert sink.read() == WriteOnly()
+    assert sink.read() == Unreadable()
     sink.write(Secret(SECOND))
     assert variable["value"] == SECOND
 
@@ -261,7 +262,7 @@ def test_an_archived_project_is_refused_by_the_check(backend: GitlabBackend, pat
     assert caught.value.code == "sink_unsuitable"
     assert "archived" in caught.value.message
     assert "Unarchive the project" in caught.value.remedy
-    assert isinstance(sink.read(), Empty)
+    assert isinstance(sink.read(), NoToken)
 
 
 @pytest.mark.parametrize(("headers", "tries"), [({"Retry-After": "60"}, 1), ({}, 7)])

@@ -21,7 +21,7 @@ from throttling import Clock, Limit
 from tls_server import HttpRequest, HttpResponse, TlsServer
 
 from provisioner.errors.exceptions import SinkError
-from provisioner.http_client.client import Route
+from provisioner.http_client.exchange import Route
 from provisioner.secret import Secret
 from provisioner.sinks import http
 from provisioner.sinks.github import GithubAddress

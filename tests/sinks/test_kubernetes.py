@@ -21,9 +21,10 @@ from throttling import Clock, Limit, assert_all_delivered
 from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
 from provisioner.sinks.kubernetes import Kubernetes, KubernetesAddress
-from provisioner.sinks.sink import Empty, StoredValue
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -325,7 +326,7 @@ def test_binary_content_is_read(backend: KubernetesBackend) -> None:
         data={"key-0": base64.b64encode(b"\xff\xfe").decode()}
     )
     assert isinstance(backend.sink().read(), StoredValue)
-    assert isinstance(backend.sink(1).read(), Empty)
+    assert isinstance(backend.sink(1).read(), NoToken)
 
 
 # The cluster and the credential

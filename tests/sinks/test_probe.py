@@ -25,7 +25,7 @@ from provisioner.sinks.gitlab import GitlabAddress
 from provisioner.sinks.kubernetes import KubernetesAddress
 from provisioner.sinks.probe import check_all, read_all
 from provisioner.sinks.registry import SinkRegistry
-from provisioner.sinks.sink import Empty, StoredValue, WriteOnly, sink_error
+from provisioner.sinks.sink import StoredValue, sink_error
 from provisioner.sinks.vault import VaultAddress
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def test_read_all_returns_claims_and_no_tokens(tmp_path: Path) -> None:
 def test_a_write_only_sink_returns_its_update_time() -> None:
     """The results have the order of the addresses."""
     sinks = {
-        file(1): FakeSink(lambda: WriteOnly(NOW)),
-        file(2): FakeSink(WriteOnly),
-        file(3): FakeSink(Empty),
+        file(1): FakeSink(lambda: Unreadable(NOW)),
+        file(2): FakeSink(Unreadable),
+        file(3): FakeSink(NoToken),
         file(4): FakeSink(lambda: StoredValue(Secret("no-token-at-all"))),
     }
     found = read_all(sinks, sinks.__getitem__, Cancellation())
@@ -114,7 +114,7 @@ def test_a_write_only_sink_returns_its_update_time() -> None:
 
 def test_a_failing_sink_does_not_affect_others() -> None:
     """Opening, reading or checking may fail; the other sinks are still returned."""
-    sinks: dict[Address, Sink] = {file(1): FakeSink(refuse), file(2): FakeSink(Empty)}
+    sinks: dict[Address, Sink] = {file(1): FakeSink(refuse), file(2): FakeSink(NoToken)}
     found = read_all(sinks, sinks.__getitem__, Cancellation())
     assert found == {file(1): Unavailable(DENIED), file(2): NoToken()}
     assert read_all([file(1)], refuse_to_open, Cancellation()) == {file(1): Unavailable(DENIED)}
@@ -130,7 +130,7 @@ def test_each_sink_is_opened_once(visit_all: Any) -> None:
 
     def open_sink(address: Address) -> Sink:
         opened.append(address)
-        return FakeSink(Empty)
+        return FakeSink(NoToken)
 
     visit_all([file(1), file(2), file(1), file(1), file(2)], open_sink, Cancellation())
     assert sorted(opened, key=str) == [file(1), file(2)]
@@ -150,7 +150,7 @@ def test_eight_sinks_are_opened_in_parallel_and_none_after_a_stop(visit_all: Any
         if together.wait(10) == 0:
             stop.request()
         stop.wait()
-        return Empty()
+        return NoToken()
 
     def open_sink(address: Address) -> Sink:
         opened.append(address)

@@ -23,8 +23,9 @@ from vault_server import (
 )
 
 from provisioner.errors.exceptions import SinkError
+from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks.sink import Empty, StoredValue
+from provisioner.sinks.sink import StoredValue
 from provisioner.sinks.vault import VaultAddress, VaultServer
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def test_a_deleted_version_is_empty_and_is_followed(vault, open_server, state) -
     ]
     sink = open_server().sink(SVC)
     sink.check()
-    assert sink.read() == Empty()
+    assert sink.read() == NoToken()
     sink.write(Secret(FIRST))
     assert vault.latest(PATH) == {"svc": FIRST}
     assert len(vault.secret_at(PATH).versions) == 3
@@ -193,7 +194,7 @@ def test_a_value_that_is_not_a_text_is_read_as_json(vault, open_server, value, t
 def test_a_secret_without_the_field_is_empty(vault, open_server, data) -> None:
     """Other fields are not read as a token."""
     vault.put(PATH, data)
-    assert open_server().sink(SVC).read() == Empty()
+    assert open_server().sink(SVC).read() == NoToken()
 
 
 @pytest.mark.parametrize("handled", [True, False])
@@ -441,7 +442,7 @@ def test_namespaces_are_separate(vault, open_server) -> None:
     """The namespace of the environment is the one that is read and written."""
     open_server(VAULT_NAMESPACE="ops/eu").sink(SVC).write(Secret(FIRST))
     assert vault.latest(PATH, "ops/eu") == {"svc": FIRST}
-    assert open_server().sink(SVC).read() == Empty()
+    assert open_server().sink(SVC).read() == NoToken()
 
 
 def test_openbao_names_take_precedence(vault, open_server) -> None:
@@ -560,7 +561,7 @@ def test_sufficient_permissions_are_accepted(vault, open_server, granted) -> Non
     vault.policies[TOKEN] = {**DEFAULT_POLICY, "secret/*": granted}
     sink = open_server().sink(SVC)
     sink.check()
-    assert sink.read() == Empty()
+    assert sink.read() == NoToken()
 
 
 def test_a_token_that_may_read_passes_without_a_capability_lookup(vault, open_server) -> None:

@@ -10,7 +10,7 @@ from builders import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.http_client.client import HttpAnswer
+from provisioner.http_client.exchange import HttpAnswer
 from provisioner.twenty import transport
 from provisioner.twenty.answers import (
     NOT_JSON,
