@@ -254,7 +254,7 @@ class ModelServer:
         """Carry out these actions, and return the results."""
         execution = self.execution(*actions, parallel=parallel)
         execution.run()
-        results = execution.finish().results
+        results = execution.progress.close().results
         assert tuple(one.action for one in results) == actions
         for one in results:
             if isinstance(one, Done) and isinstance(one.action, Update | Deliver | Revoke):

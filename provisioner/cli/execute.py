@@ -22,7 +22,7 @@ from provisioner.errors.did_you_mean import did_you_mean
 from provisioner.errors.exceptions import StalePlanError, WrongUsageError
 from provisioner.errors.failure import Failure
 from provisioner.plan import Planned, Revoke, digest
-from provisioner.planfile import digest_mismatch
+from provisioner.planfile.compare import digest_mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -114,7 +114,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             if selected_names is not None and not signals.stop.requested:
                 missing = selected_names.report_missing(plan, prepared.names, console)
             agreed: Proposal | None = proposal
-            if proposal.verdict.refusal is None:
+            if proposal.refusal is None:
                 if selected_names and missing == selected_names.names and not plan.incomplete:
                     agreed = None  # nothing to do
                 elif not (yes or signals.stop.requested):
@@ -124,7 +124,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
                 return outputs.finish(INCOMPLETE if plan.incomplete or missing else 0)
             if agreed is not proposal:
                 outputs.plan_made(agreed.plan)
-            plan, refusal = agreed.plan, agreed.verdict.refusal
+            plan, refusal = agreed.plan, agreed.refusal
             if refusal is None:
                 announce_revocations(plan, console)
             with console.progress(plan.steps, "keys and tokens") as on_progress:
@@ -132,7 +132,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             with outputs.printing():
                 show_result(result, console, refusal)
             outputs.report_outcome(result, changes=plan.changes, refusal=refusal)
-        code = early_exit_code(signals, agreed.verdict, result.environments)
+        code = early_exit_code(signals, refusal, result.environments)
         if code is not None:
             return outputs.finish(code)
         return outputs.finish(INCOMPLETE if result.incomplete or missing else 0)
@@ -141,26 +141,24 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
 def _agree(
     job: Job, proposal: Proposal, reconciler: Reconciler, console: Console, signals: Signals
 ) -> Proposal | None:
-    """Ask for confirmation if needed, and return the proposal as of now; None if it is declined."""
+    """Ask for confirmation if needed, and return the proposal as of now; None if it is declined.
+
+    The answer may come hours later, so the plan is made again and refused if it has changed. An
+    environment that can no longer be read does not count: nothing is done there.
+    """
     to_confirm = environments_to_confirm(proposal.plan, job.prepared)
     if not to_confirm:
         return proposal
     with signals.default_handling():
-        confirmed = confirm(proposal.plan, to_confirm, console)
-    return _refused_if_changed(proposal.plan, job.propose(reconciler)) if confirmed else None
-
-
-def _refused_if_changed(confirmed: Plan, now: Proposal) -> Proposal:
-    """Refuse a plan that differs from the one that was confirmed, perhaps hours earlier.
-
-    An environment that can no longer be read does not count: nothing is done there.
-    """
+        if not confirm(proposal.plan, to_confirm, console):
+            return None
+    now = job.propose(reconciler)
     readable = {part.environment for part in now.plan.environments if isinstance(part, Planned)}
     digest_before, digest_now = (
         digest((part for part in plan.environments if part.environment in readable), {})
-        for plan in (confirmed, now.plan)
+        for plan in (proposal.plan, now.plan)
     )
-    if digest_before == digest_now or now.verdict.refusal is not None:
+    if digest_before == digest_now or now.refusal is not None:
         return now
     return now.refused(
         StalePlanError(
@@ -193,7 +191,13 @@ class SelectedNames:
         ids = {action.key_id.lower() for action in actions if isinstance(action, Revoke)}
         missing = tuple(one for one in self.names if one not in found and one.lower() not in ids)
         for name in missing:
-            message = self._explain_missing(name, declared)
+            if name in declared and self.kind == "live":
+                message = f"{name!r} has no live key: there is nothing to revoke."
+            elif name in declared:
+                message = f"{name!r} has no live key: `provision apply` creates it."
+            else:
+                hint = _suggest(name, declared) or "`provision list` shows the live keys."
+                message = f"There is no live key {name!r}. {hint}"
             console.print_failure(Failure(Code.KEY_MISSING, message))
         return missing
 
@@ -212,15 +216,6 @@ class SelectedNames:
             f"No manifest declares {' or '.join(map(repr, unknown))} in the selected environments.",
             remedy=" ".join(hints) or "Check the names, -m and -e.",
         )
-
-    def _explain_missing(self, name: str, declared: Collection[str]) -> str:
-        """Return why no action is about a name, with a suggestion."""
-        if name in declared and self.kind == "live":
-            return f"{name!r} has no live key: there is nothing to revoke."
-        if name in declared:
-            return f"{name!r} has no live key: `provision apply` creates it."
-        hint = _suggest(name, declared) or "`provision list` shows the live keys."
-        return f"There is no live key {name!r}. {hint}"
 
 
 def _suggest(name: str, declared: Collection[str]) -> str:

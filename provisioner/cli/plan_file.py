@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,28 +18,18 @@ from provisioner.errors.exceptions import InvalidInputError, StalePlanError, Wro
 from provisioner.manifests import load
 from provisioner.manifests.text import read_bytes
 from provisioner.manifests.text import reason as reason_of
-from provisioner.planfile import (
-    MAX_BYTES,
-    PlanFileInput,
-    UnreadablePlanFile,
-    document,
-    may_overwrite,
-    read,
-    stale_plan,
-    text,
-    was_edited,
-    why_unwritable,
-)
+from provisioner.planfile.compare import stale_plan, was_edited
+from provisioner.planfile.model import PlanFileInput
+from provisioner.planfile.read import MAX_BYTES, UnreadablePlanFile, read
+from provisioner.planfile.write import document, may_overwrite, text, why_unwritable
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.render.outcome.json import plan_document
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from provisioner.cli.console import Console
     from provisioner.cli.options import Selection
-    from provisioner.planfile import PlanFile
+    from provisioner.planfile.model import PlanFile
     from provisioner.reconcile.proposal import Proposal
 
 _HEAD_BYTES = 64
@@ -54,7 +43,10 @@ def require_writable(file: Path) -> None:
     if not os.path.lexists(file):
         return
     try:
-        is_plan_file = file.is_file() and may_overwrite(_head_of(file))
+        is_plan_file = file.is_file()
+        if is_plan_file:
+            with file.open("rb") as stream:
+                is_plan_file = may_overwrite(stream.read(_HEAD_BYTES))
     except OSError as error:
         raise _not_writable(file, error) from None
     if not is_plan_file:
@@ -74,7 +66,7 @@ def write(file: Path, content: PlanFileInput, console: Console, *, stopped: bool
     Raises:
         WrongUsageError: if it cannot be written; an earlier plan file stays as it was.
     """
-    plan, refusal = content.proposal.plan, content.proposal.verdict.refusal
+    plan, refusal = content.proposal.plan, content.proposal.refusal
     reason = why_unwritable(plan)
     if refusal is not None:
         reason = f"the plan was refused ({refusal.code})"
@@ -95,12 +87,12 @@ def write(file: Path, content: PlanFileInput, console: Console, *, stopped: bool
     return reason is None
 
 
-def _load_plan(file: Path) -> PlanFile:
+def _load_plan(file: Path, digest: str | None) -> PlanFile:
     """Read a plan file.
 
     Raises:
         WrongUsageError: if it cannot be opened.
-        StalePlanError: if it is not a plan file, or not one that can be used.
+        StalePlanError: if it is not a plan file that can be used, or has another digest.
     """
     path = file.as_posix()
     try:
@@ -120,6 +112,12 @@ def _load_plan(file: Path) -> PlanFile:
     found = read(data, datetime.now(UTC))
     if isinstance(found, UnreadablePlanFile):
         raise StalePlanError(found.code, f"{path} {found.problem}.", remedy=found.remedy)
+    if digest is not None and digest != found.digest:
+        raise StalePlanError(
+            Code.DIGEST_DIFFERS,
+            f"The digest of {path} is {found.digest}, not {digest}.",
+            remedy="Use the plan file that was reviewed.",
+        )
     return found
 
 
@@ -152,33 +150,6 @@ def _refuse_other_options(reviewed: PlanFile, context: click.Context) -> None:
             )
 
 
-@contextmanager
-def _problems_of_manifests_first(selection: Selection) -> Iterator[None]:
-    """Report problems of the manifests instead of a stale plan: a new plan would not help."""
-    try:
-        yield
-    except StalePlanError:
-        manifests = load(selection.manifests, environments=selection.restrictions.environments)
-        if manifests.problems:
-            raise InvalidInputError(manifests.problems, sources=manifests.sources) from None
-        raise
-
-
-@contextmanager
-def _unknown_environment_is_stale(file: Path) -> Iterator[None]:
-    """Report an environment that is no longer declared as a change since the plan."""
-    try:
-        yield
-    except WrongUsageError as error:
-        if error.code != Code.ENVIRONMENT_UNKNOWN:
-            raise
-        raise StalePlanError(
-            Code.PLAN_STALE,
-            f"{file.as_posix()} is out of date: {error.message}",
-            remedy="Make a new plan and review it.",
-        ) from None
-
-
 def load_job(file: Path, digest: str | None, selection: Selection, context: click.Context) -> Job:
     """Read a plan file, and load the manifests for its selection.
 
@@ -198,18 +169,27 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
         StalePlanError: if the file cannot be used, or has another digest.
     """
     path = file.as_posix()
-    with _problems_of_manifests_first(selection):
-        reviewed = _load_plan(file)
-        if digest is not None and digest != reviewed.digest:
-            raise StalePlanError(
-                Code.DIGEST_DIFFERS,
-                f"The digest of {path} is {reviewed.digest}, not {digest}.",
-                remedy="Use the plan file that was reviewed.",
-            )
+    try:
+        reviewed = _load_plan(file, digest)
+    except StalePlanError:
+        # Problems of the manifests come first: a new plan would not solve them.
+        manifests = load(selection.manifests, environments=selection.restrictions.environments)
+        if manifests.problems:
+            raise InvalidInputError(manifests.problems, sources=manifests.sources) from None
+        raise
     _refuse_other_options(reviewed, context)
     options, selected = reviewed.options, reviewed.selected
-    with _unknown_environment_is_stale(file):
+    try:
         prepared = prepare(selection._replace(environments=selected, only=options.only))
+    except WrongUsageError as error:
+        if error.code != Code.ENVIRONMENT_UNKNOWN:
+            raise
+        # An environment that is no longer declared is a change since the plan.
+        raise StalePlanError(
+            Code.PLAN_STALE,
+            f"{path} is out of date: {error.message}",
+            remedy="Make a new plan and review it.",
+        ) from None
     desired = prepared.manifests.desired
     request = PlanRequest(desired, reviewed.created_at, options, reviewed.overrides)
 
@@ -227,11 +207,6 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
         return None
 
     return Job(prepared, request, objection)
-
-
-def _head_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return stream.read(_HEAD_BYTES).decode(errors="replace")
 
 
 def _not_writable(file: Path, error: OSError) -> WrongUsageError:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
     from provisioner.plan import PlanOptions
-    from provisioner.reconcile.proposal import Verdict
     from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
@@ -192,12 +191,14 @@ def _descriptors(environment: Environment) -> int:
     return environment.limits.parallel * per_request + _MIN_SINK_DESCRIPTORS
 
 
-def early_exit_code(signals: Signals, verdict: Verdict, outcomes: Iterable[object]) -> int | None:
+def early_exit_code(
+    signals: Signals, refusal: RefusedError | None, outcomes: Iterable[object]
+) -> int | None:
     """Return the exit code of a run that a signal ended, or None.
 
     Args:
         signals: the signals that the run got.
-        verdict: the verdict on the run.
+        refusal: why a guard stopped the run; None if no guard did.
         outcomes: what became of each environment.
 
     Raises:
@@ -207,8 +208,8 @@ def early_exit_code(signals: Signals, verdict: Verdict, outcomes: Iterable[objec
     for outcome in outcomes:
         if isinstance(outcome, Unobserved | Executed) and outcome.bug is not None:
             raise outcome.bug
-    if signals.exit_code is None and verdict.refusal is not None:
-        raise verdict.refusal
+    if signals.exit_code is None and refusal is not None:
+        raise refusal
     return signals.exit_code
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import pending
 from provisioner.execution.conflict import Found, NewLiveKeys, NotFound
+from provisioner.execution.context import revoke_keys
 from provisioner.execution.pending import PendingCreate
-from provisioner.execution.revoke import revoke_keys
 from provisioner.model.workspace import Created, NewKey
 from provisioner.plan import Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
@@ -22,10 +22,9 @@ from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from provisioner.execution.conflict import Conflict
+    from provisioner.execution.conflict import Conflict, RunMarker
     from provisioner.execution.context import ExecutionContext
     from provisioner.execution.deliver import Delivery
-    from provisioner.execution.run_marker import RunMarker
     from provisioner.model.key import Depth
     from provisioner.model.workspace import Outcome, Record
     from provisioner.plan import Create
@@ -84,7 +83,13 @@ class BulkCreate:
             if observed is not None:
                 self._settle(observed)
             elif not self._stop.requested:
-                self._leave_unconfirmed()
+                # No key is known to be the only new one of its name.
+                for create in self._creates.values():
+                    self._update(create._replace(unconfirmed=True))
+                _LOG.warning(
+                    "%s: the keys could not be listed after creating; run again",
+                    self._context.environment,
+                )
         for create in self._creates.values():
             self._progress.settle(self._progress.result(create.action))
         deliveries = map(pending.delivery, self._creates.values())
@@ -115,18 +120,19 @@ class BulkCreate:
         return [create for create in self._creates.values() if create.may_have_key]
 
     def _send(self, creates: list[PendingCreate]) -> None:
-        self._workspace.create_many([self._new_key(create) for create in creates], self)
-
-    def _new_key(self, create: PendingCreate) -> NewKey:
-        action = create.action.successor if isinstance(create.action, Rotate) else create.action
-        return NewKey(
-            id=create.id,
-            name=action.name,
-            expires_at=self._run_marker.format(action.expires_at),
-            depth=action.depth,
-            role_id=action.role_id,
-            tries=create.tries,
-        )
+        keys: list[NewKey] = []
+        for create in creates:
+            action = create.action.successor if isinstance(create.action, Rotate) else create.action
+            key = NewKey(
+                id=create.id,
+                name=action.name,
+                expires_at=self._run_marker.format(action.expires_at),
+                depth=action.depth,
+                role_id=action.role_id,
+                tries=create.tries,
+            )
+            keys.append(key)
+        self._workspace.create_many(keys, self)
 
     def _resolve(self) -> bool:
         """Look for the keys whose outcome is unknown, and create those that are still missing.
@@ -204,14 +210,6 @@ class BulkCreate:
         for create in duplicated:
             self._update(pending.duplicates_revoked(create, failures))
         self._read_records(roles_hidden=listed.roles_hidden)
-
-    def _leave_unconfirmed(self) -> None:
-        """Record that no key is known to be the only new one of its name."""
-        for create in self._creates.values():
-            self._update(create._replace(unconfirmed=True))
-        _LOG.warning(
-            "%s: the keys could not be listed after creating; run again", self._context.environment
-        )
 
     def _read_records(self, *, roles_hidden: bool) -> None:
         """Read the records of keys that an observation found.

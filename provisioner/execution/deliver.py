@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from provisioner.model.workspace import Workspace
     from provisioner.plan import Create, Deliver
     from provisioner.secret import Secret
-    from provisioner.sinks.sink import Content, OpenSink, Sink
+    from provisioner.sinks.sink import OpenSink
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,16 +80,6 @@ class Delivery:
     def name(self) -> str:
         """Return the name of the key."""
         return self.action.name
-
-    @property
-    def lives_as_observed(self) -> bool:
-        """Return whether the expiry is that of the observed key, which this run does not change."""
-        return self.repeated or not isinstance(self.action, Update)
-
-    @property
-    def retires_others(self) -> bool:
-        """Return whether the run ends older keys in favour of this one."""
-        return isinstance(self.action, Rotate) and self.action.predecessor_changes > 0
 
     @property
     def advice(self) -> str:
@@ -199,7 +189,20 @@ class TokenDeliveries:
                 if claims is not None and claims.key in action.predecessors:
                     self.former_tokens[claims.key] = former.value
         sink.write(token)
-        return _read_back(sink, address, token, delivery)
+        match sink.read():
+            case Unreadable() as write_only:
+                return write_only
+            # Another token of the same key is accepted too: another run may have written it.
+            case StoredValue(value=value) if value.reveal() == token.reveal() or token_matches(
+                value, delivery.key_id, delivery.expires_at
+            ):
+                return None
+            case _:
+                raise sink_error(
+                    Code.SINK_FAILED,
+                    f"{address} accepted the token, but did not return it when it was read back.",
+                    "Check what else writes there, and run again.",
+                )
 
     def _reverify(self, token: Secret, delivery: Delivery) -> Failure | None:
         """Return a failure if another run has revoked the key while its token was being written."""
@@ -273,16 +276,26 @@ class TokenDeliveries:
         return key
 
     def _overwritten(self, delivery: Delivery) -> bool:
-        """Return whether a sink reports a write after this run's, if the run retires other keys."""
-        if not delivery.retires_others:
+        """Return whether a sink reports a later write than this run's, if the run ends older keys.
+
+        The comparison is as exact as the times that the sink reports.
+        """
+        action = delivery.action
+        if not isinstance(action, Rotate) or not action.predecessor_changes:
             return False
-        try:
-            return any(
-                _written_again(self._open_sink(address).read(), report)
-                for address, report in delivery.reports
-            )
-        except SinkError:
-            return True
+        for address, before in delivery.reports:
+            try:
+                now = self._open_sink(address).read()
+            except SinkError:
+                return True
+            if (
+                isinstance(now, Unreadable)
+                and now.updated_at is not None
+                and before.updated_at is not None
+                and now.updated_at - before.updated_at > _SAME_WRITE
+            ):
+                return True
+        return False
 
     def _observe(self) -> Observation | None:
         """Return the workspace after the writes, or None if it could not be observed."""
@@ -314,9 +327,9 @@ def key_to_deliver(
     ]
     own = next((key for key in live if key.id == delivery.key_id), None)
     newer = [key for key in live if own is None or key.creation_order > own.creation_order]
-    if own is not None and (
-        not delivery.lives_as_observed or own.expires_at >= delivery.expires_at
-    ):
+    # An update gives the observed key another expiry only after the delivery.
+    updated = isinstance(delivery.action, Update) and not delivery.repeated
+    if own is not None and (updated or own.expires_at >= delivery.expires_at):
         newer = [key for key in newer if key.id not in existing_ids]
     return max(newer, key=lambda key: key.creation_order, default=own)
 
@@ -330,13 +343,6 @@ def _other_run_active(deliveries: list[Delivery], observation: Observation) -> b
         for key in observation.keys
         if key.name in own_ids
     )
-
-
-def _written_again(now: Content, before: Unreadable) -> bool:
-    """Return whether a sink was written again, as far as the times that it reports are exact."""
-    if not isinstance(now, Unreadable) or now.updated_at is None or before.updated_at is None:
-        return False
-    return now.updated_at - before.updated_at > _SAME_WRITE
 
 
 def delivery_not_started(action: Create | Rotate) -> Failure:
@@ -411,25 +417,3 @@ def token_matches(token: Secret, key_id: str, expires_at: datetime) -> bool:
     if claims is None or (claims.key or "").lower() != key_id.lower():
         return False
     return claims.expires_at is None or claims.expires_at >= expires_at - EXPIRY_TOLERANCE
-
-
-def _read_back(
-    sink: Sink, address: Address, token: Secret, delivery: Delivery
-) -> Unreadable | None:
-    """Read the token back from a sink; return the report of a sink that cannot be read, else None.
-
-    Another token of the same key is accepted too: another run may have written it.
-    """
-    match sink.read():
-        case Unreadable() as write_only:
-            return write_only
-        case StoredValue(value=value) if value.reveal() == token.reveal() or token_matches(
-            value, delivery.key_id, delivery.expires_at
-        ):
-            return None
-        case _:
-            raise sink_error(
-                Code.SINK_FAILED,
-                f"{address} accepted the token, but did not return it when it was read back.",
-                "Check what else writes there, and run again.",
-            )

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.execution.context import ExecutionContext, run_all
+from provisioner.execution.context import ExecutionContext, revoke_keys, run_all
 from provisioner.execution.create import BulkCreate
 from provisioner.execution.deliver import REVERIFY_AFTER, Delivery, TokenDeliveries
 from provisioner.execution.events import ignore
 from provisioner.execution.progress import Progress
 from provisioner.execution.results import OLD_KEY_PENDING, Done, Failed, completed, delivered
-from provisioner.execution.revoke import revoke_keys
 from provisioner.execution.update import Updates
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.runtime.log_context import bind
@@ -21,9 +20,8 @@ from provisioner.runtime.log_context import bind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from provisioner.execution.conflict import RunMarker
     from provisioner.execution.events import Emit
-    from provisioner.execution.results import Executed
-    from provisioner.execution.run_marker import RunMarker
     from provisioner.model.workspace import Workspace
     from provisioner.plan import Action, Planned
     from provisioner.runtime.cancellation import Cancellation
@@ -41,7 +39,7 @@ _NOT_REPLACED = Failure(
 
 
 class Execution:
-    """The execution of one environment's plan; its results can be read at any time.
+    """The execution of one environment's plan; its `progress` has the results at any time.
 
     No key is revoked or made to expire earlier before its replacement is delivered: the run creates
     keys and assigns roles first, then delivers tokens, and sets expiries and revokes keys last. The
@@ -80,9 +78,9 @@ class Execution:
         self._open_sink = open_sink
         self._run_marker = run_marker
         self._reverify_after = reverify_after
-        self._progress = Progress(planned, on_progress, emit)
+        self.progress = Progress(planned, on_progress, emit)
         self._context = ExecutionContext(
-            planned.environment, workspace, existing_ids, parallel, stop, self._progress
+            planned.environment, workspace, existing_ids, parallel, stop, self.progress
         )
 
     def run(self) -> None:
@@ -100,39 +98,20 @@ class Execution:
         run_all(self._expire_predecessors, self._delivered_rotations(), self._context.parallel)
         self._revoke(deliveries.former_tokens)
 
-    def result(self, fallback: Failure | None = None) -> Executed:
-        """Return the current result of every action.
-
-        Args:
-            fallback: the failure of actions that are not finished, if a bug ended the run.
-        """
-        return self._progress.executed(fallback)
-
-    def finish(self, fallback: Failure | None = None) -> Executed:
-        """Return the result as `result` does, and emit no event after it.
-
-        Args:
-            fallback: as for `result`.
-        """
-        return self._progress.close(fallback)
-
     def _deliveries_of_existing_keys(self) -> Iterator[Delivery]:
         """Yield the tokens of keys that existed before the run."""
         for action in self._actions:
-            match action:
-                case Deliver():
-                    yield Delivery(action, action.key_id, action.expires_at)
-                case Update() if action.sinks and not self._progress.finished(action):
-                    yield Delivery(action, action.key_id, action.expires_at)
-                case Create() | Update() | Rotate() | Revoke():
-                    continue
-                case _:
-                    assert_never(action)
+            if (
+                isinstance(action, Deliver | Update)
+                and action.sinks
+                and not self.progress.finished(action)
+            ):
+                yield Delivery(action, action.key_id, action.expires_at)
 
     def _delivered_rotations(self) -> list[Rotate]:
         """Return the rotations whose successor is delivered."""
         rotations = (one for one in self._actions if isinstance(one, Rotate))
-        return [one for one in rotations if delivered(self._progress.result(one))]
+        return [one for one in rotations if delivered(self.progress.result(one))]
 
     def _expire_predecessors(self, action: Rotate) -> None:
         """Give the predecessors of a key rotated on request an earlier expiry.
@@ -149,7 +128,7 @@ class Execution:
                     self._context.workspace.set_expiry(key_id, action.predecessor_expires_at)
         except WorkspaceError as error:
             failure = error.failure
-        self._progress.count()
+        self.progress.count()
         self._finish(action, failure)
 
     def _revoke(self, former_tokens: Mapping[str, Secret]) -> None:
@@ -158,23 +137,28 @@ class Execution:
         Args:
             former_tokens: tokens of predecessors, which must not work afterwards.
         """
-        actions = dict(self._keys_to_revoke())
+        revoking = list(self._revoking_actions())
+        actions = {
+            key_id: action
+            for action in revoking
+            for key_id in ((action.key_id,) if isinstance(action, Revoke) else action.predecessors)
+        }
 
         def may_start(key_id: str) -> bool:
             if self._context.stop.requested:
                 return False
-            self._progress.start(actions[key_id], _REVOCATION_IN_FLIGHT)
+            self.progress.start(actions[key_id], _REVOCATION_IN_FLIGHT)
             return True
 
         def on_revoked(key_id: str) -> None:
-            self._progress.count()
+            self.progress.count()
             if isinstance(action := actions[key_id], Revoke):
-                self._progress.finish(Done(action, key_id, None))
+                self.progress.finish(Done(action, key_id, None))
 
         outcomes = revoke_keys(self._context, actions, may_start=may_start, on_revoked=on_revoked)
         if failed := sum(failure is not None for failure in outcomes.values()):
-            self._progress.count(failed)
-        for action in dict.fromkeys(actions.values()):
+            self.progress.count(failed)
+        for action in revoking:
             match action:
                 case Revoke():
                     self._finish(action, outcomes.get(action.key_id))
@@ -188,31 +172,24 @@ class Execution:
                 case _:
                     assert_never(action)
 
-    def _keys_to_revoke(self) -> Iterator[tuple[str, Revoke | Rotate]]:
-        """Yield the id of each key to revoke now, with its action."""
-        for rotation in self._delivered_rotations():
-            if rotation.at_once:
-                yield from ((key_id, rotation) for key_id in rotation.predecessors)
+    def _revoking_actions(self) -> Iterator[Revoke | Rotate]:
+        """Yield the actions that revoke keys now, except duplicates of an undelivered key."""
+        yield from (rotation for rotation in self._delivered_rotations() if rotation.at_once)
         for action in self._actions:
             if isinstance(action, Revoke):
-                if self._replacement_delivered(action):
-                    yield action.key_id, action
+                duplicate = action.reason == "duplicate"
+                kept = self._with_sinks.get(action.name) if duplicate else None
+                if kept is None or delivered(self.progress.result(kept)):
+                    yield action
                 elif not self._context.stop.requested:
-                    self._progress.finish(Failed(action, _NOT_REPLACED))
+                    self.progress.finish(Failed(action, _NOT_REPLACED))
 
     def _finish(self, action: Action, failure: Failure | None) -> None:
         """Record that the last step of an action failed, or that none did."""
         if failure is None:
-            self._progress.finish(completed(self._progress.result(action)))
+            self.progress.finish(completed(self.progress.result(action)))
         else:
-            self._progress.fail(action, failure)
-
-    def _replacement_delivered(self, action: Revoke) -> bool:
-        """Return whether the key that replaces a duplicate is delivered, or needs no delivery."""
-        replacement = self._with_sinks.get(action.name)
-        if action.reason != "duplicate" or replacement is None:
-            return True
-        return delivered(self._progress.result(replacement))
+            self.progress.fail(action, failure)
 
     def _token_alive(self, key_id: str, former_tokens: Mapping[str, Secret]) -> Failure | None:
         """Return a failure if the server still accepts the known token of a revoked key."""

@@ -28,9 +28,8 @@ from provisioner.runtime.cancellation import STOPPED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from provisioner.execution.conflict import Conflict
+    from provisioner.execution.conflict import Conflict, RunMarker
     from provisioner.execution.results import Result
-    from provisioner.execution.run_marker import RunMarker
     from provisioner.model.workspace import Outcome, Record
     from provisioner.plan import Create, Rotate
 
@@ -84,11 +83,6 @@ class PendingCreate(NamedTuple):
     refusals: int = 0
 
     @property
-    def sent(self) -> bool:
-        """Return whether one of its requests may have created a key."""
-        return bool(self.ids or self.lost)
-
-    @property
     def unresolved(self) -> bool:
         """Return whether the key is still to be created or found."""
         return isinstance(self.state, Unknown | NotSent)
@@ -96,7 +90,7 @@ class PendingCreate(NamedTuple):
     @property
     def may_have_key(self) -> bool:
         """Return whether a new key of the name may exist, whichever run created it."""
-        return self.sent or isinstance(self.state, Found)
+        return bool(self.ids or self.lost) or isinstance(self.state, Found)
 
     @property
     def kept(self) -> Found | None:
@@ -217,54 +211,49 @@ def role_missing(create: PendingCreate) -> PendingCreate:
 
 def current_result(create: PendingCreate) -> Result:
     """Return the result of a create if the run ended now, before its token is delivered."""
-    action = create.action
-    match create.state:
-        case Created(id=id_, record=record):
-            return _live_result(create, id_, record, created=True)
-        case Found() as found:
-            return _found_result(create, found)
-        case NotSent(failure=failure) if not create.sent:
-            return Skipped(action, STOPPED) if failure == STOPPED else Failed(action, failure)
+    action, state, failure = create.action, create.state, None
+    record: Record | None
+    match state:
+        case NotSent(failure=unsent) if not create.may_have_key:
+            return Skipped(action, STOPPED) if unsent == STOPPED else Failed(action, unsent)
         case NotSent() | Unknown():
             return Failed(action, create.unknown)
-        case NotCreated(failure=failure):
-            return Failed(action, failure)
+        case NotCreated(failure=refusal):
+            return Failed(action, refusal)
+        case Created(id=id_, record=record):
+            created = True
+        case Found(key=key, ours=created):
+            id_, failure = key.id, _found_failure(create, state)
+            record = create.record if failure is None else None
         case _:
-            assert_never(create.state)
+            assert_never(state)
+    if failure is None and create.unconfirmed:
+        failure = UNCONFIRMED
+    elif failure is None and action.sinks:
+        failure = delivery_not_started(action)
+    if failure is not None:
+        return Unfinished(action, id_, record, failure, created=created)
+    return (Done if created else CreatedByAnotherRun)(action, id_, record)
 
 
-def _found_result(create: PendingCreate, found: Found) -> Result:
-    action, id_, duplicates = create.action, found.key.id, ", ".join(found.duplicates)
+def _found_failure(create: PendingCreate, found: Found) -> Failure | None:
+    """Return why the name of a found key is not settled; None if it is."""
+    id_, duplicates = found.key.id, ", ".join(found.duplicates)
     if not found.complete:
         also = f"; this run also created {duplicates}" if duplicates else ""
-        failure = Failure(
+        return Failure(
             Code.OUTCOME_UNKNOWN,
-            f"{action.name!r} was created as {id_} but still has no role{also}. Assign the role "
-            "by hand, or revoke the key and run again.",
+            f"{create.action.name!r} was created as {id_} but still has no role{also}. Assign the "
+            "role by hand, or revoke the key and run again.",
         )
-    elif duplicates:
-        what, them = ("a duplicate", "it") if len(found.duplicates) == 1 else ("duplicates", "them")
-        cause = "The run ended first." if create.revocation is None else create.revocation.text
-        failure = Failure(
-            Code.DUPLICATE_LEFT,
-            f"This run created {duplicates} as {what} of {id_} and could not revoke {them}. "
-            f"{cause}",
-        )
-    else:
-        return _live_result(create, id_, create.record, created=found.ours)
-    return Unfinished(action, id_, None, failure, created=found.ours)
-
-
-def _live_result(
-    create: PendingCreate, id_: str, record: Record | None, *, created: bool
-) -> Result:
-    """Return the result of a create with a live key, as far as it is known."""
-    if create.unconfirmed:
-        return Unfinished(create.action, id_, record, UNCONFIRMED, created=created)
-    if create.action.sinks:
-        failure = delivery_not_started(create.action)
-        return Unfinished(create.action, id_, record, failure, created=created)
-    return (Done if created else CreatedByAnotherRun)(create.action, id_, record)
+    if not duplicates:
+        return None
+    what, them = ("a duplicate", "it") if len(found.duplicates) == 1 else ("duplicates", "them")
+    cause = "The run ended first." if create.revocation is None else create.revocation.text
+    return Failure(
+        Code.DUPLICATE_LEFT,
+        f"This run created {duplicates} as {what} of {id_} and could not revoke {them}. {cause}",
+    )
 
 
 def delivery(create: PendingCreate) -> Delivery | None:

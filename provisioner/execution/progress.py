@@ -26,7 +26,7 @@ from provisioner.execution.results import (
     is_open,
     with_failure,
 )
-from provisioner.plan import Rotate
+from provisioner.plan import Revoke, Rotate
 from provisioner.runtime.cancellation import STOPPED
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from provisioner.execution.events import Emit
     from provisioner.execution.results import Result
     from provisioner.plan import Action, Planned
+
+    _Key = tuple[type[Action], str]
 
 
 class Progress:
@@ -55,23 +57,23 @@ class Progress:
         self._on_progress = on_progress
         self._emit = emit
         self._lock = threading.Lock()
-        self._results: dict[Action, Result] = {
-            action: Skipped(action, STOPPED)
+        self._results: dict[_Key, Result] = {
+            _key(action): Skipped(action, STOPPED)
             if action.blocked is None
             else Failed(action, action.blocked)
             for action in planned.actions
         }
-        self._started: set[Action] = set()
-        self._finished: set[Action] = set()
+        self._started: set[_Key] = set()
+        self._finished: set[_Key] = set()
         self._executed: Executed | None = None
 
     def result(self, action: Action) -> Result:
         """Return the result of an action, as it would be if the run ended now."""
-        return self._results[action]
+        return self._results[_key(action)]
 
     def finished(self, action: Action) -> bool:
         """Return whether the result of an action is final."""
-        return action in self._finished
+        return _key(action) in self._finished
 
     def start(self, action: Action, in_flight: Failure) -> None:
         """Record that the next step of an action starts, before its request is sent.
@@ -80,20 +82,21 @@ class Progress:
             action: the action.
             in_flight: the failure to report if the run ends during the step.
         """
-        self.update(with_failure(self._results[action], in_flight))
+        key = _key(action)
+        self.update(with_failure(self._results[key], in_flight))
         with self._lock:
-            if self._executed is None and action not in self._started:
-                self._started.add(action)
+            if self._executed is None and key not in self._started:
+                self._started.add(key)
                 self._emit(ActionBegun(self._planned.environment, action))
 
     def update(self, result: Result) -> None:
         """Record the result that an action has if the run ends now."""
-        self._results[result.action] = _with_old_key(result)
+        self._results[_key(result.action)] = _with_old_key(result)
 
     def finish(self, result: Result) -> None:
         """Record the final result of an action."""
         result = _with_old_key(result)
-        self._results[result.action] = result
+        self._results[_key(result.action)] = result
         with self._lock:
             if self._executed is None:
                 self._emit_end(result)
@@ -107,7 +110,7 @@ class Progress:
 
     def fail(self, action: Action, failure: Failure) -> None:
         """Record that a step of an action failed, which ends the action."""
-        self.finish(with_failure(self._results[action], failure))
+        self.finish(with_failure(self.result(action), failure))
 
     def count(self, steps: int = 1) -> None:
         """Emit that the outcome of some steps has become known."""
@@ -124,7 +127,7 @@ class Progress:
         """
         return Executed(
             self._planned,
-            tuple(self._ended(self._results[one], fallback) for one in self._planned.actions),
+            tuple(self._ended(self.result(one), fallback) for one in self._planned.actions),
         )
 
     def close(self, fallback: Failure | None = None) -> Executed:
@@ -151,9 +154,15 @@ class Progress:
         return _with_old_key(with_failure(result, fallback))
 
     def _emit_end(self, result: Result) -> None:
-        if result.action not in self._finished:
-            self._finished.add(result.action)
+        key = _key(result.action)
+        if key not in self._finished:
+            self._finished.add(key)
             self._emit(ActionEnded(self._planned.environment, result))
+
+
+def _key(action: Action) -> _Key:
+    """Return the kind of an action with its name, or with the id of the key that it revokes."""
+    return type(action), action.key_id if isinstance(action, Revoke) else action.name
 
 
 def _with_old_key(result: Result) -> Result:

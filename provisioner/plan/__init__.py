@@ -1,71 +1,35 @@
 """The plan: actions that turn the observed keys into the desired ones, and findings."""
 
-from provisioner.plan.actions import (
-    Action,
-    Change,
-    Create,
-    Deliver,
-    EnvironmentPlan,
-    Estimate,
-    Plan,
-    Planned,
-    Revoke,
-    RevokeReason,
-    Rotate,
-    Unobserved,
-    Update,
-)
-from provisioner.plan.delivery import (
-    EXPIRY_TOLERANCE,
-    block_actions,
-    delivers_too_early,
-    sinks_to_check,
-)
-from provisioner.plan.diff import plan_environment, sinks_to_read
-from provisioner.plan.digest import desired_key_json, digest, json_digest
-from provisioner.plan.findings import (
-    DeliveryUnknown,
-    Drift,
-    Duplicate,
-    Expiring,
-    Finding,
-    Unmanaged,
-)
-from provisioner.plan.options import GuardOverrides, PlanOptions, selected_keys
-from provisioner.plan.rotation import LiveKeys, classify_live_keys
-
-__all__ = [
-    "EXPIRY_TOLERANCE",
-    "Action",
-    "Change",
-    "Create",
-    "Deliver",
-    "DeliveryUnknown",
-    "Drift",
-    "Duplicate",
-    "EnvironmentPlan",
-    "Estimate",
-    "Expiring",
-    "Finding",
-    "GuardOverrides",
-    "LiveKeys",
-    "Plan",
-    "PlanOptions",
-    "Planned",
-    "Revoke",
-    "RevokeReason",
-    "Rotate",
-    "Unmanaged",
-    "Unobserved",
-    "Update",
-    "block_actions",
-    "classify_live_keys",
-    "delivers_too_early",
-    "desired_key_json",
-    "digest",
-    "json_digest",
-    "plan_environment",
-    "selected_keys",
-    "sinks_to_check",
-    "sinks_to_read",
-]
+from provisioner.plan.actions import Action as Action
+from provisioner.plan.actions import Change as Change
+from provisioner.plan.actions import Create as Create
+from provisioner.plan.actions import Deliver as Deliver
+from provisioner.plan.actions import EnvironmentPlan as EnvironmentPlan
+from provisioner.plan.actions import Estimate as Estimate
+from provisioner.plan.actions import Plan as Plan
+from provisioner.plan.actions import Planned as Planned
+from provisioner.plan.actions import Revoke as Revoke
+from provisioner.plan.actions import RevokeReason as RevokeReason
+from provisioner.plan.actions import Rotate as Rotate
+from provisioner.plan.actions import Unobserved as Unobserved
+from provisioner.plan.actions import Update as Update
+from provisioner.plan.delivery import EXPIRY_TOLERANCE as EXPIRY_TOLERANCE
+from provisioner.plan.delivery import block_actions as block_actions
+from provisioner.plan.delivery import delivers_too_early as delivers_too_early
+from provisioner.plan.delivery import sinks_to_check as sinks_to_check
+from provisioner.plan.diff import plan_environment as plan_environment
+from provisioner.plan.diff import sinks_to_read as sinks_to_read
+from provisioner.plan.digest import desired_key_json as desired_key_json
+from provisioner.plan.digest import digest as digest
+from provisioner.plan.digest import json_digest as json_digest
+from provisioner.plan.findings import DeliveryUnknown as DeliveryUnknown
+from provisioner.plan.findings import Drift as Drift
+from provisioner.plan.findings import Duplicate as Duplicate
+from provisioner.plan.findings import Expiring as Expiring
+from provisioner.plan.findings import Finding as Finding
+from provisioner.plan.findings import Unmanaged as Unmanaged
+from provisioner.plan.options import GuardOverrides as GuardOverrides
+from provisioner.plan.options import PlanOptions as PlanOptions
+from provisioner.plan.options import selected_keys as selected_keys
+from provisioner.plan.rotation import LiveKeys as LiveKeys
+from provisioner.plan.rotation import classify_live_keys as classify_live_keys

@@ -131,8 +131,15 @@ def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
     for address in key.deliver:
         content = sink_contents.get(address, _NOT_READ)
         reason = "redeliver" if redeliver else _reason(content, current, acceptable)
-        if reason is None and proof_due and _another_write_would_prove(content, current):
-            reason = "token_unproven"
+        if (
+            reason is None
+            and proof_due
+            and isinstance(content, Unreadable)
+            and content.only_writes
+            and content.updated_at is not None
+            and delivered_at(content, current) is None
+        ):
+            reason = "token_unproven"  # another write would prove it
         if reason is not None:
             reasons[address] = reason
         elif isinstance(content, Unreadable) and (
@@ -180,16 +187,6 @@ def delivered_at(sink_content: SinkContent, key: ObservedKey) -> datetime | None
             return None
         case _:
             assert_never(sink_content)
-
-
-def _another_write_would_prove(sink_content: SinkContent, key: ObservedKey) -> bool:
-    """Return whether another write would prove the delivery that the last one does not."""
-    dated = (
-        isinstance(sink_content, Unreadable)
-        and sink_content.only_writes
-        and sink_content.updated_at is not None
-    )
-    return dated and delivered_at(sink_content, key) is None
 
 
 def _reason(

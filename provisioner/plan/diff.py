@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import Observation, ObservedKey
+    from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
     from provisioner.plan.lifecycle import Step
@@ -43,8 +43,8 @@ def sinks_to_read(
     min_exclusive = 1 if options.redeliver else 0
     return tuple(
         address
-        for key in (() if options.revoke else desired)
-        if key.deliver and live[key.name] > min_exclusive and options.selects(key.name)
+        for key in (() if options.revoke else options.select(desired))
+        if key.deliver and live[key.name] > min_exclusive
         for address in key.deliver
     )
 
@@ -71,34 +71,34 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     """
     if options.revoke:
         return plan_revocations(environment, desired, observation, options)
-    observed = by_name(key for key in observation.keys if options.selects(key.name))
+    server_time = observation.server_time
+    observed = options.select(observation.keys)
+    known = {one.name for one in observed}
+    live = by_name(one for one in observed if one.live(server_time))
     roles = RoleChoice(environment, observation, now)
     lifecycle = Lifecycle(environment, observation, roles, options, sink_contents)
-    declared: set[str] = set()
+    declared: list[str] = []
     steps: list[Step] = []
-    kept: list[str] = []
     absent: list[str] = []
-    for key in desired:
-        if not options.selects(key.name):
-            continue
-        declared.add(key.name)
-        same_name = observed.get(key.name, ())
-        live = [one for one in same_name if one.live(observation.server_time)]
-        if live:
-            steps_of_key = lifecycle.plan_key(key, live)
-            steps += steps_of_key
-            if not any(isinstance(step, Update | Rotate | Deliver) for step in steps_of_key):
-                kept.append(key.name)
+    for key in options.select(desired):
+        name = key.name
+        declared.append(name)
+        if name in live:
+            steps += lifecycle.plan_key(key, live[name])
         elif options.rotate:
-            absent.append(key.name)
+            absent.append(name)
         else:
-            steps.append(roles.create(key, "dead" if same_name else "missing"))
+            steps.append(roles.create(key, "dead" if name in known else "missing"))
     if not options.rotate:
-        for name in sorted(observed.keys() - declared):
-            steps += _plan_undeclared(environment, observation, observed[name], options)
+        for name in sorted(live.keys() - set(declared)):
+            if options.prune and matches(name, environment.owns):
+                steps += [revoke(one, "undeclared") for one in live[name]]
+            else:
+                steps.append(Unmanaged(name, tuple(one.id for one in live[name])))
     actions = [one for one in steps if isinstance(one, Create | Update | Rotate | Deliver)]
     revocations = [one for one in steps if isinstance(one, Revoke)]
     findings = [one for one in steps if not isinstance(one, Action)]
+    changed = {one.name for one in actions if not isinstance(one, Create)}
     own_key = observation.own_key
     return Planned(
         environment=environment.name,
@@ -106,7 +106,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         generation=observation.generation,
         workspace=observation.workspace,
         actions=(*actions, *(one for one in revocations if one.key_id != own_key)),
-        kept=tuple(kept),
+        kept=tuple(name for name in declared if name in live and name not in changed),
         findings=tuple(findings),
         notes=(
             *roles.notes(),
@@ -120,20 +120,6 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         ),
         estimate=estimate(environment.limits, observation, actions),
     )
-
-
-def _plan_undeclared(
-    environment: Environment,
-    observation: Observation,
-    same_name: list[ObservedKey],
-    options: PlanOptions,
-) -> list[Step]:
-    """Return the revocations of a name that no manifest declares, or the finding about it."""
-    live = [one for one in same_name if one.live(observation.server_time)]
-    name = same_name[0].name
-    if options.prune and matches(name, environment.owns):
-        return [revoke(one, "undeclared") for one in live]
-    return [Unmanaged(name, tuple(one.id for one in live))] if live else []
 
 
 def _notes(actions: Iterable[Action]) -> Iterator[str]:

@@ -38,41 +38,37 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
     unblocked = [action for action in actions if action.blocked is None]
     depths = Counter(one.depth for one in unblocked if isinstance(one, Create | Rotate))
     creates = depths.total()
-    deliveries = sum(bool(action.sinks) for action in unblocked)
+    requests = observation.requests + sum(map(_small_requests, unblocked))
     if observation.batches:
-        writes = sum(-(-count // limits.batch) for count in depths.values())
-        reads = -(-(len(observation.keys) + creates) // _PAGE_SIZE)
-        write_seconds = writes * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
+        create_requests = sum(-(-count // limits.batch) for count in depths.values())
+        create_seconds = create_requests * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
+        checks = -(-(len(observation.keys) + creates) // _PAGE_SIZE)
     else:
-        writes = creates + (creates > 1) + (depths[_DEPTH_WITH_PERMISSIONS] > 0)
-        reads = 1
-        write_seconds = creates * _CREATE_SECONDS
-    writes += deliveries * _DELIVERY_REQUESTS
-    write_seconds += deliveries * _DELIVERY_REQUESTS * _READ_SECONDS
-    changes = sum(_write_requests(action) for action in unblocked)
-    writes += changes
-    write_seconds += changes * _READ_SECONDS
+        create_requests = creates + (creates > 1) + (depths[_DEPTH_WITH_PERMISSIONS] > 0)
+        create_seconds = creates * _CREATE_SECONDS
+        checks = 1
     if creates:
-        writes += reads
-        write_seconds += reads * _READ_SECONDS + _SETTLE_DELAY
-    requests = observation.requests + writes
-    seconds = observation.requests * _READ_SECONDS + write_seconds
+        requests += checks
+        create_seconds += _SETTLE_DELAY
+    seconds = requests * _READ_SECONDS + create_seconds
+    requests += create_requests
     if limits.requests_per_minute is not None:
         beyond_burst = max(0, requests - limits.requests_per_minute)
         seconds = max(seconds, beyond_burst * 60 / limits.requests_per_minute)
     return Estimate(requests, round(seconds, 2))
 
 
-def _write_requests(action: Action) -> int:
-    """Return the requests of an action, except those to create keys and deliver tokens."""
+def _small_requests(action: Action) -> int:
+    """Return the requests of an action, except those that create keys."""
+    delivery = _DELIVERY_REQUESTS * bool(action.sinks)
     match action:
         case Update(role_id=role_id, sets_expiry=sets_expiry):
-            return (role_id is not None) + sets_expiry
+            return delivery + (role_id is not None) + sets_expiry
         case Rotate(predecessor_changes=changes):
-            return changes
+            return delivery + changes
         case Revoke():
             return 1
         case Create() | Deliver():
-            return 0
+            return delivery
         case _:
             assert_never(action)

@@ -41,26 +41,17 @@ class _Name(NamedTuple):
         live: its live keys, the oldest first; at least one.
         keys: the live keys, classified.
         contents: the contents of its sinks, as far as they were read.
-        owned: whether the environment owns it.
     """
 
     key: DesiredKey
     live: Sequence[ObservedKey]
     keys: LiveKeys
     contents: Sequence[SinkContent]
-    owned: bool
 
     @property
     def ids(self) -> tuple[str, ...]:
         """Return the ids of all live keys, the oldest first."""
         return tuple(one.id for one in self.live)
-
-    def token_expiries(self) -> list[datetime]:
-        """Return the expiries of the live keys whose tokens are in sinks."""
-        if not self.contents:
-            return []
-        ids = {one.key.lower() for one in self.contents if isinstance(one, ApiKeyToken)}
-        return [one.expires_at for one in self.live if one.id.lower() in ids]
 
 
 class Lifecycle:
@@ -79,6 +70,7 @@ class Lifecycle:
     ) -> None:
         self._environment = environment
         self._server_time = observation.server_time
+        self._expiring_until = observation.server_time + EXPIRING_WITHIN
         self._own_key = observation.own_key
         self._roles = roles
         self._options = options
@@ -87,45 +79,57 @@ class Lifecycle:
     def plan_key(self, key: DesiredKey, live: Sequence[ObservedKey]) -> list[Step]:
         """Return the actions and findings of one name; a key without an action is kept.
 
+        The sinks of a key that is not rotated may hold the token of any of its live keys. Of a key
+        that is rotated only the current one counts, and has a successor if it is due.
+
         Args:
             key: the desired key.
             live: its live keys, the oldest first; at least one.
         """
-        contents = [self._sink_contents[one] for one in key.deliver if one in self._sink_contents]
+        if len(live) == 1 and not key.deliver and key.rotation is None and not self._options.rotate:
+            # Of most keys there is nothing else to compare.
+            return self._changes(key, live[0]) + self._expiring(key, live, live[0].expires_at)
+        found = map(self._sink_contents.get, key.deliver)
+        contents = [content for content in found if content is not None]
         keys = classify_live_keys(key, live, contents)
-        owned = matches(key.name, self._environment.owns)
-        name = _Name(key, live, keys, contents, owned)
+        name = _Name(key, live, keys, contents)
         if self._options.rotate:
             return [self._requested_rotation(name)]
-        if key.rotation is None:
-            return self._plan_plain(name)
-        return self._plan_rotated(name, key.rotation)
-
-    def _plan_plain(self, name: _Name) -> list[Step]:
-        """Plan a key that is not rotated: its sinks may hold the token of any live key."""
-        current = name.keys.current
-        acceptable = [current] if self._options.dedupe else name.live
-        served_until = min(name.token_expiries(), default=current.expires_at)
-        steps = [*self._duplicates(name), *self._changes(name)]
-        steps += self._expiring(name, served_until)
-        steps += self._delivery(name, acceptable, steps)
+        current, rotation = keys.current, key.rotation
+        steps = self._changes(key, current)
+        if len(live) > 1:
+            steps = [*self._duplicates(name), *steps]
+        acceptable = [current] if self._options.dedupe or rotation is not None else live
+        expiries: list[datetime] = []
+        if contents:
+            ids = {one.key.lower() for one in contents if isinstance(one, ApiKeyToken)}
+            expiries = [one.expires_at for one in live if one.id.lower() in ids]
+        served_until = min(expiries, default=current.expires_at)
+        if rotation is not None:
+            served_until = min(served_until, current.expires_at)
+            steps += self._predecessors(name, rotation)
+            if current.expires_at - rotation.before <= self._server_time:
+                successor = self._roles.create(key, "missing")
+                predecessors = tuple(one.id for one in (*keys.predecessors, current))
+                steps.append(Rotate("due", successor, predecessors))
+                if successor.blocked is None:
+                    return steps
+        steps += self._expiring(key, live, served_until)
+        if key.deliver:
+            steps += self._delivery(name, acceptable, steps)
         return steps
 
-    def _plan_rotated(self, name: _Name, rotation: Rotation) -> list[Step]:
-        """Plan a key that is rotated: only its current key counts, and has a successor if due."""
-        current, predecessors = name.keys.current, name.keys.predecessors
-        steps = [*self._duplicates(name), *self._changes(name)]
-        steps += self._revoke_superseded(name, rotation)
-        steps += self._predecessor_drift(name)
-        if current.expires_at - rotation.before <= self._server_time:
-            successor = self._roles.create(name.key, "missing")
-            ids = tuple(one.id for one in (*predecessors, current))
-            steps.append(Rotate("due", successor, ids))
-            if successor.blocked is None:
-                return steps
-        steps += self._expiring(name, min([current.expires_at, *name.token_expiries()]))
-        steps += self._delivery(name, [current], steps)
-        return steps
+    def _expiring(
+        self, key: DesiredKey, live: Sequence[ObservedKey], served_until: datetime
+    ) -> list[Step]:
+        """Return the finding about a name whose first token in the sinks expires soon."""
+        if served_until > self._expiring_until:
+            return []
+        ids = tuple(one.id for one in live)
+        return [Expiring(key.name, ids, format_timestamp(served_until))]
+
+    def _owns(self, key: DesiredKey) -> bool:
+        return matches(key.name, self._environment.owns)
 
     def _requested_rotation(self, name: _Name) -> Rotate:
         """Return the requested rotation, blocked if the old key could not be revoked."""
@@ -150,7 +154,7 @@ class Lifecycle:
             return self._own_key_failure(
                 key.name, "Rotate it without --now, or use another credential."
             )
-        if not name.owned:
+        if not self._owns(key):
             return Failure(
                 Code.NOT_OWNED,
                 f"{key.name!r} matches no pattern under `owns` in {self._environment.name}, so its "
@@ -190,37 +194,41 @@ class Lifecycle:
         """Yield the revocations of duplicates, or the finding if they are kept."""
         key, keys, rotated = name.key, name.keys, name.key.rotation is not None
         if keys.duplicates:
+            owned = self._owns(key)
             all_read = not any(isinstance(one, Unavailable) for one in name.contents)
-            if self._options.dedupe and name.owned and all_read:
+            if self._options.dedupe and owned and all_read:
                 yield from (revoke(one, "duplicate", key) for one in keys.duplicates)
             else:
-                others: Literal["owned", "not_owned"] = "owned" if name.owned else "not_owned"
+                others: Literal["owned", "not_owned"] = "owned" if owned else "not_owned"
                 yield Duplicate(key.name, name.ids, keys.current.id, others, rotated)
         elif len(keys.predecessors) > 1:
             yield Duplicate(key.name, name.ids, keys.current.id, "superseded", rotated)
 
-    def _changes(self, name: _Name) -> Iterator[Step]:
-        """Yield the differences from the manifest: an update for an owned key, else findings."""
-        key, current, changes = name.key, name.keys.current, list[Change]()
-        if isinstance(key.expiry, ExpiresAt):
-            difference = current.expires_at - key.expiry.timestamp
+    def _changes(self, key: DesiredKey, current: ObservedKey) -> list[Step]:
+        """Return the differences from the manifest: an update for an owned key, else findings."""
+        ids, expiry = (current.id,), key.expiry
+        steps: list[Step] = []
+        changes: list[Change] = []
+        if isinstance(expiry, ExpiresAt):
+            difference = current.expires_at - expiry.timestamp
             if difference.days or difference.seconds:  # milliseconds identify the run
-                actual, desired = map(format_timestamp, (current.expires_at, key.expiry.timestamp))
+                actual, desired = map(format_timestamp, (current.expires_at, expiry.timestamp))
                 changes.append(Change("expires", actual, desired))
-        elif isinstance(key.expiry, ExpiresAfter):
+        elif isinstance(expiry, ExpiresAfter):
             latest = self._roles.expires_at(key)
             if current.expires_at.replace(microsecond=0) > latest:
                 actual, desired = map(format_timestamp, (current.expires_at, latest))
-                yield Drift(key.name, (current.id,), "expires", actual, desired, "lifetime")
+                steps.append(Drift(key.name, ids, "expires", actual, desired, "lifetime"))
         role = self._roles.drift(key, current)
         if role is not None:
             changes.append(Change("role", current.role, role))
-        if changes and name.owned:
-            yield self._update(key, current, tuple(changes))
-        else:
-            for one in changes:
-                ids = (current.id,)
-                yield Drift(key.name, ids, one.field, one.actual, one.desired, "not_owned")
+        if not changes:
+            return steps
+        if self._owns(key):
+            return [*steps, self._update(key, current, tuple(changes))]
+        return steps + [
+            Drift(key.name, ids, one.field, one.actual, one.desired, "not_owned") for one in changes
+        ]
 
     def _update(self, key: DesiredKey, current: ObservedKey, changes: tuple[Change, ...]) -> Update:
         fields = {one.field for one in changes}
@@ -249,36 +257,23 @@ class Lifecycle:
             blocked=blocked or self._roles.expiry_failure(key, expires_at),
         )
 
-    def _predecessor_drift(self, name: _Name) -> Iterator[Step]:
-        """Yield the role drift of predecessors, which are not updated before they are revoked."""
-        for one in name.keys.predecessors:
-            role = self._roles.drift(name.key, one)
-            if role is not None:
-                yield Drift(name.key.name, (one.id,), "role", one.role, role, "rotated")
+    def _predecessors(self, name: _Name, rotation: Rotation) -> Iterator[Step]:
+        """Yield the revocations of predecessors whose overlap is over, and their role drift.
 
-    def _revoke_superseded(self, name: _Name, rotation: Rotation) -> Iterator[Step]:
-        """Yield the revocations of predecessors, when the overlap after the delivery is over."""
-        if not name.keys.predecessors or not name.owned or self._options.redeliver:
-            return
-        delivered = self._delivered_at(name)
-        if delivered is not None and delivered + rotation.overlap <= self._server_time:
-            yield from (revoke(one, "superseded", name.key) for one in name.keys.predecessors)
-
-    def _delivered_at(self, name: _Name) -> datetime | None:
-        """Return when the last sink got the current token; None if that is not proven for all.
-
-        Without a sink it is None, as nobody has the token.
+        The overlap starts when the last sink got the current token. Without a sink nobody has it.
         """
-        current = name.keys.current
+        key, current = name.key, name.keys.current
         times = [delivered_at(one, current) for one in name.contents]
-        if not times or len(times) < len(name.key.deliver) or None in times:
-            return None
-        return max([current.created_at, *filter(None, times)])
-
-    def _expiring(self, name: _Name, served_until: datetime) -> Iterator[Step]:
-        """Yield the finding about a name whose first token in the sinks expires soon."""
-        if served_until <= self._server_time + EXPIRING_WITHIN:
-            yield Expiring(name.key.name, name.ids, format_timestamp(served_until))
+        proven = bool(times) and len(times) == len(key.deliver) and None not in times
+        delivered = max([current.created_at, *filter(None, times)])
+        over = proven and delivered + rotation.overlap <= self._server_time
+        for one in name.keys.predecessors:
+            if over and self._owns(key) and not self._options.redeliver:
+                yield revoke(one, "superseded", key)
+        for one in name.keys.predecessors:
+            role = self._roles.drift(key, one)
+            if role is not None:
+                yield Drift(key.name, (one.id,), "role", one.role, role, "rotated")
 
     def _delivery(
         self, name: _Name, acceptable: Sequence[ObservedKey], steps: Sequence[Step]

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from provisioner.model.globs import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import TypeVar
 
     from provisioner.model.key import DesiredKey
+    from provisioner.model.observed import ObservedKey
+
+    Key = TypeVar("Key", DesiredKey, ObservedKey)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,12 @@ class PlanOptions:
             return False
         return not self.only or matches(name, self.only)
 
+    def select(self, keys: Iterable[Key]) -> Iterable[Key]:
+        """Return the keys that the plan includes."""
+        if not self.only and not self.rotate:
+            return keys
+        return [key for key in keys if self.selects(key.name)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardOverrides:
@@ -62,9 +72,4 @@ def selected_keys(
     """Return the desired keys of every environment that a plan with these options is about."""
     if options.revoke:
         return {}
-    if not options.only and not options.rotate:
-        return desired
-    return {
-        environment: tuple(key for key in keys if options.selects(key.name))
-        for environment, keys in desired.items()
-    }
+    return {environment: tuple(options.select(keys)) for environment, keys in desired.items()}

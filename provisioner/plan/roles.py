@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import Observation, ObservedKey, Role
+    from provisioner.model.observed import Observation, ObservedKey
     from provisioner.plan.actions import Reason
 
 _HIDDEN = (
@@ -134,36 +134,38 @@ class RoleChoice:
                 assert_never(self._roles)
 
     def _look_up(self, key: DesiredKey, written: str | None) -> str | Failure:
-        """Return the id of the role of a key; a label can be looked up only among known roles."""
+        """Return the id of a role written as an id or a label, or why the key cannot have it.
+
+        A label can be looked up only among known roles.
+        """
         known = self._roles.roles if isinstance(self._roles, KnownRoles) else None
+        name = self._environment.name
+        assignable = _ANY_ID
+        if known is not None:
+            labels = sorted(role.label for role in known if role.assignable)
+            assignable = _shorten(list(map(repr, labels))) or "none"
         if written is None:
-            choice = _ANY_ID if known is None else f"one of {_assignable(known)}"
+            choice = assignable if known is None else f"one of {assignable}"
             return Failure(
                 Code.ROLE_MISSING,
-                f"{key.name!r} has no role, and keys in {self._environment.name} need one. Set "
-                "`role:` on the key, in the manifest's defaults or in the environment to "
-                f"{choice}.",
+                f"{key.name!r} has no role, and keys in {name} need one. Set `role:` on the key, "
+                f"in the manifest's defaults or in the environment to {choice}.",
             )
-        if known is not None:
-            return self._known_role(key, written, known)
-        if _UUID.fullmatch(written):
-            return written
-        return Failure(
-            Code.ROLE_UNKNOWN,
-            f"This credential cannot read the roles of {self._environment.name}, so the role "
-            f"{written!r} of {key.name!r} cannot be looked up. Give the credential's role the "
-            "permission to read roles, or write the role's id.",
-        )
-
-    def _known_role(self, key: DesiredKey, written: str, roles: tuple[Role, ...]) -> str | Failure:
-        """Return the id of the role, which is written as an id or a label."""
-        subject, name = f"The role {written!r} of {key.name!r}", self._environment.name
-        matching = [role for role in roles if written == role.id] or [
-            role for role in roles if written == role.label
+        if known is None:
+            if _UUID.fullmatch(written):
+                return written
+            return Failure(
+                Code.ROLE_UNKNOWN,
+                f"This credential cannot read the roles of {name}, so the role {written!r} of "
+                f"{key.name!r} cannot be looked up. Give the credential's role the permission to "
+                "read roles, or write the role's id.",
+            )
+        matching = [role for role in known if written == role.id] or [
+            role for role in known if written == role.label
         ]
         if len(matching) == 1 and matching[0].assignable:
             return matching[0].id
-        advice = f"Roles that keys can have: {_assignable(roles)}."
+        advice = f"Roles that keys can have: {assignable}."
         code, problem = Code.ROLE_UNKNOWN, f"does not exist in {name}"
         if len(matching) > 1:
             problem = f"is ambiguous in {name}"
@@ -171,12 +173,7 @@ class RoleChoice:
         elif matching:
             code = Code.ROLE_NOT_ASSIGNABLE
             problem = f"cannot be assigned to API keys in {name}"
-        return Failure(code, f"{subject} {problem}. {advice}")
-
-
-def _assignable(roles: tuple[Role, ...]) -> str:
-    labels = sorted(role.label for role in roles if role.assignable)
-    return _shorten(list(map(repr, labels))) or "none"
+        return Failure(code, f"The role {written!r} of {key.name!r} {problem}. {advice}")
 
 
 def _shorten(words: list[str]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.model.expiry import CLOCK_TOLERANCE, ExpiresAfter
 from provisioner.model.sink_content import ApiKeyToken
@@ -20,14 +19,12 @@ if TYPE_CHECKING:
 _LONGEST_REVIEW = timedelta(days=1)
 """The longest time between a plan, from which the expiry counts, and the create that applies it."""
 
-
 _HOUR = timedelta(hours=1)
 _PLAN_TO_CREATE = timedelta(minutes=10)
 """The longest time between the plan and the create within one run."""
 
 
-@dataclass(frozen=True, slots=True)
-class LiveKeys:
+class LiveKeys(NamedTuple):
     """The live keys of one name, classified.
 
     Attributes:
@@ -39,8 +36,8 @@ class LiveKeys:
     """
 
     current: ObservedKey
-    predecessors: tuple[ObservedKey, ...]
-    duplicates: tuple[ObservedKey, ...]
+    predecessors: tuple[ObservedKey, ...] = ()
+    duplicates: tuple[ObservedKey, ...] = ()
 
 
 def classify_live_keys(
@@ -57,6 +54,8 @@ def classify_live_keys(
         live: its live keys, the oldest first; at least one.
         sink_contents: the contents of its sinks.
     """
+    if len(live) == 1:
+        return LiveKeys(live[0])
     token_ids = {one.key.lower() for one in sink_contents if isinstance(one, ApiKeyToken)}
     delivered = [index for index, one in enumerate(live) if one.id.lower() in token_ids]
     start = delivered[-1] if delivered else 0

@@ -319,7 +319,9 @@ def _gone(key: ObservedEntry, now: EnvironmentEntry) -> str:
     return f"({key['id']}) was revoked or deleted"
 
 
-def _consequence(old: Iterable[ActionEntry], new: Iterable[ActionEntry]) -> str | None:
+def _consequence(  # noqa: PLR0911 - one a cause
+    old: Iterable[ActionEntry], new: Iterable[ActionEntry]
+) -> str | None:
     """Return the cause that the actions themselves show, if the keys did not change."""
     identities = _identities(old)
     added = [one for one in new if _identity(one) not in identities]
@@ -330,20 +332,17 @@ def _consequence(old: Iterable[ActionEntry], new: Iterable[ActionEntry]) -> str 
         return "is no longer blocked"
     if not added and any(one["action"] == "deliver" for one in old):
         return "has been delivered"
-    return next(filter(None, map(_new_reason, added)), None)
-
-
-def _new_reason(action: ActionEntry) -> str | None:
-    """Return why an action is needed now, if its reason says what happened."""
-    match action["action"], action["reason"]:
-        case "deliver", reason:
-            return f"must be delivered again: {reason.replace('_', ' ')}"
-        case "rotate", _:
-            return "is now due for rotation"
-        case "revoke", "superseded":
-            return "has a successor whose overlap is over"
-        case _:
-            return None
+    for one in added:
+        match one["action"], one["reason"]:
+            case "deliver", reason:
+                return f"must be delivered again: {reason.replace('_', ' ')}"
+            case "rotate", _:
+                return "is now due for rotation"
+            case "revoke", "superseded":
+                return "has a successor whose overlap is over"
+            case _:
+                continue
+    return None
 
 
 def _environment_settings(then: EnvironmentEntry, now: EnvironmentEntry) -> str | None:

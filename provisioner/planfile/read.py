@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from provisioner.errors.codes import Code
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_timestamp, parse_timestamp
 from provisioner.plan import GuardOverrides, PlanOptions, json_digest
 from provisioner.planfile.model import PlanFile
-from provisioner.planfile.write import FORMAT
+from provisioner.planfile.write import FIRST_BYTES, FORMAT
 from provisioner.runtime.gc_pause import gc_paused
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ MAX_BYTES = 128 * 2**20
 
 _FAMILY = "provision/planfile/"
 _SMALL_FILE = 2**20
-_FIRST_BYTES = b'{"format": "provision/planfile/'
-"""The first bytes of a plan file; a file without them is parsed only if it is small."""
+"""The size up to which a file is parsed that does not start like a plan file."""
 
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 _MAX_LENGTH = 200
@@ -69,7 +68,7 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
 
 def _content(data: bytes) -> dict[str, Any] | UnreadablePlanFile:
     """Return the JSON object of a plan file."""
-    if len(data) > _SMALL_FILE and not data.startswith(_FIRST_BYTES):
+    if len(data) > _SMALL_FILE and not data.startswith(FIRST_BYTES):
         return UnreadablePlanFile("is not a plan file")
     try:
         content = json.loads(data.decode("utf-8-sig"), parse_constant=_reject_constant)
@@ -107,16 +106,13 @@ def _validated(content: dict[str, Any]) -> dict[str, Any] | UnreadablePlanFile:
 
 def parse_document(document: Document) -> PlanFile:
     """Return a document that follows the schema as values."""
-    return _parsed(document)
-
-
-def _parsed(document: dict[str, Any]) -> PlanFile:
-    options = document["options"]
+    content = cast("dict[str, Any]", document)
+    options = content["options"]
     max_revoke = options["max_revoke"]
     return PlanFile(
-        created_at=parse_timestamp(document["created_at"]),
-        version=document["version"],
-        digest=document["digest"],
+        created_at=parse_timestamp(content["created_at"]),
+        version=content["version"],
+        digest=content["digest"],
         selected=tuple(options["environments"] or ()),
         options=PlanOptions(
             only=tuple(options["only"]),
@@ -128,7 +124,7 @@ def _parsed(document: dict[str, Any]) -> PlanFile:
             max_revoke=None if max_revoke is None else int(max_revoke),
             allow_protected=options["allow_protected"],
         ),
-        environments={entry["environment"]: entry for entry in document["environments"]},
+        environments={entry["environment"]: entry for entry in content["environments"]},
     )
 
 

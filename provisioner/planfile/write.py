@@ -23,12 +23,14 @@ from provisioner.secret import masked_document
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provisioner.model.key import DesiredKey
     from provisioner.plan import Action, Plan, PlanOptions
     from provisioner.planfile.model import Document, PlanFileInput
     from provisioner.reconcile.proposal import PlannedEnvironment
 
 FORMAT = "provision/planfile/v1"
+
+FIRST_BYTES = b'{"format": "provision/planfile/'
+"""The first bytes of every plan file, of whatever version."""
 
 _NEVER_MASKED = frozenset({"environment", "url"})
 """The fields that identify an environment; manifests in git contain them in clear text."""
@@ -53,6 +55,20 @@ def document(plan_input: PlanFileInput) -> Document:
     proposal, request, selected, published = plan_input
     options, overrides = request.options, request.overrides
     desired = selected_keys(request.desired, options)
+    environments: list[Document] = []
+    # The published plan is JSON, whose schema says that this is a list of objects.
+    entries = cast("list[Document]", published["environments"])
+    for one, entry in zip(proposal.environments, entries, strict=True):
+        keys = sorted(desired.get(str(entry["environment"]), ()), key=lambda key: key.name)
+        keys_json = [desired_key_json(key) for key in keys]
+        content = entry | {"desired_digest": json_digest(keys_json), "desired": keys_json}
+        content |= _observed(one, options)
+        environments.append(
+            {
+                field: value if field in _NEVER_MASKED else masked_document(value)
+                for field, value in content.items()
+            }
+        )
     return {
         "format": FORMAT,
         "created_at": published["created_at"],
@@ -67,19 +83,7 @@ def document(plan_input: PlanFileInput) -> Document:
             "max_revoke": overrides.max_revoke,
             "allow_protected": overrides.allow_protected,
         },
-        "environments": [
-            _masked(
-                entry
-                | _desired(desired.get(str(entry["environment"]), ()))
-                | _observed(one, options)
-            )
-            for one, entry in zip(
-                proposal.environments,
-                # The published plan is JSON, whose schema says that this is a list of objects.
-                cast("list[Document]", published["environments"]),
-                strict=True,
-            )
-        ],
+        "environments": environments,
     }
 
 
@@ -91,22 +95,9 @@ def text(document: Document) -> str:
     return json.dumps(head | content) + "\n"
 
 
-def may_overwrite(head: str) -> bool:
+def may_overwrite(head: bytes) -> bool:
     """Return whether a file may be overwritten: it is empty or starts like a plan file."""
-    return not head or head.startswith('{"format": "provision/planfile/')
-
-
-def _masked(entry: Document) -> Document:
-    """Return an environment with the secrets of this process masked; options contain none."""
-    return {
-        name: value if name in _NEVER_MASKED else masked_document(value)
-        for name, value in entry.items()
-    }
-
-
-def _desired(desired: Iterable[DesiredKey]) -> Document:
-    keys = [desired_key_json(key) for key in sorted(desired, key=lambda key: key.name)]
-    return {"desired_digest": json_digest(keys), "desired": keys}
+    return not head or head.startswith(FIRST_BYTES)
 
 
 def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Document:

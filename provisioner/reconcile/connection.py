@@ -13,6 +13,7 @@ from provisioner.secret import Secret
 from provisioner.twenty.connect import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -36,28 +37,26 @@ def workspace_opener(root: Path, stop: Cancellation, *, others_wait: bool = Fals
     embedded = _Embedded(root)
 
     def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:
+        url, credential = environment.url, environment.credential
+        on_idle_closed: Callable[[], None] | None = None
         if environment.embedded:
             sandbox = embedded.start(environment, stack)
-            session = SessionToken(Secret(sandbox.session_token()))
-            workspace = connect(
-                environment,
-                sandbox.url,
-                session,
-                stop,
-                others_wait=others_wait,
-                on_idle_closed=sandbox.close_idle_files,
-            )
-        elif environment.credential is None:
+            url, on_idle_closed = sandbox.url, sandbox.close_idle_files
+            credential = SessionToken(Secret(sandbox.session_token()))
+        elif credential is None:
             raise WorkspaceError(
                 Code.AUTH_MISSING,
                 f"The environment {environment.name} has no credential.",
                 remedy="Add `auth:` to this environment.",
             )
-        else:
-            credential = environment.credential
-            workspace = connect(
-                environment, environment.url, credential, stop, others_wait=others_wait
-            )
+        workspace = connect(
+            environment,
+            url,
+            credential,
+            stop,
+            others_wait=others_wait,
+            on_idle_closed=on_idle_closed,
+        )
         stack.callback(workspace.close)
         return workspace
 
@@ -79,15 +78,23 @@ class _Embedded:
             WorkspaceError: if its file cannot be used, or the server cannot start.
         """
         # Imported here because most runs use real servers and need no GraphQL engine.
-        from provisioner.sandbox import LOCK_WAIT, Sandbox, dialect_of  # noqa: PLC0415 - see above
+        from provisioner.sandbox import LOCK_WAIT, Front, Sandbox, dialect_of  # noqa: PLC0415 - see above
 
         file = self._root / ".provision" / f"{environment.name}.sqlite3"
         dialect = dialect_of(environment.url)
         try:
-            front = self._front_in(stack)
+            with self._lock:
+                if self._front is None:
+                    self._front = Front()
+                    # The stack stops the server after it closed all workspaces behind it.
+                    stack.callback(self._front.stop)
             lock_wait = min(LOCK_WAIT, environment.limits.timeout / 2)
             sandbox = Sandbox(
-                file, dialect, session_seconds=_SESSION_SECONDS, lock_wait=lock_wait, front=front
+                file,
+                dialect,
+                session_seconds=_SESSION_SECONDS,
+                lock_wait=lock_wait,
+                front=self._front,
             )
             return stack.enter_context(sandbox)
         except OSError as error:
@@ -98,13 +105,3 @@ class _Embedded:
                 f"The embedded Twenty for {environment.name} cannot start: {error.strerror}.",
                 remedy="Free a loopback port for this user and run again.",
             ) from None
-
-    def _front_in(self, stack: ExitStack) -> Front:
-        """Return the server, which the stack stops after closing all workspaces behind it."""
-        from provisioner.sandbox import Front  # noqa: PLC0415 - see `start`
-
-        with self._lock:
-            if self._front is None:
-                self._front = Front()
-                stack.callback(self._front.stop)
-            return self._front

@@ -57,27 +57,18 @@ class PlannedEnvironment(NamedTuple):
     planned: Planned
 
 
-class Verdict(NamedTuple):
-    """The decision of the guards about a whole run.
-
-    Attributes:
-        refusal: why nothing may be changed anywhere; None if the run may go ahead.
-    """
-
-    refusal: RefusedError | None = None
-
-
 class Proposal(NamedTuple):
     """The plan of a run before its first write, and the verdict on it.
 
     Attributes:
         environments: each environment of the plan, with the workspace to change.
+        refusal: why nothing may be changed anywhere; None if the run may go ahead.
     """
 
     plan: Plan
     environments: tuple[PlannedEnvironment | Unobserved, ...]
-    verdict: Verdict
+    refusal: RefusedError | None = None
 
     def refused(self, refusal: RefusedError | None) -> Proposal:
         """Return the proposal with another reason against it; unchanged if there is none."""
-        return self if refusal is None else self._replace(verdict=Verdict(refusal))
+        return self if refusal is None else self._replace(refusal=refusal)

@@ -7,7 +7,7 @@ between. The CLI loads the manifests before them, and reports the result after t
 - observe: open and read every workspace. The value of an environment that fails is `Unobserved`.
 - plan: read the sinks of its desired keys, compare workspace and sinks with the manifests, and
   check that the sinks of the planned tokens are writable.
-- guard: judge all environments together. The `Verdict` may refuse the whole run.
+- guard: judge all environments together. The verdict may refuse the whole run.
 - execute: carry the plans out, or report every action as skipped if the verdict is a refusal.
 
 Environments run side by side, one task each in an executor; only the guards see all of them at
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from provisioner.execution import Emit
     from provisioner.model.sink_address import Address
     from provisioner.model.workspace import Workspace
-    from provisioner.reconcile.proposal import PlanRequest, SinkContents, Verdict
+    from provisioner.reconcile.proposal import PlanRequest, SinkContents
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
@@ -98,9 +98,11 @@ class Reconciler:
         """Run the stages before the first write: return the plan, and the verdict on it."""
         observed = self.observe()
         planned = self.plan(observed, request)
-        verdict = guard(observed, planned, request)
-        plan = _combine(planned, request)
-        return Proposal(plan, planned, verdict)
+        refusal = guard(observed, planned, request)
+        plans = tuple(one if isinstance(one, Unobserved) else one.planned for one in planned)
+        desired = selected_keys(request.desired, request.options)
+        plan = Plan(request.now, digest(plans, desired), plans)
+        return Proposal(plan, planned, refusal)
 
     def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
         """Carry a proposal out, or skip all of it if it is refused.
@@ -109,9 +111,9 @@ class Reconciler:
             proposal: the plan and the verdict on it.
             on_progress: called with the number of steps whose outcome has become known.
         """
-        verdict, run_marker = proposal.verdict, RunMarker.random()
+        refusal, run_marker = proposal.refusal, RunMarker.random()
         started = [
-            self._start(one, verdict, run_marker, on_progress) for one in proposal.environments
+            self._start(one, refusal, run_marker, on_progress) for one in proposal.environments
         ]
         running = [one.bug for one in started if isinstance(one, _Running)]
         self.stop.wait_for(running, graceful=True)
@@ -218,7 +220,7 @@ class Reconciler:
     def _start(
         self,
         one: PlannedEnvironment | Unobserved,
-        verdict: Verdict,
+        refusal: RefusedError | None,
         run_marker: RunMarker,
         on_progress: Callable[[int], None],
     ) -> _Running | Executed | Unobserved:
@@ -227,8 +229,8 @@ class Reconciler:
             self.emit(EnvironmentFinished(one.environment, one))
             return one
         (environment, workspace, observation), planned = one
-        if verdict.refusal is not None:
-            skipped = Executed.skipped(planned, verdict.refusal.failure)
+        if refusal is not None:
+            skipped = Executed.skipped(planned, refusal.failure)
             for result in skipped.results:
                 self.emit(ActionEnded(environment.name, result))
             self.emit(EnvironmentFinished(environment.name, skipped))
@@ -263,10 +265,10 @@ def _run(observed: ObservedEnvironment, execution: Execution) -> Exception | Non
             execution.run()
     except Exception as error:  # noqa: BLE001 - it must not stop the other environments
         failure, bug = _surprise(environment.name, error)
-        execution.finish(failure)
+        execution.progress.close(failure)
         return bug
     else:
-        execution.finish()
+        execution.progress.close()
         return None
     finally:
         workspace.close_idle_connections()
@@ -276,18 +278,11 @@ def _end(started: _Running | Executed | Unobserved) -> Executed | Unobserved:
     """Return the outcome of an environment, even if a stop left its task behind."""
     match started:
         case _Running(execution, bug):
-            return replace(execution.finish(), bug=bug.result() if bug.done() else None)
+            return replace(execution.progress.close(), bug=bug.result() if bug.done() else None)
         case Executed() | Unobserved():
             return started
         case _:
             assert_never(started)
-
-
-def _combine(planned: tuple[PlannedEnvironment | Unobserved, ...], request: PlanRequest) -> Plan:
-    """Return the plan of the run out of those of its environments."""
-    plans = tuple(one if isinstance(one, Unobserved) else one.planned for one in planned)
-    desired = selected_keys(request.desired, request.options)
-    return Plan(request.now, digest(plans, desired), plans)
 
 
 def _attempt(

@@ -383,7 +383,9 @@ def test_a_result_can_be_read_while_a_token_is_being_delivered() -> None:
     new_key, existing_key = create("a", FILE, VAULT), redeliver("x", *sinks_of("x"))
     execution = server.execution(new_key, existing_key)
     seen: list[tuple[str, tuple[Result, ...]]] = []
-    server.watch = lambda: seen.append((server.events[-1][0], execution.result().results))
+    server.watch = lambda: seen.append(
+        (server.events[-1][0], execution.progress.executed().results)
+    )
     record = {"id": "id-a"}
     execution.run()
     in_flight = Unfinished(new_key, "id-a", record, IN_FLIGHT)
@@ -396,7 +398,7 @@ def test_a_result_can_be_read_while_a_token_is_being_delivered() -> None:
         *[(event, (in_flight, skipped)) for event in events],
         *[(event, (done, Failed(existing_key, IN_FLIGHT))) for event in events],
     ]
-    assert execution.result().results == (done, Done(existing_key, "old-x", None))
+    assert execution.progress.executed().results == (done, Done(existing_key, "old-x", None))
 
 
 # --- Bugs ----------------------------------------------------------------------------------------
@@ -413,7 +415,7 @@ def test_a_bug_in_a_sink_is_the_failure_of_unfinished_deliveries(operation: str)
     execution = server.execution(*actions, last)
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    first, *rest, after = execution.result(BUG).results
+    first, *rest, after = execution.progress.executed(BUG).results
     assert first == Done(actions[0], "id-a", {"id": "id-a"})
     assert after == Done(last, "old-z", None)
     assert rest == [
@@ -429,7 +431,7 @@ def test_what_failed_before_a_bug_keeps_its_own_failure() -> None:
     execution = server.execution(create("a", FILE), redeliver("x", VAULT))
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    first, second = execution.result(BUG).results
+    first, second = execution.progress.executed(BUG).results
     assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, DOWN)
     assert second == Failed(redeliver("x", VAULT), BUG)
 
@@ -615,9 +617,9 @@ def test_results_are_true_at_any_time_whatever_happens(case: Any) -> None:
     """
     server, actions = case
     execution = server.execution(*actions)
-    server.watch = lambda: check(server, execution.result())
+    server.watch = lambda: check(server, execution.progress.executed())
     execution.run()
-    executed = execution.result()
+    executed = execution.progress.executed()
     check(server, executed)
     assert [one.action for one in executed.results] == actions
     assert server.settled <= steps(*actions)
@@ -653,7 +655,7 @@ def test_a_message_promises_a_later_delivery_only_if_the_next_run_delivers(
 
 def record_message(server: ModelServer, execution: Execution, messages: list[str]) -> None:
     """Record the message of the result while its token is being delivered."""
-    [result] = execution.result().results
+    [result] = execution.progress.executed().results
     if server.of("mint") and isinstance(result, Unfinished):
         messages.append(result.failure.text)
 

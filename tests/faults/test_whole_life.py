@@ -454,7 +454,7 @@ class WholeLife(RuleBasedStateMachine):
                 now = datetime.now(UTC).replace(microsecond=0)
                 request = PlanRequest(desired, now, options, GuardOverrides(max_revoke=100))
                 proposal = reconciler.propose(request)
-                assert proposal.verdict.refusal is None, proposal.verdict
+                assert proposal.refusal is None, proposal.refusal
                 with use_run_marker(process.run_marker):
                     result = reconciler.execute(proposal, lambda _: None)
                 assert not any(part.bug for part in result.environments), result

@@ -244,7 +244,7 @@ class Year:
                     process.kill = self._random_kill(process, steps(plan))
                 result = reconciler.execute(proposal, lambda _: None)
                 assert not any(part.bug for part in result.environments), result
-                assert proposal.verdict.refusal is None, proposal.verdict
+                assert proposal.refusal is None, proposal.refusal
         except Killed:
             return None
         finally:

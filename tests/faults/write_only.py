@@ -97,7 +97,7 @@ class Shop:
             proposal = reconciler.propose(request)
             result = reconciler.execute(proposal, lambda _: None)
             assert not any(part.bug for part in result.environments), result
-        return not result.incomplete and proposal.verdict.refusal is None, result
+        return not result.incomplete and proposal.refusal is None, result
 
     def days_pass(self, days: int) -> None:
         """Make all keys and secrets older by some days."""

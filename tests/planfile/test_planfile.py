@@ -51,24 +51,15 @@ from provisioner.plan import (
     plan_environment,
     selected_keys,
 )
-from provisioner.planfile import (
-    PlanFile,
-    PlanFileInput,
-    UnreadablePlanFile,
-    digest_mismatch,
-    document,
-    read,
-    stale_plan,
-    text,
-    was_edited,
-)
-from provisioner.planfile.read import parse_document
+from provisioner.planfile.compare import digest_mismatch, stale_plan, was_edited
+from provisioner.planfile.model import PlanFile, PlanFileInput
+from provisioner.planfile.read import UnreadablePlanFile, parse_document, read
+from provisioner.planfile.write import document, text
 from provisioner.reconcile.proposal import (
     ObservedEnvironment,
     PlannedEnvironment,
     PlanRequest,
     Proposal,
-    Verdict,
 )
 from provisioner.render.outcome.json import plan_document
 from provisioner.secret import Secret
@@ -1079,7 +1070,7 @@ def current_plan(
     plan = plan_with(part, created_at=TIMESTAMP, digest=digest((part,), selected))
     workspace: Any = None
     planned = PlannedEnvironment(ObservedEnvironment(shop, workspace, observation), part)
-    proposal = Proposal(plan, (planned,), Verdict())
+    proposal = Proposal(plan, (planned,))
     return PlanFileInput(proposal, request, options.selected, plan_document(plan))
 
 
@@ -1285,7 +1276,7 @@ def test_many_changes_are_counted_and_each_environment_is_named() -> None:
     one, two = current_plan(*many), current_plan(*many[:5], keys=(key(1, "s001"),))
     before = two.proposal.plan
     plan = dataclasses.replace(before, environments=(*before.environments, *parts), digest="x")
-    proposal = Proposal(plan, (*two.proposal.environments, *parts), Verdict())
+    proposal = Proposal(plan, (*two.proposal.environments, *parts))
     now = two._replace(proposal=proposal, published=plan_document(plan))
     error = stale_plan("p", loaded(one), now)
     assert error.code == "plan_stale"

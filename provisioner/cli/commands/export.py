@@ -72,8 +72,7 @@ def export(selection: Selection, file: Path | None, output: OutputOptions, signa
     with reconciler_of(prepared, signals.stop) as reconciler:
         (observed,) = reconciler.observe()
     if isinstance(observed, Unobserved):
-        verdict = guard_workspaces([observed])
-        code = early_exit_code(signals, verdict, [observed])
+        code = early_exit_code(signals, guard_workspaces([observed]), [observed])
         console.print_failure(observed.failure)
         return code or INCOMPLETE
     source, _, observation = observed

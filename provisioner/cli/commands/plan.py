@@ -62,7 +62,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.cli.show import log_notes, show_plan, warn_if_nothing_selected
     from provisioner.errors.exceptions import WrongUsageError
-    from provisioner.planfile import PlanFileInput
+    from provisioner.planfile.model import PlanFileInput
     from provisioner.render.outcome.json import plan_document
 
     console = Console(output)
@@ -76,7 +76,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         request = prepared.request(options, overrides)
         with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             proposal = reconciler.propose(request)
-        new_plan, refusal = proposal.plan, proposal.verdict.refusal
+        new_plan, refusal = proposal.plan, proposal.refusal
         outputs.plan_made(new_plan)
         log_notes(new_plan)
         with outputs.printing():
@@ -97,7 +97,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         )
         if write_error is not None:
             console.print_failure(write_error.failure)
-        code = early_exit_code(signals, proposal.verdict, new_plan.environments)
+        code = early_exit_code(signals, refusal, new_plan.environments)
         if code is not None:
             return outputs.finish(code)
         if write_error is not None:
