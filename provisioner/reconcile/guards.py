@@ -17,6 +17,7 @@ from provisioner.reconcile.proposal import ObservedEnvironment, PlannedEnvironme
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
@@ -36,7 +37,7 @@ def guard(
     planned: Iterable[PlannedEnvironment | Unobserved],
     request: PlanRequest,
 ) -> RefusedError | None:
-    """Return the reasons against the workspaces of a run, or else against its plans; else None.
+    """Return the verdict on a run: the reasons against its workspaces or else its plans, or None.
 
     Args:
         observed: the environments as they were observed.
@@ -95,55 +96,93 @@ def refusals(
         planned: the plan.
         overrides: the guards that the run may override.
     """
-    ahead = observation.server_ahead
-    unblocked = planned.unblocked
-    revocations = [one for one in unblocked if isinstance(one, Revoke)]
-    # Expiries are set by the server's clock; `revoke` sets none.
-    only_requested = len(revocations) == len(unblocked) and all(
-        one.reason == "asked" for one in revocations
+    reasons = (
+        _clocks_differ(environment, observation, planned),
+        _manifests_vanished(environment, desired, planned),
+        _too_many_revocations(environment, observation, planned, overrides),
+        _protected_keys(environment, desired, planned, overrides),
     )
-    if not only_requested and ahead is not None and abs(ahead) > CLOCK_TOLERANCE:
-        yield RefusedError(
-            Code.CLOCK_OFF,
-            f"The clocks of this machine and of {environment.name} are "
-            f"{abs(ahead).total_seconds():.0f} s apart.",
-            remedy="Correct the wrong clock: the expiry of new keys depends on it.",
-        )
-    # Without any desired key, -m is probably wrong.
-    if not desired and any(one.reason == "undeclared" for one in revocations):
-        yield RefusedError(
-            Code.MANIFESTS_VANISHED,
-            f"The manifests no longer declare any keys for {environment.name}, and "
-            f"{len(list(_revoked_keys(planned)))} of its keys would be revoked.",
-            remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
-        )
-    revoked = _revoked_names(planned)
+    return filter(None, reasons)
+
+
+def _clocks_differ(
+    environment: Environment, observation: Observation, planned: Planned
+) -> RefusedError | None:
+    """Refuse to set expiries by a clock that is not the server's; `revoke` sets none."""
+    only_requested = all(
+        isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked
+    )
+    ahead = observation.server_ahead
+    if only_requested or ahead is None or abs(ahead) <= CLOCK_TOLERANCE:
+        return None
+    return RefusedError(
+        Code.CLOCK_OFF,
+        f"The clocks of this machine and of {environment.name} are "
+        f"{abs(ahead).total_seconds():.0f} s apart.",
+        remedy="Correct the wrong clock: the expiry of new keys depends on it.",
+    )
+
+
+def _manifests_vanished(
+    environment: Environment, desired: tuple[DesiredKey, ...], planned: Planned
+) -> RefusedError | None:
+    """Refuse to prune an environment that has no desired keys, as with a wrong -m."""
+    revocations = (one for one in planned.unblocked if isinstance(one, Revoke))
+    if desired or not any(one.reason == "undeclared" for one in revocations):
+        return None
+    return RefusedError(
+        Code.MANIFESTS_VANISHED,
+        f"The manifests no longer declare any keys for {environment.name}, and "
+        f"{len(list(_revoked_keys(planned)))} of its keys would be revoked.",
+        remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
+    )
+
+
+def _too_many_revocations(
+    environment: Environment, observation: Observation, planned: Planned, overrides: GuardOverrides
+) -> RefusedError | None:
+    """Refuse to revoke more keys than the limit."""
+    revoked = len(_revoked_names(planned))
+    if not revoked:
+        return None
     limit = overrides.max_revoke
-    if revoked and limit is None:
+    if limit is None:
         owned = sum(
             key.live(observation.server_time) and matches(key.name, environment.owns)
             for key in observation.keys
         )
         limit = environment.guards.revocation_limit(owned)
-    if revoked and limit is not None and len(revoked) > limit:
-        yield RefusedError(
-            Code.TOO_MANY_REVOCATIONS,
-            f"{pluralize(len(revoked), 'key')} in {environment.name} would be revoked, but the "
-            f"limit is {limit}.",
-            remedy=f"Check the plan; if this is intended, use --max-revoke {len(revoked)}.",
-        )
-    names = set(revoked.values())
+    if revoked <= limit:
+        return None
+    return RefusedError(
+        Code.TOO_MANY_REVOCATIONS,
+        f"{pluralize(revoked, 'key')} in {environment.name} would be revoked, but the limit is "
+        f"{limit}.",
+        remedy=f"Check the plan; if this is intended, use --max-revoke {revoked}.",
+    )
+
+
+def _protected_keys(
+    environment: Environment,
+    desired: tuple[DesiredKey, ...],
+    planned: Planned,
+    overrides: GuardOverrides,
+) -> RefusedError | None:
+    """Refuse to revoke keys that their manifest or their environment protects."""
+    names = set(_revoked_names(planned).values())
     if not environment.protect:
         names &= {key.name for key in desired if key.protect}
-    if names and not overrides.allow_protected:
-        others = len(names) - 1
-        subject = f"and {others} more in" if others else "in"
-        verb = "are" if others else "is"
-        yield RefusedError(
-            Code.PROTECTED,
-            f"{min(names)!r} {subject} {environment.name} {verb} protected but would be revoked.",
-            remedy="If this is intended, use --allow-protected.",
-        )
+    if overrides.allow_protected or not names:
+        return None
+    others = len(names) - 1
+    subject = (
+        f"and {others} more in {environment.name} are" if others else f"in {environment.name} is"
+    )
+    return RefusedError(
+        Code.PROTECTED,
+        f"{min(names)!r} {subject} protected but would be revoked.",
+        remedy="If this is intended, use --allow-protected.",
+    )
 
 
 def _revoked_names(planned: Planned) -> dict[str, str]:
@@ -206,20 +245,28 @@ def _group_by_server(
     """Group environments with a seeded id by the addresses or keys that they have in common."""
     groups: list[tuple[set[object], list[int]]] = []
     for number, (environment, observation) in enumerate(same_id):
-        url = urlsplit(environment.url)
-        host = None if url.hostname is None else canonical(url.hostname)
-        features: set[object] = {(host, url.port or {"https": 443, "http": 80}.get(url.scheme))}
-        # Keys that were not seeded are in one workspace only.
-        features |= {
-            (key.id.lower(), key.created_at)
-            for key in observation.keys
-            if not key.id.lower().startswith(_SEEDED)
-        }
+        features: set[object] = {_server(environment.url), *_unseeded_keys(observation)}
         joined = [group for group in groups if not group[0].isdisjoint(features)]
         groups = [group for group in groups if group[0].isdisjoint(features)]
         numbers = [one for _, members in joined for one in members]
         groups.append((features.union(*(other for other, _ in joined)), [*numbers, number]))
     return [[same_id[number] for number in sorted(numbers)] for _, numbers in groups]
+
+
+def _unseeded_keys(observation: Observation) -> frozenset[tuple[str, datetime]]:
+    """Return the keys that only one workspace can have, because they were not seeded."""
+    return frozenset(
+        (key.id.lower(), key.created_at)
+        for key in observation.keys
+        if not key.id.lower().startswith(_SEEDED)
+    )
+
+
+def _server(url: str) -> tuple[str | None, int | None]:
+    """Return the canonical host and port of a URL."""
+    parts = urlsplit(url)
+    host = None if parts.hostname is None else canonical(parts.hostname)
+    return host, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def combine_refusals(reasons: Sequence[RefusedError]) -> RefusedError | None:
