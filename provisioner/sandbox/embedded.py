@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from provisioner.sandbox import tokens
@@ -19,20 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from provisioner.sandbox.exchange import Request, Response
-    from provisioner.sandbox.front import Front
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """A started sandbox.
-
-    Attributes:
-        parts: the server and the store, to close in this order.
-    """
-
-    store: Store
-    url: str
-    parts: ExitStack
+    from provisioner.sandbox.server import Front
 
 
 class Sandbox:
@@ -64,7 +51,8 @@ class Sandbox:
         self._session_seconds = session_seconds
         self._lock_wait = lock_wait
         self._front = front
-        self._running: _Running | None = None
+        self._parts = ExitStack()  # the server and the store, to close in this order
+        self._started: tuple[Store, str] | None = None
 
     def start(self) -> Self:
         """Open the workspace, or create it, and serve it.
@@ -84,7 +72,7 @@ class Sandbox:
             else:
                 url = self._front.join(answer)
                 parts.callback(self._front.leave, url)
-            self._running = _Running(store, url, parts.pop_all())
+            self._started, self._parts = (store, url), parts.pop_all()
         return self
 
     def _open_store(self) -> Store:
@@ -93,20 +81,19 @@ class Sandbox:
     def _answer_from(self, store: Store) -> Callable[[Request], Response]:
         """Return the function that answers requests from a store."""
         # Imported here: graphql-core loads slowly, and many imports only need a dialect.
-        from provisioner.sandbox.router import Router  # noqa: PLC0415  # as said
+        from provisioner.sandbox.router import answer  # noqa: PLC0415  # as said
 
-        return Router(store, self._session_seconds).answer
+        return partial(answer, store, self._session_seconds)
 
     def stop(self) -> None:
         """Finish the requests in progress, stop the server and close the file."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.parts.close()
+        self._started = None
+        self._parts.close()
 
     def close_idle_files(self) -> None:
         """Close the files that no request is using; the next request opens them again."""
-        if self._running is not None:
-            self._running.store.close_idle_connection()
+        if self._started is not None:
+            self._store.close_idle_connection()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -122,7 +109,7 @@ class Sandbox:
     @property
     def url(self) -> str:
         """The address: `http://127.0.0.1:PORT`, followed by a path if a front serves it."""
-        return self._started.url
+        return self._facts[1]
 
     def user(self, name: str = "admin") -> User:
         """Return the user `admin`, `member` or `guest`, who has the role of that name.
@@ -145,11 +132,11 @@ class Sandbox:
         return tokens.sign(claims, store.secret)
 
     @property
-    def _started(self) -> _Running:
-        if self._running is None:
+    def _facts(self) -> tuple[Store, str]:
+        if self._started is None:
             raise RuntimeError("the sandbox has not been started")
-        return self._running
+        return self._started
 
     @property
     def _store(self) -> Store:
-        return self._started.store
+        return self._facts[0]

@@ -15,14 +15,14 @@ from provisioner.sandbox.rejected import (
     null_column,
     stored_name,
 )
-from provisioner.sandbox.store import ApiKey, Condition
+from provisioner.sandbox.store import ApiKey
 
 if TYPE_CHECKING:
     from provisioner.sandbox.exchange import JsonObject
     from provisioner.sandbox.store import Store
 
-LISTED = Condition("revoked_at IS NULL")
-"""The keys that core lists, also expired but no revoked ones (`120-rest-list-after-revoke`)."""
+LISTED = "revoked_at IS NULL"
+"""The condition of the keys that core lists: expired ones too, but no revoked ones (`120`)."""
 
 
 def create(store: Store, fields: JsonObject, started: float) -> ApiKey:

@@ -15,7 +15,7 @@ from provisioner.sandbox.rejected import (
     null_column,
     stored_name,
 )
-from provisioner.sandbox.store import ApiKey, Condition
+from provisioner.sandbox.store import FIELDS, ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from provisioner.model.workspace import Json
     from provisioner.sandbox.store import Store
 
-VISIBLE = Condition("deleted_at IS NULL")
-"""The keys that legacy lists: revoked ones too, but not soft-deleted ones (`114`, `922`)."""
+VISIBLE = "deleted_at IS NULL"
+"""The condition of the keys that legacy lists: all but the soft-deleted ones (`114`, `922`)."""
 
-_COLUMNS = {"id": "id", "name": "name", "expiresAt": "expires_at", "revokedAt": "revoked_at"}
 _KEPT_BY_SERVER = frozenset({"createdAt", "updatedAt", "deletedAt"})
 
 
@@ -104,17 +103,15 @@ def _columns(record: Json) -> dict[str, str | None]:
     """Return the columns that a record sets, checked as the server and its database do."""
     if isinstance(record, list):  # an array's indexes are its fields (`074-rest-create-array`)
         record = {str(index): value for index, value in enumerate(record)}
-    fields = record if isinstance(record, dict) else {}
-    for name in fields:
-        if name not in _COLUMNS and name not in _KEPT_BY_SERVER:
+    columns: dict[str, str | None] = {}
+    for name, value in record.items() if isinstance(record, dict) else ():
+        if name not in FIELDS:
             raise RejectedError(
                 f'Field metadata for field "{name}" is missing in object metadata', error="Error"
             )
-    columns = {
-        column: None if fields[name] is None else _column(column, stored_name(fields[name]))
-        for name, column in _COLUMNS.items()
-        if name in fields
-    }
+        if name not in _KEPT_BY_SERVER:
+            column = FIELDS[name]
+            columns[column] = None if value is None else _column(column, stored_name(value))
     if columns.get("name", "") is None:
         raise null_column("name")
     return columns

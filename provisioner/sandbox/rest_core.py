@@ -18,13 +18,12 @@ from provisioner.sandbox.rejected import RejectedError, bad_uuid, is_uuid
 if TYPE_CHECKING:
     from provisioner.model.workspace import Json
     from provisioner.sandbox.access import SignedIn
-    from provisioner.sandbox.rest import RestBody
-    from provisioner.sandbox.store import Store
+    from provisioner.sandbox.store import ApiKey, Store
 
 _PATH = re.compile(r"/rest(?:/metadata)?/apiKeys(?:/([^/]+))?")
 
 
-def answer(store: Store, caller: SignedIn, request: Request, body: RestBody) -> Response:
+def answer(store: Store, caller: SignedIn, request: Request, body: Json) -> Response:
     """Answer an authenticated request below `/rest/`.
 
     Raises:
@@ -56,21 +55,21 @@ def _check_access(store: Store, caller: SignedIn, request: Request) -> None:
         raise RejectedError(text, error="Error", code="PERMISSION_DENIED")
 
 
-def _collection(store: Store, request: Request, body: RestBody) -> Response:
+def _collection(store: Store, request: Request, body: Json) -> Response:
     if request.method == "GET":  # depth, limit, cursors and filters are ignored (`087` ff.)
         keys = store.select(keys_core.LISTED)
-        return json_answer(200, [rest.core_record(key, store.workspace_id) for key in keys])
-    if body.absent and store.dialect is Dialect.CORE:  # `041-rest-create-nobody`
+        return json_answer(200, [_record(store, key) for key in keys])
+    if not request.body and store.dialect is Dialect.CORE:  # `041-rest-create-nobody`
         text = "Cannot read properties of undefined (reading 'name')"
         raise RejectedError(text, error="TypeError")
-    fields = _fields(body.value)
-    record = rest.core_record(keys_core.create(store, fields, request.started), store.workspace_id)
+    fields = _fields(body)
+    record = _record(store, keys_core.create(store, fields, request.started))
     if not isinstance(fields["name"], str):  # returned as sent (`046-rest-create-number-name`)
         record["name"] = fields["name"]
     return json_answer(201, record)
 
 
-def _single_key(store: Store, key_id: str, request: Request, body: RestBody) -> Response:
+def _single_key(store: Store, key_id: str, request: Request, body: Json) -> Response:
     if not is_uuid(key_id):
         raise bad_uuid(key_id)  # `106`, `123`; not recorded for DELETE
     key_id = key_id.lower()
@@ -78,14 +77,21 @@ def _single_key(store: Store, key_id: str, request: Request, body: RestBody) -> 
         case "GET":
             key = store.key(key_id)
         case "PATCH":
-            key = keys_core.update(store, key_id, _fields(body.value))
+            key = keys_core.update(store, key_id, _fields(body))
         case _:
             key = keys_core.revoke(store, key_id)
     if key is None:  # an unknown id (`105`, `122`, `129`)
         return Response(200)
-    return json_answer(200, rest.core_record(key, store.workspace_id))
+    return json_answer(200, _record(store, key))
 
 
-def _fields(value: Json) -> JsonObject:
+def _fields(body: Json) -> JsonObject:
     """Return the fields of a body; an array has none of them (`068-rest-create-array-2`)."""
-    return value if isinstance(value, dict) else {}
+    return body if isinstance(body, dict) else {}
+
+
+def _record(store: Store, key: ApiKey) -> JsonObject:
+    """Return a key as core REST shows it, without its role (`003`, `017`)."""
+    record = {"workspaceId": store.workspace_id, **key.record()}
+    del record["deletedAt"]
+    return record

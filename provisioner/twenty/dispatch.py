@@ -6,13 +6,14 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from http import HTTPStatus
 from itertools import groupby
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.model.workspace import Created, NotCreated, NotSent, Unknown
+from provisioner.model.workspace import NotCreated, NotSent, Unknown
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind, extra
@@ -114,15 +115,10 @@ class BulkCreate(ABC):
 
     def report(self, group: Group, outcome: Outcome) -> None:
         """Report one outcome for all keys of a group; stop sending if others would share it."""
-        match outcome:
-            case NotSent():
-                self._silent = outcome
-            case NotCreated(failure=failure) if failure.code in _SAME_FOR_ALL:
-                self._refused = outcome
-            case NotCreated() | Created() | Unknown():
-                pass
-            case _:
-                assert_never(outcome)
+        if isinstance(outcome, NotSent):
+            self._silent = outcome
+        elif isinstance(outcome, NotCreated) and outcome.failure.code in _SAME_FOR_ALL:
+            self._refused = outcome
         for key in group:
             self._observer.on_outcome(key, outcome)
 
@@ -136,7 +132,7 @@ class BulkCreate(ABC):
             self.report(group, outcome_unsent(error))
         else:
             self._count(lost=answer.lost)
-            if answer.too_large and len(group) > 1:
+            if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(group) > 1:
                 self._limit_size(len(group))
                 self.send_halves(group)
             else:
