@@ -169,7 +169,7 @@ class Sandbox(EmbeddedTwenty):
         self._around = around
 
     def _open_store(self) -> Store:
-        store = SlowStore(self._file, self.dialect, lock_wait=self._lock_wait)
+        store = SlowStore(self.file, self.dialect, lock_wait=self.lock_wait)
         store.create_seconds, store.role_seconds = self._create_seconds, self._role_seconds
         return store
 

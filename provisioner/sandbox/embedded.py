@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from provisioner.sandbox.server import Front
 
 
+@dataclass(eq=False)
 class Sandbox:
     """A Twenty server that needs only a file. Call `start` before anything else.
 
@@ -35,24 +37,15 @@ class Sandbox:
         front: a server shared with other sandboxes, used instead of an own one.
     """
 
-    def __init__(  # noqa: PLR0913  # the settings of a server
-        self,
-        file: Path | None,
-        dialect: Dialect = Dialect.CORE,
-        *,
-        port: int = 0,
-        session_seconds: float = 1800.0,
-        lock_wait: float = LOCK_WAIT,
-        front: Front | None = None,
-    ) -> None:
-        self.dialect = dialect
-        self._file = file
-        self._port = port
-        self._session_seconds = session_seconds
-        self._lock_wait = lock_wait
-        self._front = front
-        self._parts = ExitStack()  # the server and the store, to close in this order
-        self._started: tuple[Store, str] | None = None
+    file: Path | None
+    dialect: Dialect = Dialect.CORE
+    _: KW_ONLY
+    port: int = 0
+    session_seconds: float = 1800.0
+    lock_wait: float = LOCK_WAIT
+    front: Front | None = None
+    _started: tuple[Store, str] | None = field(default=None, init=False)
+    _parts: ExitStack = field(default_factory=ExitStack, init=False)
 
     def start(self) -> Self:
         """Open the workspace, or create it, and serve it.
@@ -65,25 +58,25 @@ class Sandbox:
             store = self._open_store()
             parts.callback(store.close)
             answer = self._answer_from(store)
-            if self._front is None:
-                server = Server(self._port, answer)
+            if self.front is None:
+                server = Server(self.port, answer)
                 parts.callback(server.stop)
                 url = server.url
             else:
-                url = self._front.join(answer)
-                parts.callback(self._front.leave, url)
+                url = self.front.join(answer)
+                parts.callback(self.front.leave, url)
             self._started, self._parts = (store, url), parts.pop_all()
         return self
 
     def _open_store(self) -> Store:
-        return Store(self._file, self.dialect, lock_wait=self._lock_wait)
+        return Store(self.file, self.dialect, lock_wait=self.lock_wait)
 
     def _answer_from(self, store: Store) -> Callable[[Request], Response]:
         """Return the function that answers requests from a store."""
         # Imported here: graphql-core loads slowly, and many imports only need a dialect.
         from provisioner.sandbox.router import answer  # noqa: PLC0415  # as said
 
-        return partial(answer, store, self._session_seconds)
+        return partial(answer, store, self.session_seconds)
 
     def stop(self) -> None:
         """Finish the requests in progress, stop the server and close the file."""
@@ -125,7 +118,7 @@ class Sandbox:
             user: `admin`, `member` or `guest`.
             seconds: the lifetime of the token; negative for an expired one.
         """
-        lifetime = self._session_seconds if seconds is None else seconds
+        lifetime = self.session_seconds if seconds is None else seconds
         store = self._store
         expires = int(time.time() + lifetime)
         claims = IssuedClaims(TokenKind.ACCESS, store.workspace_id, self.user(user).id, expires)

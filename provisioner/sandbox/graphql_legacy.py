@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from provisioner.sandbox import keys_legacy, rest_legacy, seeds
+from provisioner.sandbox import keys_legacy, seeds
 from provisioner.sandbox.graphql_call import SIGN_IN
 from provisioner.sandbox.rejected import RejectedError
 
@@ -28,10 +28,10 @@ def _api_keys(
     """Resolve the connection (legacy `123`); a page has 60 keys by default, as in REST."""
     call = _require_access(info)
     try:
-        page = rest_legacy.page(
+        page = keys_legacy.page(
             call.store,
             keys_legacy.VISIBLE,
-            limit=first or last or rest_legacy.PAGE,
+            limit=first or last or keys_legacy.PAGE,
             after=after or "",
             before=before or "",
         )
@@ -41,7 +41,7 @@ def _api_keys(
         "totalCount": page.total,
         "pageInfo": {**page.info, "hasPreviousPage": bool(after)},
         "edges": [
-            {"cursor": rest_legacy.cursor_of(record), "node": record} for record in page.records
+            {"cursor": keys_legacy.cursor_of(record), "node": record} for record in page.records
         ],
     }
 

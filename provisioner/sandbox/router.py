@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.sandbox import graphql_api, rest, rest_core, rest_legacy
+from provisioner.sandbox import graphql_api, keys_core, keys_legacy, rest
 from provisioner.sandbox.access import Refused, caller_of
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import Request, Response, json_answer
@@ -53,5 +53,5 @@ def _answered(store: Store, session_seconds: float, request: Request) -> Respons
         return rest.refused(caller)
     body = rest.read_body(request)
     if store.dialect is Dialect.LEGACY:
-        return rest_legacy.answer(store, request, body)
-    return rest_core.answer(store, caller, request, body)
+        return keys_legacy.answer(store, request, body)
+    return keys_core.answer(store, caller, request, body)

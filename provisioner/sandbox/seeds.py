@@ -1,7 +1,7 @@
 """The roles of a new workspace, which has no API keys.
 
 They are the roles of the recorded servers: legacy `154`, core-1 `219` `910` `918`, core-2.21
-`214` `910` `918`. "Integrations" in `roles.json` is ours: examples need
+`214` `910` `918`. "Integrations" is ours: examples need
 a role other than Admin.
 """
 

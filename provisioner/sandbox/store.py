@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -195,7 +195,7 @@ class Store:
 
     def count(self, condition: str, *values: str) -> int:
         """Return the number of keys that meet an SQL condition."""
-        query = f"SELECT count(*) FROM api_key WHERE {condition}"  # noqa: S608  # from rest_legacy, values bound
+        query = f"SELECT count(*) FROM api_key WHERE {condition}"  # noqa: S608  # from keys_legacy, values bound
         return int(self._read(query, *values)[0][0])
 
     def create(self, keys: Iterable[ApiKey]) -> tuple[ApiKey | None, ...]:
@@ -378,16 +378,10 @@ def _create(file: Path, dialect: Dialect) -> None:
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        connection = _connect(draft)
-        try:
+        with closing(_connect(draft)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN")
-            for statement in schema.split(";"):
-                connection.execute(statement)
+            connection.executescript(schema)
             _seed(connection, dialect)
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
         with suppress(FileExistsError):  # another process was first: use its workspace
             os.link(draft, file)
     finally:

@@ -29,20 +29,17 @@ class Client:
 
     Attributes:
         transport: the connections to the server.
+        environment: the name of the environment, for messages.
     """
 
     def __init__(self, transport: Transport, token_source: TokenSource) -> None:
         self.transport = transport
+        self.environment = transport.name
         self._token_source = token_source
 
     def signed_in_with(self, token: Secret) -> Client:
         """Return a client of the same server that uses another token than the environment's own."""
         return Client(self.transport, FixedToken(token))
-
-    @property
-    def environment(self) -> str:
-        """Return the name of the environment, for messages."""
-        return self.transport.name
 
     def claims(self) -> TokenClaims | None:
         """Return the claims of the credential; sign in if needed."""
