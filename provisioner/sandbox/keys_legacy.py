@@ -172,9 +172,6 @@ def _single_key(store: Store, key_id: str, request: Request, body: Json) -> Resp
 
 
 def _list(store: Store, query: dict[str, str]) -> Response:
-    limit = _limit(query.get("limit", ""))
-    if limit is None:
-        raise RejectedError(f"limit '{query['limit']}' is invalid. Should be an integer")
     order = _ORDER.fullmatch(query.get("order_by", "") or "id[AscNullsFirst]")
     if order is None or order[1] not in FIELDS:  # not recorded
         raise RejectedError(f"'order_by={query['order_by']}' parameter invalid")
@@ -188,7 +185,7 @@ def _list(store: Store, query: dict[str, str]) -> Response:
         store,
         condition,
         *values,
-        limit=limit,
+        limit=_limit(query.get("limit", "")),
         after=query.get("starting_after", ""),
         before=query.get("ending_before", ""),
         field=order[1],
@@ -204,13 +201,15 @@ def _list(store: Store, query: dict[str, str]) -> Response:
     )
 
 
-def _limit(text: str) -> float | None:
+def _limit(text: str) -> float:
     """Return the page size; 0 counts as absent (`082`), fractions are allowed (`093`)."""
     try:
         limit = float(text or 0)
     except ValueError:
-        return None
-    return None if not 0 <= limit < float("inf") else limit or PAGE
+        limit = -1
+    if not 0 <= limit < float("inf"):
+        raise RejectedError(f"limit '{text}' is invalid. Should be an integer")
+    return limit or PAGE
 
 
 def _comparison(part: str) -> tuple[str, list[str]]:

@@ -98,8 +98,11 @@ class BulkCreate(ABC):
     def send(self, group: Group) -> None:
         """Send one group, in parts if it is too large, unless sending has stopped."""
         for part in split(group, self._max_group or len(group)):
-            if (outcome := self._outcome_unsent()) is not None:
-                self.report(part, outcome)
+            unsent = self._refused or self._silent
+            if self._refused is None and self._client.transport.stop.requested:
+                unsent = NotSent(STOPPED)
+            if unsent is not None:
+                self.report(part, unsent)
                 continue
             for key in part:
                 self._observer.on_send(key)
@@ -137,12 +140,6 @@ class BulkCreate(ABC):
                 self.send_halves(group)
             else:
                 self._on_answer(group, answer)
-
-    def _outcome_unsent(self) -> NotCreated | NotSent | None:
-        """Return the outcome of keys that are not sent any more; None while sending goes on."""
-        if self._refused is None and self._client.transport.stop.requested:
-            return NotSent(STOPPED)
-        return self._refused or self._silent
 
     def _count(self, *, lost: bool) -> None:
         """Count the answers that were lost in a row, and stop sending if there are too many."""
