@@ -17,7 +17,7 @@ from provisioner.sandbox import LOCK_WAIT, Dialect, dialect_of, seeds, timestamp
 from provisioner.sandbox import Sandbox as EmbeddedTwenty
 from provisioner.sandbox.exchange import Request, Response, json_answer
 from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, SeededRole, role
-from provisioner.sandbox.store import INSERT, ApiKey, Condition, Store, User, row_of
+from provisioner.sandbox.store import INSERT, ApiKey, Store, User, row_of
 from provisioner.sandbox.tokens import IssuedClaims, TokenKind
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ OWN_KEY = "provision"
 
 _SEEDED_EXPIRY = "2031-01-01T00:00:00.000Z"
 _CENTURY = timedelta(days=36_500).total_seconds()
-_ALL = Condition("TRUE")
 
 Around: TypeAlias = Callable[[Request, Callable[[Request], Response]], Response]
 """A middleware: it gets a request and the function that answers it.
@@ -170,7 +169,7 @@ class Sandbox(EmbeddedTwenty):
         self._around = around
 
     def _open_store(self) -> Store:
-        store = SlowStore(self._file, self.dialect, lock_wait=self._lock_wait)
+        store = SlowStore(self.file, self.dialect, lock_wait=self.lock_wait)
         store.create_seconds, store.role_seconds = self._create_seconds, self._role_seconds
         return store
 
@@ -299,7 +298,7 @@ class Sandbox(EmbeddedTwenty):
 
     def keys(self) -> tuple[ApiKey, ...]:
         """Return all rows in order of creation, also revoked, expired and soft-deleted ones."""
-        return self._store.select(_ALL)
+        return self._store.select("TRUE")
 
     def roles(self) -> tuple[SeededRole, ...]:
         """Return all roles in Twenty's order."""

@@ -7,7 +7,7 @@ it. Code that imitates unrecorded behaviour says so in a comment.
 
 from provisioner.sandbox.dialect import Dialect, dialect_of
 from provisioner.sandbox.embedded import Sandbox
-from provisioner.sandbox.front import Front
+from provisioner.sandbox.server import Front
 from provisioner.sandbox.store import LOCK_WAIT
 
 __all__ = ["LOCK_WAIT", "Dialect", "Front", "Sandbox", "dialect_of"]

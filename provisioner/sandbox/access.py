@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from provisioner.sandbox import timestamps, tokens
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.tokens import InvalidToken, TokenKind
+from provisioner.sandbox.tokens import TokenKind
 
 if TYPE_CHECKING:
     from provisioner.sandbox.seeds import SeededRole
     from provisioner.sandbox.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Anonymous:
-    """A caller without a bearer token, or with another scheme (`006-rest-metadata-list-basic`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +32,7 @@ class SignedIn:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A bearer token that the server refuses.
+    """A caller that the server refuses.
 
     Attributes:
         status: the status of the REST answer; GraphQL answers 200 (`145`, `212`).
@@ -49,63 +44,42 @@ class Refused:
     message: str
 
 
-Caller = Anonymous | SignedIn | Refused
+Caller = SignedIn | Refused
+
+ANONYMOUS = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication token")
+"""A caller without a bearer token, or with another scheme (`004`, `006`)."""
 
 
 def caller_of(authorization: str, store: Store) -> Caller:
     """Return the caller that an `Authorization` header belongs to."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token:
-        return Anonymous()
-    claims = tokens.read(token.strip(), store.secret)
-    if isinstance(claims, InvalidToken):
-        return _unauthenticated(invalid_token_text(claims, store.dialect))
-    match claims.kind:
-        case TokenKind.API_KEY:
-            return _key_caller(claims.key or "", store)
-        case TokenKind.ACCESS:
-            user = next((user for user in store.users() if user.id == claims.subject), None)
-            if user is None:
-                return _unauthenticated("User not found")
-            return SignedIn(store.role(user.role_id), has_session=True)
-        case TokenKind.LOGIN | TokenKind.REFRESH:
-            # Not recorded: the answer to one of these in place of an access token.
-            return _unauthenticated("Token invalid.")
-        case _:
-            assert_never(claims.kind)
+        return ANONYMOUS
+    claims = tokens.read(token.strip(), store.secret, store.dialect)
+    if isinstance(claims, str):
+        return _unauthenticated(claims)
+    if claims.kind is TokenKind.API_KEY:
+        return _key_caller(claims.key or "", store)
+    if claims.kind is not TokenKind.ACCESS:
+        # Not recorded: the answer to a login or refresh token in place of an access token.
+        return _unauthenticated("Token invalid.")
+    user = next((user for user in store.users() if user.id == claims.subject), None)
+    if user is None:
+        return _unauthenticated("User not found")
+    return SignedIn(store.role(user.role_id), has_session=True)
 
 
-def invalid_token_text(reason: InvalidToken, dialect: Dialect) -> str:
-    """Return the server's text for an invalid token (`004`, `005`, `909`).
-
-    The text for a token that someone else signed is not recorded on legacy and core-1.
-    """
-    match reason:
-        case InvalidToken.EXPIRED:
-            return "Token has expired."
-        case InvalidToken.FORGED:
-            return "Token invalid."
-        case InvalidToken.NOT_A_TOKEN:
-            return "Token invalid." if dialect is Dialect.CORE else "No payload"
-        case _:
-            assert_never(reason)
-
-
-def _key_caller(key_id: str, store: Store) -> SignedIn | Refused:
+def _key_caller(key_id: str, store: Store) -> Caller:
     key = store.key(key_id)
     if key is None or key.revoked_at is not None:
         # A deleted key gets the same text (legacy `165`, `918`), and its token works again once
         # a new row has the same id (legacy `920`).
-        return _forbidden("This API Key is revoked")
+        return Refused(403, "FORBIDDEN_EXCEPTION", "This API Key is revoked")
     if store.dialect is Dialect.CORE and key.expires_at <= timestamps.now():
         # 0.60 and 1.10 check only the token's own date (legacy `929`, core-1 `923`).
-        return _forbidden("This API Key is expired")
+        return Refused(403, "FORBIDDEN_EXCEPTION", "This API Key is expired")
     return SignedIn(store.role(key.role_id), has_session=False)
 
 
 def _unauthenticated(message: str) -> Refused:
     return Refused(401, "UNAUTHENTICATED", message)
-
-
-def _forbidden(message: str) -> Refused:
-    return Refused(403, "FORBIDDEN_EXCEPTION", message)

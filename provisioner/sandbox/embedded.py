@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from provisioner.sandbox import tokens
@@ -19,22 +20,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from provisioner.sandbox.exchange import Request, Response
-    from provisioner.sandbox.front import Front
+    from provisioner.sandbox.server import Front
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """A started sandbox.
-
-    Attributes:
-        parts: the server and the store, to close in this order.
-    """
-
-    store: Store
-    url: str
-    parts: ExitStack
-
-
+@dataclass(eq=False)
 class Sandbox:
     """A Twenty server that needs only a file. Call `start` before anything else.
 
@@ -48,23 +37,15 @@ class Sandbox:
         front: a server shared with other sandboxes, used instead of an own one.
     """
 
-    def __init__(  # noqa: PLR0913  # the settings of a server
-        self,
-        file: Path | None,
-        dialect: Dialect = Dialect.CORE,
-        *,
-        port: int = 0,
-        session_seconds: float = 1800.0,
-        lock_wait: float = LOCK_WAIT,
-        front: Front | None = None,
-    ) -> None:
-        self.dialect = dialect
-        self._file = file
-        self._port = port
-        self._session_seconds = session_seconds
-        self._lock_wait = lock_wait
-        self._front = front
-        self._running: _Running | None = None
+    file: Path | None
+    dialect: Dialect = Dialect.CORE
+    _: KW_ONLY
+    port: int = 0
+    session_seconds: float = 1800.0
+    lock_wait: float = LOCK_WAIT
+    front: Front | None = None
+    _started: tuple[Store, str] | None = field(default=None, init=False)
+    _parts: ExitStack = field(default_factory=ExitStack, init=False)
 
     def start(self) -> Self:
         """Open the workspace, or create it, and serve it.
@@ -77,36 +58,35 @@ class Sandbox:
             store = self._open_store()
             parts.callback(store.close)
             answer = self._answer_from(store)
-            if self._front is None:
-                server = Server(self._port, answer)
+            if self.front is None:
+                server = Server(self.port, answer)
                 parts.callback(server.stop)
                 url = server.url
             else:
-                url = self._front.join(answer)
-                parts.callback(self._front.leave, url)
-            self._running = _Running(store, url, parts.pop_all())
+                url = self.front.join(answer)
+                parts.callback(self.front.leave, url)
+            self._started, self._parts = (store, url), parts.pop_all()
         return self
 
     def _open_store(self) -> Store:
-        return Store(self._file, self.dialect, lock_wait=self._lock_wait)
+        return Store(self.file, self.dialect, lock_wait=self.lock_wait)
 
     def _answer_from(self, store: Store) -> Callable[[Request], Response]:
         """Return the function that answers requests from a store."""
         # Imported here: graphql-core loads slowly, and many imports only need a dialect.
-        from provisioner.sandbox.router import Router  # noqa: PLC0415  # as said
+        from provisioner.sandbox.router import answer  # noqa: PLC0415  # as said
 
-        return Router(store, self._session_seconds).answer
+        return partial(answer, store, self.session_seconds)
 
     def stop(self) -> None:
         """Finish the requests in progress, stop the server and close the file."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.parts.close()
+        self._started = None
+        self._parts.close()
 
     def close_idle_files(self) -> None:
         """Close the files that no request is using; the next request opens them again."""
-        if self._running is not None:
-            self._running.store.close_idle_connection()
+        if self._started is not None:
+            self._store.close_idle_connection()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -122,7 +102,7 @@ class Sandbox:
     @property
     def url(self) -> str:
         """The address: `http://127.0.0.1:PORT`, followed by a path if a front serves it."""
-        return self._started.url
+        return self._facts[1]
 
     def user(self, name: str = "admin") -> User:
         """Return the user `admin`, `member` or `guest`, who has the role of that name.
@@ -138,18 +118,18 @@ class Sandbox:
             user: `admin`, `member` or `guest`.
             seconds: the lifetime of the token; negative for an expired one.
         """
-        lifetime = self._session_seconds if seconds is None else seconds
+        lifetime = self.session_seconds if seconds is None else seconds
         store = self._store
         expires = int(time.time() + lifetime)
         claims = IssuedClaims(TokenKind.ACCESS, store.workspace_id, self.user(user).id, expires)
         return tokens.sign(claims, store.secret)
 
     @property
-    def _started(self) -> _Running:
-        if self._running is None:
+    def _facts(self) -> tuple[Store, str]:
+        if self._started is None:
             raise RuntimeError("the sandbox has not been started")
-        return self._running
+        return self._started
 
     @property
     def _store(self) -> Store:
-        return self._started.store
+        return self._facts[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
@@ -21,20 +20,21 @@ from graphql import (
 )
 
 from provisioner.sandbox import graphql_core, graphql_legacy, rest, sdl
-from provisioner.sandbox.access import Anonymous, Caller, Refused
+from provisioner.sandbox.access import ANONYMOUS, Refused
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
-from provisioner.sandbox.graphql_call import Call, token_refused
+from provisioner.sandbox.graphql_call import ANY_ERROR, Call, token_refused
 from provisioner.sandbox.rejected import RejectedError
 from provisioner.sandbox.store import UnusableError
-from provisioner.sandbox.variables import InvalidVariable, invalid_variables
+from provisioner.sandbox.variables import invalid_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from provisioner.model.workspace import Json
     from provisioner.sandbox.graphql_call import Info
-    from provisioner.sandbox.store import Store
+
+PATHS = (sdl.GRAPHQL, sdl.METADATA)
 
 _MAX_ROOT_FIELDS = 10
 """The limit of 2.21 (`184-gql-12-distinct-roots`)."""
@@ -51,117 +51,79 @@ _PYTHON_NAMES = {
 """The names of the arguments in the resolvers."""
 
 
-@dataclass(frozen=True, slots=True)
-class GraphQLRequest:
-    """The document, the variables and the operation name of a GraphQL request."""
-
-    text: str
-    variables: JsonObject
-    operation: str | None
-
-
 class _InvalidRequestError(RejectedError):
-    """A request whose answer has only errors, and no `data`.
+    """A request whose answer has only errors, and no `data`."""
 
-    Args:
-        errors: the errors, or their messages.
-        status: of the answer.
-    """
-
-    def __init__(self, *errors: JsonObject | str, status: int = 400) -> None:
+    def __init__(self, *errors: JsonObject, status: int = 400) -> None:
         super().__init__("", status=status)
-        self._errors: list[Json] = [
-            {"message": error} if isinstance(error, str) else error for error in errors
-        ]
+        self._errors: list[Json] = [*errors]
 
     def body(self) -> JsonObject:
         """Return the body of the answer."""
         return {"errors": self._errors}
 
 
-class Endpoint:
-    """A path that answers GraphQL requests."""
+def answer(call: Call, request: Request) -> Response:
+    """Answer a request to one of `PATHS`.
 
-    def __init__(self, store: Store, path: str, session_seconds: float) -> None:
-        self._store = store
-        self._session_seconds = session_seconds
-        self._dialect = store.dialect
-        self._schema = _schema(store.dialect, path, anonymous=False)
-        self._anonymous = _schema(store.dialect, path, anonymous=True)
-
-    def answer(self, caller: Caller, request: Request) -> Response:
-        """Answer one request.
-
-        Raises:
-            RejectedError: no part of the document was run.
-        """
-        query = _read_request(request)
-        if isinstance(caller, Refused):
-            # The middleware answers before GraphQL runs: no `data` (`135`, `212`).
-            errors: list[Json] = [token_refused(caller, self._dialect)]
-            return json_answer(200, {"errors": errors}, without_charset=True)
-        schema = self._anonymous if isinstance(caller, Anonymous) else self._schema
-        document = _parse_and_validate(schema, query.text, self._dialect)
-        operation = get_operation_ast(document, query.operation)
-        if operation is None:  # core-1 `187-gql-two-operations`
-            raise _InvalidRequestError("Could not determine what operation to execute.")
-        invalid = invalid_variables(schema, operation, query.variables, self._dialect)
-        if invalid:
-            raise _InvalidRequestError(*map(self._variable_error, invalid))
-        call = Call(self._store, caller, self._session_seconds)
-        return self._run(schema, document, query, call)
-
-    def _run(
-        self, schema: GraphQLSchema, document: DocumentNode, query: GraphQLRequest, call: Call
-    ) -> Response:
-        result = execute_sync(
-            schema,
-            document,
-            context_value=call,
-            variable_values=query.variables,
-            operation_name=query.operation,
-            field_resolver=_field,
-        )
-        body: JsonObject = {"data": result.data}
-        if result.errors:
-            causes = [error.original_error for error in result.errors]
-            unusable = next((cause for cause in causes if isinstance(cause, UnusableError)), None)
-            if unusable is not None and not any((result.data or {}).values()):
-                raise unusable
-            # Execution errors have no path and no location (`134`, `153`).
-            errors: list[Json] = [
-                {
-                    "message": error.message,
-                    "extensions": error.extensions or self._unexpected_extensions(),
-                }
-                for error in result.errors
-            ]
-            body = {"errors": errors, **body}
-        return json_answer(200, body)
-
-    def _unexpected_extensions(self) -> JsonObject:
-        """Return the extensions of an unexpected error, such as a forbidden null (legacy `905`)."""
-        if self._dialect is Dialect.LEGACY:
-            return {"code": "INTERNAL_SERVER_ERROR"}
-        return {"code": "INTERNAL_SERVER_ERROR", "userFriendlyMessage": "An error occurred."}
-
-    def _variable_error(self, variable: InvalidVariable) -> JsonObject:
-        """Return the error for an invalid variable (`152`, `154`, legacy `138`)."""
-        if self._dialect is Dialect.LEGACY:
-            return {"message": variable.message, "extensions": {"code": "BAD_USER_INPUT"}}
-        extensions: JsonObject = {
-            "http": {"status": 400},
-            "code": "BAD_USER_INPUT" if variable.value is None else "GRAPHQL_VALIDATION_FAILED",
-            "userFriendlyMessage": "An error occurred.",
-        }
-        if variable.value is not None:
-            extensions["value"] = variable.value
-        return {"message": variable.message, "extensions": extensions}
+    Raises:
+        RejectedError: no part of the document was run.
+    """
+    text, variables, operation_name = _read_request(request)
+    caller, dialect = call.caller, call.dialect
+    anonymous = caller == ANONYMOUS
+    if isinstance(caller, Refused) and not anonymous:
+        # The middleware answers before GraphQL runs: no `data` (`135`, `212`).
+        return json_answer(200, {"errors": [token_refused(caller, dialect)]}, without_charset=True)
+    schema = _schema(dialect, request.path, anonymous=anonymous)
+    document = _parse_and_validate(schema, text, dialect)
+    operation = get_operation_ast(document, operation_name)
+    if operation is None:  # core-1 `187-gql-two-operations`
+        raise _InvalidRequestError({"message": "Could not determine what operation to execute."})
+    invalid = [
+        _variable_error(message, value, dialect)
+        for message, value in invalid_variables(schema, operation, variables, dialect)
+    ]
+    if invalid:
+        raise _InvalidRequestError(*invalid)
+    result = execute_sync(
+        schema,
+        document,
+        context_value=call,
+        variable_values=variables,
+        operation_name=operation_name,
+        field_resolver=_field,
+    )
+    if not result.errors:
+        return json_answer(200, {"data": result.data})
+    causes = [error.original_error for error in result.errors]
+    unusable = next((cause for cause in causes if isinstance(cause, UnusableError)), None)
+    if unusable is not None and not any((result.data or {}).values()):
+        raise unusable
+    # An unexpected error, such as a forbidden null (legacy `905`), has no extensions of its own.
+    unexpected: JsonObject = {"code": "INTERNAL_SERVER_ERROR"}
+    if dialect is not Dialect.LEGACY:
+        unexpected["userFriendlyMessage"] = ANY_ERROR
+    # Execution errors have no path and no location (`134`, `153`).
+    errors: list[Json] = [
+        {"message": error.message, "extensions": error.extensions or unexpected}
+        for error in result.errors
+    ]
+    return json_answer(200, {"errors": errors, "data": result.data})
 
 
-def endpoints_of(store: Store, session_seconds: float) -> Mapping[str, Endpoint]:
-    """Return the endpoints of a workspace by path."""
-    return {path: Endpoint(store, path, session_seconds) for path in (sdl.GRAPHQL, sdl.METADATA)}
+def _variable_error(message: str, value: str | None, dialect: Dialect) -> JsonObject:
+    """Return the error for an invalid variable (`152`, `154`, legacy `138`)."""
+    if dialect is Dialect.LEGACY:
+        return {"message": message, "extensions": {"code": "BAD_USER_INPUT"}}
+    extensions: JsonObject = {
+        "http": {"status": 400},
+        "code": "BAD_USER_INPUT" if value is None else "GRAPHQL_VALIDATION_FAILED",
+        "userFriendlyMessage": ANY_ERROR,
+    }
+    if value is not None:
+        extensions["value"] = value
+    return {"message": message, "extensions": extensions}
 
 
 @cache
@@ -247,18 +209,18 @@ def _document_error(error: GraphQLError) -> JsonObject:
     }
 
 
-def _read_request(request: Request) -> GraphQLRequest:
+def _read_request(request: Request) -> tuple[str, JsonObject, str | None]:
+    """Return the document, its variables and the name of the operation to run."""
     if request.method == "GET":  # `188-gql-GET`
-        return GraphQLRequest(request.query.get("query", ""), {}, None)
+        return request.query.get("query", ""), {}, None
     body = rest.read_body(request)
-    if isinstance(body.value, list):  # `185-gql-batch-array`
-        raise _InvalidRequestError("Batching is not supported.")
-    value = body.value if isinstance(body.value, dict) else {}
-    text, variables = value.get("query"), value.get("variables")
-    operation = value.get("operationName")
+    if not isinstance(body, dict):  # `185-gql-batch-array`
+        raise _InvalidRequestError({"message": "Batching is not supported."})
+    text, variables = body.get("query"), body.get("variables")
+    operation = body.get("operationName")
     if not isinstance(text, str):  # not recorded
-        raise _InvalidRequestError("Must provide query string.")
-    return GraphQLRequest(
+        raise _InvalidRequestError({"message": "Must provide query string."})
+    return (
         text,
         variables if isinstance(variables, dict) else {},
         operation if isinstance(operation, str) else None,

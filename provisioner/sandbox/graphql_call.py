@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from graphql import GraphQLError
 
 from provisioner.sandbox import timestamps, tokens
-from provisioner.sandbox.access import Caller, Refused, SignedIn, invalid_token_text
+from provisioner.sandbox.access import Caller, Refused, SignedIn
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.tokens import InvalidToken, IssuedClaims, TokenKind
+from provisioner.sandbox.tokens import IssuedClaims, TokenKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -164,11 +164,10 @@ def _login(_source: None, info: Info, email: str, password: str, **_origin: str)
 def _session(_source: None, info: Info, login_token: str, **_origin: str) -> JsonObject:
     """Answer the second step; legacy names the access token differently (`907`, `908`)."""
     call = info.context
-    claims = tokens.read(login_token, call.store.secret)
-    if isinstance(claims, InvalidToken) or claims.kind is not TokenKind.LOGIN:
-        reason = claims if isinstance(claims, InvalidToken) else InvalidToken.FORGED
+    claims = tokens.read(login_token, call.store.secret, call.dialect)
+    if isinstance(claims, str) or claims.kind is not TokenKind.LOGIN:
         raise call.failure(
-            invalid_token_text(reason, call.dialect),
+            claims if isinstance(claims, str) else "Token invalid.",
             "UNAUTHENTICATED",
             sub_code="UNAUTHENTICATED",
             friendly="You must be authenticated to perform this action.",

@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from provisioner.sandbox import keys_core, rest, seeds, timestamps
+from provisioner.sandbox import keys_core, seeds, timestamps
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.graphql_call import ANY_ERROR, NO_PERMISSION, SIGN_IN
 from provisioner.sandbox.rejected import RejectedError
-from provisioner.sandbox.store import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,14 +32,14 @@ _NO_ACCESS = (
 )
 
 
-def _api_keys(_source: None, info: Info) -> list[Source]:
-    call = _require_read(info)
+def _api_keys(_source: None, info: Info) -> list[Source | None]:
+    call = _require(info, write=False)
     return [_record(key) for key in call.store.select(keys_core.LISTED)]
 
 
 def _api_key(_source: None, info: Info, fields: JsonObject) -> Source | None:
-    call = _require_read(info)
-    return _record_or_none(call.store.key(_id(fields)))
+    call = _require(info, write=False)
+    return _record(call.store.key(_id(fields)))
 
 
 def _get_roles(_source: None, info: Info) -> list[Source]:
@@ -50,19 +49,19 @@ def _get_roles(_source: None, info: Info) -> list[Source]:
     return [role.wire for role in call.roles.values()]
 
 
-def _create(_source: None, info: Info, fields: JsonObject) -> Source:
-    call = _require_write(info)
+def _create(_source: None, info: Info, fields: JsonObject) -> Source | None:
+    call = _require(info, write=True)
     return _record(keys_core.create(call.store, fields, time.time()))
 
 
 def _update(_source: None, info: Info, fields: JsonObject) -> Source | None:
-    call = _require_write(info)
-    return _record_or_none(keys_core.update(call.store, _id(fields), fields))
+    call = _require(info, write=True)
+    return _record(keys_core.update(call.store, _id(fields), fields))
 
 
 def _revoke(_source: None, info: Info, fields: JsonObject) -> Source | None:
-    call = _require_write(info)
-    return _record_or_none(keys_core.revoke(call.store, _id(fields)))
+    call = _require(info, write=True)
+    return _record(keys_core.revoke(call.store, _id(fields)))
 
 
 def _id(fields: JsonObject) -> str:
@@ -70,7 +69,7 @@ def _id(fields: JsonObject) -> str:
 
 
 def _assign(_source: None, info: Info, key_id: str, role_id: str) -> bool:
-    call = _require_write(info)
+    call = _require(info, write=True)
     try:
         keys_core.assign_role(call.store, key_id.lower(), role_id.lower())
     except RejectedError as rejection:
@@ -86,7 +85,7 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
     permitted = call.signed_in().permits(seeds.API_KEYS_FLAG)
     if call.dialect is Dialect.CORE_1 and not permitted:
         raise call.no_permission()  # core-1 `201` differs from the other permission errors
-    _require_write(info)
+    _require(info, write=True)
     key_id = key_id.lower()
     key = call.store.key(key_id)
     if key is None:  # `194`, core-1 `199`
@@ -101,43 +100,32 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
     return call.mint(key_id, expires_at)
 
 
-def _require_read(info: Info) -> Call:
-    """Return the call if its caller may read keys.
+def _require(info: Info, *, write: bool) -> Call:
+    """Return the call if its caller may read or change keys (`134`, `137`).
+
+    2.21 changes keys only for a session (`139`, `195`, `207`).
 
     Raises:
-        GraphQLError: the caller is not signed in or lacks the permission (`134`, `137`).
+        GraphQLError: the caller is not signed in, lacks the permission, or is an API key.
     """
     call = info.context
-    if call.signed_in().permits(seeds.API_KEYS_FLAG):
-        return call
-    if call.dialect is Dialect.CORE_1:  # core-1 `137`, `140`
-        raise call.failure(NO_PERMISSION, _INTERNAL, friendly=_NO_ACCESS)
-    raise call.no_permission()
-
-
-def _require_write(info: Info) -> Call:
-    """Return the call if its caller may change keys; 2.21 needs a session (`139`, `195`, `207`).
-
-    Raises:
-        GraphQLError: as `_require_read`, or the caller is an API key.
-    """
-    call = info.context
-    if call.dialect is Dialect.CORE and not call.signed_in().has_session:
+    caller = call.signed_in()
+    if write and call.dialect is Dialect.CORE and not caller.has_session:
         raise call.failure(
             "This endpoint requires a session access token",
             "FORBIDDEN",
             sub_code="FORBIDDEN_EXCEPTION",
             friendly="You do not have permission to perform this action.",
         )
-    return _require_read(info)
+    if caller.permits(seeds.API_KEYS_FLAG):
+        return call
+    if call.dialect is Dialect.CORE_1:  # core-1 `137`, `140`
+        raise call.failure(NO_PERMISSION, _INTERNAL, friendly=_NO_ACCESS)
+    raise call.no_permission()
 
 
-def _record(key: ApiKey) -> Source:
-    return {**rest.record(key), "_role": key.role_id}
-
-
-def _record_or_none(key: ApiKey | None) -> Source | None:
-    return None if key is None else _record(key)
+def _record(key: ApiKey | None) -> Source | None:
+    return None if key is None else {**key.record(), "_role": key.role_id}
 
 
 def _role(source: Source, info: Info) -> Source:
@@ -150,11 +138,10 @@ def _role(source: Source, info: Info) -> Source:
     return {**role.wire, **dict.fromkeys(_HIDDEN)}
 
 
-def _keys_of_role(source: Source, info: Info) -> list[Source]:
+def _keys_of_role(source: Source, info: Info) -> list[Source | None]:
     """Resolve the keys that have a role, without the revoked ones (`910`)."""
-    call = info.context
-    condition = Condition(f"{keys_core.LISTED.sql} AND role_id = ?", (source["id"],))
-    return [_record(key) for key in call.store.select(condition)]
+    condition = f"{keys_core.LISTED} AND role_id = ?"
+    return [_record(key) for key in info.context.store.select(condition, source["id"])]
 
 
 RESOLVERS: Mapping[str, Callable[..., Any]] = {

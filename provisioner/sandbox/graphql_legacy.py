@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from provisioner.sandbox import keys_legacy, rest, rest_legacy, seeds
+from provisioner.sandbox import keys_legacy, seeds
 from provisioner.sandbox.graphql_call import SIGN_IN
 from provisioner.sandbox.rejected import RejectedError
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from provisioner.model.workspace import Json
     from provisioner.sandbox.exchange import JsonObject
     from provisioner.sandbox.graphql_call import Call, Info
-
-_PAGE = 60
 
 
 def _api_keys(
@@ -30,10 +28,10 @@ def _api_keys(
     """Resolve the connection (legacy `123`); a page has 60 keys by default, as in REST."""
     call = _require_access(info)
     try:
-        page = rest_legacy.page(
+        page = keys_legacy.page(
             call.store,
             keys_legacy.VISIBLE,
-            limit=first or last or _PAGE,
+            limit=first or last or keys_legacy.PAGE,
             after=after or "",
             before=before or "",
         )
@@ -41,14 +39,9 @@ def _api_keys(
         raise call.failure(str(rejection), "BAD_USER_INPUT") from None
     return {
         "totalCount": page.total,
-        "pageInfo": {
-            "hasNextPage": page.has_more,
-            "hasPreviousPage": bool(after),
-            "startCursor": page.cursor(page.first),
-            "endCursor": page.cursor(page.last),
-        },
+        "pageInfo": {**page.info, "hasPreviousPage": bool(after)},
         "edges": [
-            {"cursor": page.cursor(key), "node": rest.legacy_record(key)} for key in page.keys
+            {"cursor": keys_legacy.cursor_of(record), "node": record} for record in page.records
         ],
     }
 
@@ -63,17 +56,17 @@ def _create(_source: None, info: Info, data: JsonObject) -> JsonObject:
 def _create_many(_source: None, info: Info, data: list[Json]) -> list[JsonObject | None]:
     """Create several keys; an empty list is allowed and creates none (legacy `136`)."""
     created = keys_legacy.create(_require_access(info).store, data, time.time())
-    return [None if key is None else rest.legacy_record(key) for key in created]
+    return [None if key is None else key.record() for key in created]
 
 
 def _update(_source: None, info: Info, key_id: str, data: JsonObject) -> JsonObject:
     store = _require_access(info).store
-    return rest.legacy_record(keys_legacy.update(store, key_id.lower(), data))
+    return keys_legacy.update(store, key_id.lower(), data).record()
 
 
 def _delete(_source: None, info: Info, key_id: str) -> JsonObject:
     store = _require_access(info).store
-    return rest.legacy_record(keys_legacy.soft_delete(store, key_id.lower()))
+    return keys_legacy.soft_delete(store, key_id.lower()).record()
 
 
 def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonObject:

@@ -1,12 +1,20 @@
-"""Changes to the keys of the legacy dialect, where an apiKey is a record like any other."""
+"""The keys of the legacy dialect: their REST API, and the changes that GraphQL makes too.
+
+An apiKey is a record like any other. By REST every authenticated caller may read and write, even a
+Guest (legacy `005` to `008`).
+"""
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import sqlite3
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from provisioner.sandbox import timestamps
+from provisioner.sandbox import rest, timestamps
+from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
 from provisioner.sandbox.rejected import (
     RejectedError,
     bad_timestamp,
@@ -15,7 +23,7 @@ from provisioner.sandbox.rejected import (
     null_column,
     stored_name,
 )
-from provisioner.sandbox.store import ApiKey, Condition
+from provisioner.sandbox.store import FIELDS, ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +31,210 @@ if TYPE_CHECKING:
     from provisioner.model.workspace import Json
     from provisioner.sandbox.store import Store
 
-VISIBLE = Condition("deleted_at IS NULL")
-"""The keys that legacy lists: revoked ones too, but not soft-deleted ones (`114`, `922`)."""
+VISIBLE = "deleted_at IS NULL"
+"""The condition of the keys that legacy lists: all but the soft-deleted ones (`114`, `922`)."""
 
-_COLUMNS = {"id": "id", "name": "name", "expiresAt": "expires_at", "revokedAt": "revoked_at"}
 _KEPT_BY_SERVER = frozenset({"createdAt", "updatedAt", "deletedAt"})
+
+PAGE = 60
+"""Keys on a page if a request does not say how many."""
+
+_FILTER = re.compile(r"([A-Za-z]+)\[([A-Za-z]+)\]:(.*)", re.DOTALL)
+_ORDER = re.compile(r"([A-Za-z]+)\[(Asc|Desc)Nulls(?:First|Last)\]")
+
+
+class Page(NamedTuple):
+    """One page of the list.
+
+    Attributes:
+        records: the keys in the order in which they are listed.
+        info: whether more follow in the requested direction, and the cursors of both ends.
+        total: the number of keys that match the filter and the cursor (`096`, `098`).
+    """
+
+    records: list[JsonObject]
+    info: JsonObject
+    total: int
+
+
+def answer(store: Store, request: Request, body: Json) -> Response:
+    """Answer an authenticated request below `/rest/`.
+
+    Raises:
+        RejectedError: the server rejects the request.
+    """
+    rest.check_path(request, store.dialect)
+    rest.check_depth(request, (0, 1, 2))
+    match request.method, request.path.split("/")[2:]:
+        case "POST", ["batch", "apiKeys"]:
+            return _create_many(store, request, body)
+        case "GET", ["apiKeys"]:
+            return _list(store, request.query)
+        case "POST", ["apiKeys"]:
+            (created,) = create(store, (body,), request.started)
+            if created is None:  # `923-create-id-of-soft-deleted`
+                raise RejectedError("Created record not found", error="Error")
+            return json_answer(201, {"data": {"createApiKey": created.record()}})
+        case _, ["apiKeys"]:  # recorded for DELETE (`121-rest-delete-noid`)
+            raise RejectedError("Record ID not found")
+        case _, ["apiKeys", key_id]:
+            return _single_key(store, key_id.lower(), request, body)
+        case _:
+            raise rest.unknown_object(request, store.dialect)
+
+
+def page(  # noqa: PLR0913  # one argument for each parameter of the list
+    store: Store,
+    condition: str,
+    *values: str,
+    limit: float,
+    after: str = "",
+    before: str = "",
+    field: str = "id",
+    descending: bool = False,
+) -> Page:
+    """Return one page, for REST and GraphQL.
+
+    Args:
+        store: the rows of the workspace.
+        condition: the filter of the records, in SQL.
+        values: the values of its placeholders.
+        limit: the size of the page; 1.5 gives two records (`093-rest-list-limit-1.5`).
+        after: the cursor that the page starts after.
+        before: the cursor that the page ends before; the page is then read backwards.
+        field: the JSON name of the field that the list is sorted by; ties are sorted by id.
+        descending: whether that field is sorted in descending order.
+    """
+    backwards = bool(before)
+    column = FIELDS[field]
+    descends = descending != backwards
+    if after or before:
+        value, key_id = _read_cursor(after or before, field)
+        compare, compare_id = ("<" if descends else ">"), ("<" if backwards else ">")
+        condition += f" AND ({column} {compare} ? OR ({column} = ? AND id {compare_id} ?))"
+        values = (*values, value, value, key_id)
+    order = f"{column} {'DESC' if descends else 'ASC'}, id {'DESC' if backwards else 'ASC'}"
+    keys = store.select(condition, *values, order=order, limit=int(limit + 1.5))
+    has_more = len(keys) > limit
+    records = [key.record() for key in (keys[:-1] if has_more else keys)]
+    # Backwards, the cursors keep the order of reading (`098-rest-list-ending_before`).
+    info: JsonObject = {
+        "hasNextPage": has_more,
+        "startCursor": cursor_of(records[0], field) if records else None,
+        "endCursor": cursor_of(records[-1], field) if records else None,
+    }
+    return Page(records[::-1] if backwards else records, info, store.count(condition, *values))
+
+
+def cursor_of(record: JsonObject, field: str = "id") -> str:
+    """Return a value for `starting_after`: the sort field and the id in base64 (`103`)."""
+    text = json.dumps({field: record[field], "id": record["id"]}, separators=(",", ":"))
+    return base64.b64encode(text.encode()).decode()
+
+
+def _read_cursor(cursor: str, field: str) -> tuple[str, str]:
+    """Return the sort value and the id from a cursor."""
+    try:
+        position = json.loads(base64.b64decode(cursor, validate=True))
+        value, key_id = str(position[field]), str(position["id"])
+    except (ValueError, KeyError, TypeError):
+        key_id = ""
+    if not is_uuid(key_id):
+        raise RejectedError(f"Invalid cursor: {cursor}")
+    return value, key_id
+
+
+def _create_many(store: Store, request: Request, body: Json) -> Response:
+    if not isinstance(body, list):
+        raise RejectedError("Body must be an array")
+    if not body:
+        raise RejectedError("Input must not be empty")
+    created = create(store, body, request.started)
+    records: list[Json] = [None if key is None else key.record() for key in created]
+    return json_answer(201, {"data": {"createApiKeys": records}})
+
+
+def _single_key(store: Store, key_id: str, request: Request, body: Json) -> Response:
+    match request.method:
+        case "GET":
+            key = store.key(key_id)
+            if key is None:
+                raise RejectedError("Record not found")
+            return json_answer(200, {"data": {"apiKey": key.record()}})
+        case "PATCH" | "PUT":  # `117-rest-put` changes only the given fields, as PATCH does
+            key = update(store, key_id, body)
+            return json_answer(200, {"data": {"updateApiKey": key.record()}})
+        case "DELETE":
+            delete(store, key_id)
+            return json_answer(200, {"data": {"deleteApiKey": {"id": key_id}}})
+        case _:
+            raise rest.not_found(request)
+
+
+def _list(store: Store, query: dict[str, str]) -> Response:
+    order = _ORDER.fullmatch(query.get("order_by", "") or "id[AscNullsFirst]")
+    if order is None or order[1] not in FIELDS:  # not recorded
+        raise RejectedError(f"'order_by={query['order_by']}' parameter invalid")
+    condition, values = VISIBLE, []
+    text = query.get("filter", "")  # like `name[eq]:one,revokedAt[is]:NULL`
+    for part in re.split(r",(?![^\[]*\])", text) if text else ():
+        comparison, operands = _comparison(part)
+        condition += f" AND {comparison}"
+        values += operands
+    requested = page(
+        store,
+        condition,
+        *values,
+        limit=_limit(query.get("limit", "")),
+        after=query.get("starting_after", ""),
+        before=query.get("ending_before", ""),
+        field=order[1],
+        descending=order[2] == "Desc",
+    )
+    return json_answer(
+        200,
+        {
+            "data": {"apiKeys": [*requested.records]},
+            "pageInfo": requested.info,
+            "totalCount": requested.total,
+        },
+    )
+
+
+def _limit(text: str) -> float:
+    """Return the page size; 0 counts as absent (`082`), fractions are allowed (`093`)."""
+    try:
+        limit = float(text or 0)
+    except ValueError:
+        limit = -1
+    if not 0 <= limit < float("inf"):
+        raise RejectedError(f"limit '{text}' is invalid. Should be an integer")
+    return limit or PAGE
+
+
+def _comparison(part: str) -> tuple[str, list[str]]:
+    """Return the SQL and the values of a `field[comparator]:value` (`100`, `101`, `930`)."""
+    found = _FILTER.fullmatch(part)
+    field, comparator, operand = found.groups() if found else ("", "", "")
+    if found and field not in FIELDS:
+        raise RejectedError(f"field '{field}' does not exist in 'apiKey' object")
+    column = FIELDS.get(field, "")
+    match comparator, operand:
+        case "eq", _:
+            return f"{column} = ?", [_operand(operand)]
+        case "in", _:
+            operands = operand.removeprefix("[").removesuffix("]").split(",")
+            placeholders = ", ".join("?" * len(operands))
+            return f"{column} IN ({placeholders})", [*map(_operand, operands)]
+        case "is", "NULL" | "NOT_NULL":
+            return f"{column} IS {operand.replace('_', ' ')}", []
+        case _:  # not recorded: the text and the other comparators
+            raise RejectedError(f"'filter' invalid for '{part}'. eg: price[gte]:10")
+
+
+def _operand(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] == '"'
+    return text[1:-1] if quoted else text
 
 
 def create(store: Store, records: Sequence[Json], started: float) -> tuple[ApiKey | None, ...]:
@@ -104,17 +311,15 @@ def _columns(record: Json) -> dict[str, str | None]:
     """Return the columns that a record sets, checked as the server and its database do."""
     if isinstance(record, list):  # an array's indexes are its fields (`074-rest-create-array`)
         record = {str(index): value for index, value in enumerate(record)}
-    fields = record if isinstance(record, dict) else {}
-    for name in fields:
-        if name not in _COLUMNS and name not in _KEPT_BY_SERVER:
+    columns: dict[str, str | None] = {}
+    for name, value in record.items() if isinstance(record, dict) else ():
+        if name not in FIELDS:
             raise RejectedError(
                 f'Field metadata for field "{name}" is missing in object metadata', error="Error"
             )
-    columns = {
-        column: None if fields[name] is None else _column(column, stored_name(fields[name]))
-        for name, column in _COLUMNS.items()
-        if name in fields
-    }
+        if name not in _KEPT_BY_SERVER:
+            column = FIELDS[name]
+            columns[column] = None if value is None else _column(column, stored_name(value))
     if columns.get("name", "") is None:
         raise null_column("name")
     return columns

@@ -1,57 +1,37 @@
-"""Request bodies, paths, records and error formats that the REST APIs of all dialects share."""
+"""Request bodies, paths and error formats that the REST APIs of all dialects share."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.sandbox.access import Refused
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
+from provisioner.sandbox.exchange import Request, Response, json_answer
 from provisioner.sandbox.rejected import FrameworkError, RejectedError, is_uuid
-from provisioner.sandbox.store import UNUSABLE
 
 if TYPE_CHECKING:
     from provisioner.model.workspace import Json
-    from provisioner.sandbox.store import ApiKey, UnusableError
-
-MISSING_TOKEN = Refused(403, "FORBIDDEN_EXCEPTION", "Missing authentication token")
-"""The answer to a request without a token (`004-rest-metadata-list-noauth`)."""
+    from provisioner.sandbox.access import Refused
 
 
-@dataclass(frozen=True, slots=True)
-class RestBody:
-    """A body as the server's parser returns it.
-
-    Attributes:
-        value: the parsed body; an empty object if there was no body or it was not sent as JSON.
-        absent: true if no body was sent; 2.21 answers differently to an empty object (`041`,
-            `042`).
-    """
-
-    value: Json
-    absent: bool
-
-
-def read_body(request: Request) -> RestBody:
-    """Return the body of a request.
+def read_body(request: Request) -> Json:
+    """Return the object or array of a body; an empty object for no body or none sent as JSON.
 
     Raises:
         FrameworkError: the server's parser does not accept it.
     """
     if not request.body or request.content_type != "application/json":
-        return RestBody({}, absent=not request.body)
+        return {}
     try:
         text = request.body.decode()
-        value = json.loads(text)
+        value: Json = json.loads(text)
     except UnicodeDecodeError:
         message = "Unexpected token '\N{REPLACEMENT CHARACTER}' in JSON"
         raise FrameworkError(message) from None
     except json.JSONDecodeError as error:
         raise FrameworkError(_v8_text(error)) from None
     if isinstance(value, dict | list):
-        return RestBody(value, absent=False)
+        return value
     # The parser accepts only objects and arrays (legacy `040-rest-batch-null`).
     raise FrameworkError(_unexpected(text, len(text) - len(text.lstrip())))
 
@@ -63,15 +43,9 @@ def not_found(request: Request) -> FrameworkError:
 
 
 def refused(refusal: Refused) -> Response:
-    """Return the answer to a refused token (`004`, `005`, `211`)."""
+    """Return the answer to a refused caller (`004`, `005`, `211`)."""
     error = RejectedError(refusal.message, error=refusal.error, status=refusal.status)
     return json_answer(refusal.status, error.body(), without_charset=True)
-
-
-def file_unusable(error: UnusableError) -> Response:
-    """Return the answer for an unusable file, which no real Twenty gives; nothing was changed."""
-    messages: list[Json] = [error.message, error.remedy]
-    return json_answer(423, {"statusCode": 423, "code": UNUSABLE, "messages": messages})
 
 
 def check_depth(request: Request, allowed: tuple[int, ...]) -> None:
@@ -110,28 +84,6 @@ def unknown_object(request: Request, dialect: Dialect) -> RejectedError:
     similar = dialect is Dialect.LEGACY and name == "apiKey"
     hint = "Did you mean 'apiKeys'?" if similar else "eg: companies"
     return RejectedError(f"object '{name}' not found. {hint}")
-
-
-def legacy_record(key: ApiKey) -> JsonObject:
-    """Return a key as legacy shows it (legacy `013`)."""
-    return {**record(key), "deletedAt": key.deleted_at}
-
-
-def core_record(key: ApiKey, workspace_id: str) -> JsonObject:
-    """Return a key as core REST shows it, without its role (`003`, `017`)."""
-    return {"workspaceId": workspace_id, **record(key)}
-
-
-def record(key: ApiKey) -> JsonObject:
-    """Return the fields of a key that every dialect has."""
-    return {
-        "id": key.id,
-        "name": key.name,
-        "expiresAt": key.expires_at,
-        "revokedAt": key.revoked_at,
-        "createdAt": key.created_at,
-        "updatedAt": key.updated_at,
-    }
 
 
 def _v8_text(error: json.JSONDecodeError) -> str:

@@ -1,25 +1,28 @@
 """The roles of a new workspace, which has no API keys.
 
 They are the roles of the recorded servers: legacy `154`, core-1 `219` `910` `918`, core-2.21
-`214` `910` `918`. "Integrations" is ours: examples need a role other than Admin.
+`214` `910` `918`. "Integrations" is ours: examples need
+a role other than Admin.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
-
-from provisioner.sandbox.dialect import Dialect
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from provisioner.model.workspace import Json
+    from provisioner.sandbox.dialect import Dialect
     from provisioner.sandbox.exchange import JsonObject
 
 ADMIN = "Admin"
 MEMBER = "Member"
 GUEST = "Guest"
-INTEGRATIONS = "Integrations"
 
 API_KEYS_FLAG = "API_KEYS_AND_WEBHOOKS"
 ROLES_FLAG = "ROLES"
@@ -68,13 +71,14 @@ def role(  # noqa: PLR0913  # one argument for each permission
     api_keys: bool = False,
     editable: bool = True,
     icon: str = "IconUser",
-    flags: tuple[str, ...] = (),
+    flags: Iterable[str] = (),
+    **more: Json,
 ) -> SeededRole:
-    """Return a new role with a random id."""
+    """Return a new role with a random id; `more` are further fields as GraphQL returns them."""
     return SeededRole(
         {
-            "id": _id(),
-            "universalIdentifier": _id(),
+            "id": str(uuid.uuid4()),
+            "universalIdentifier": str(uuid.uuid4()),
             "label": label,
             "description": f"{label} role",
             "icon": icon,
@@ -91,42 +95,17 @@ def role(  # noqa: PLR0913  # one argument for each permission
             "permissionFlags": permission_flags(flags),
             "objectPermissions": [],
             "fieldPermissions": [],
+            **more,
         }
     )
 
 
-def permission_flags(flags: tuple[str, ...]) -> Json:
+def permission_flags(flags: Iterable[str]) -> Json:
     """Return settings permissions as the field `permissionFlags` of a role."""
-    return [{"id": _id(), "flag": flag} for flag in flags]
+    return [{"id": str(uuid.uuid4()), "flag": flag} for flag in flags]
 
 
 def roles_of(dialect: Dialect) -> tuple[SeededRole, ...]:
     """Return the roles of a new workspace, in the order in which the recorded servers list them."""
-    admin = role(
-        ADMIN, settings=True, records=True, api_keys=True, editable=False, icon="IconUserCog"
-    )
-    member = role(MEMBER, records=True)
-    guest = role(GUEST)
-    integrations = role(INTEGRATIONS, records=True, users=False, api_keys=True, icon="IconPlug")
-    match dialect:
-        case Dialect.LEGACY:
-            return (guest, member, admin)
-        case Dialect.CORE_1:
-            manager = role("Workflow Manager", users=False, flags=("WORKFLOWS",))
-            navigator = role("Data Navigator", users=False)
-            manipulator = role("Data Manipulator", users=False)
-            restricted = role("Object-restricted", settings=True, api_keys=True)
-            restricted.wire["objectPermissions"] = [
-                {"objectMetadataId": _id(), "canReadObjectRecords": readable}
-                for readable in (False, True)
-            ]
-            restricted.wire["fieldPermissions"] = [{"id": _id()}, {"id": _id()}]
-            return (manager, navigator, manipulator, admin, guest, restricted, member, integrations)
-        case Dialect.CORE:
-            return (admin, member, role("Restricted", api_keys=True), integrations)
-        case _:
-            assert_never(dialect)
-
-
-def _id() -> str:
-    return str(uuid.uuid4())
+    entries = json.loads(Path(__file__).with_name("roles.json").read_text("ascii"))
+    return tuple(role(**entry) for entry in entries[dialect])

@@ -8,13 +8,15 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs, urlsplit
 
-from provisioner.sandbox.exchange import Request, Response
+from provisioner.sandbox.exchange import Request, Response, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +27,7 @@ STOP_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Server:
+class Server(ThreadingHTTPServer):
     """An HTTP server on a loopback port that answers by calling a function.
 
     Args:
@@ -34,27 +36,6 @@ class Server:
             is closed without an answer.
     """
 
-    def __init__(self, port: int, answer: Callable[[Request], Response]) -> None:
-        self._http = _HttpServer(port, answer)
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """`http://127.0.0.1:PORT`."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def stop(self) -> None:
-        """Stop listening, close idle connections and wait for requests in progress."""
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-        self._http.close_connections(STOP_SECONDS)
-
-
-class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
@@ -64,6 +45,26 @@ class _HttpServer(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         super().__init__(("127.0.0.1", port), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self._thread = threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening, close idle connections and wait for requests in progress."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+        with self._lock:
+            live = dict(self._connections)
+            for connection in live:
+                # Under the lock: the descriptor of a closed socket may have been reused.
+                with suppress(OSError):  # a killed client has closed it already
+                    connection.shutdown(socket.SHUT_RD)
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in live.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def server_bind(self) -> None:
         """Bind without the name lookup for 127.0.0.1 that `HTTPServer` does."""
@@ -71,7 +72,7 @@ class _HttpServer(ThreadingHTTPServer):
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def process_request(self, request: object, client_address: object) -> None:
-        """Serve a connection in its own thread, which `close_connections` can join."""
+        """Serve a connection in its own thread, which `stop` can join."""
         connection = cast("socket.socket", request)  # socketserver supports datagrams too
         thread = threading.Thread(
             target=self.process_request_thread, args=(connection, client_address), daemon=True
@@ -92,18 +93,6 @@ class _HttpServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError):
             _log.exception("the sandbox failed to answer")
 
-    def close_connections(self, seconds: float) -> None:
-        """Accept no more requests, and wait up to `seconds` for those in progress."""
-        with self._lock:
-            live = dict(self._connections)
-            for connection in live:
-                # Under the lock: the descriptor of a closed socket may have been reused.
-                with suppress(OSError):  # a killed client has closed it already
-                    connection.shutdown(socket.SHUT_RD)
-        deadline = time.monotonic() + seconds
-        for thread in live.values():
-            thread.join(max(0.0, deadline - time.monotonic()))
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -111,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     wbufsize = -1
     disable_nagle_algorithm = True
-    server: _HttpServer
+    server: Server
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base's name
         """Log nothing: `provision` logs its own requests."""
@@ -124,13 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(max(0, int(self.headers.get("Content-Length") or 0)))
         target = urlsplit(self.path)
+        query = parse_qs(target.query, keep_blank_values=True)
         request = Request(
             method=self.command,
             path=target.path.rstrip("/"),
-            query={
-                name: values[0]
-                for name, values in parse_qs(target.query, keep_blank_values=True).items()
-            },
+            query={name: values[0] for name, values in query.items()},
             authorization=self.headers.get("Authorization", ""),
             content_type=self.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
             body=body,
@@ -150,3 +137,37 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.body)
         self.wfile.flush()
+
+
+class Front:
+    """A server that serves several workspaces on one loopback port, each under its own path."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, Callable[[Request], Response]] = {}
+        self._numbers = count(1)
+        self._server = Server(0, self._answer)
+
+    def join(self, answer: Callable[[Request], Response]) -> str:
+        """Start to serve a workspace.
+
+        Returns:
+            The address of the workspace, `http://127.0.0.1:PORT/NUMBER`.
+        """
+        number = str(next(self._numbers))
+        self._answers[number] = answer
+        return f"{self._server.url}/{number}"
+
+    def leave(self, address: str) -> None:
+        """Stop serving the workspace with this address."""
+        self._answers.pop(address.rpartition("/")[2], None)
+
+    def stop(self) -> None:
+        """Stop listening and finish the requests in progress."""
+        self._server.stop()
+
+    def _answer(self, request: Request) -> Response:
+        number, _, rest = request.path.lstrip("/").partition("/")
+        answer = self._answers.get(number)
+        if answer is None:
+            return json_answer(404, {"statusCode": 404, "messages": ["no such workspace"]})
+        return answer(replace(request, path=f"/{rest}" if rest else ""))

@@ -7,7 +7,6 @@ workspace. It contains a signing secret and passwords, so only its owner can rea
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -15,7 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -36,13 +35,23 @@ if TYPE_CHECKING:
 UNUSABLE = "SANDBOX_UNUSABLE"
 """The code of the answer for an unusable file; no real Twenty has it."""
 
-_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-
 _FILES_PER_CONNECTION = 4
 """The most files that SQLite opens for one connection; it closes them all if one fails."""
 
 LOCK_WAIT = 10.0
 """Seconds to wait for another program's lock; shorter than a client's request timeout."""
+
+
+FIELDS = {
+    "id": "id",
+    "name": "name",
+    "expiresAt": "expires_at",
+    "revokedAt": "revoked_at",
+    "createdAt": "created_at",
+    "updatedAt": "updated_at",
+    "deletedAt": "deleted_at",
+}
+"""The column of each field of a key; only legacy has `deletedAt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +74,14 @@ class ApiKey:
     deleted_at: str | None = None
     role_id: str | None = None
 
+    def record(self) -> JsonObject:
+        """Return the key as JSON; on legacy an answer is exactly this (legacy `013`)."""
+        return {name: getattr(self, column) for name, column in FIELDS.items()}
+
 
 _NAMES = tuple(field.name for field in fields(ApiKey))
 _COLUMNS = ", ".join(_NAMES)
-_SELECT = f"SELECT {_COLUMNS} FROM api_key"  # noqa: S608  # constant
+_SELECT = f"SELECT {_COLUMNS} FROM api_key WHERE"  # noqa: S608  # constant
 INSERT = f"INSERT INTO api_key ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608  # constant
 row_of = attrgetter(*_NAMES)
 """Function that returns a key as the values of `INSERT`."""
@@ -85,12 +98,17 @@ class User:
     role_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A part of a WHERE clause and the values of its placeholders."""
+class UnusableError(WorkspaceError):
+    """The file cannot be read or written now; nothing was changed.
 
-    sql: str
-    values: tuple[str, ...] = ()
+    Attributes:
+        extensions: the code in a GraphQL answer.
+    """
+
+    extensions: ClassVar[JsonObject] = {"code": UNUSABLE}
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(Code.SANDBOX_UNUSABLE, message, remedy=remedy)
 
 
 class Store:
@@ -102,7 +120,7 @@ class Store:
         lock_wait: seconds to wait for another program's lock.
 
     Raises:
-        WorkspaceError: the file is not a workspace of that dialect.
+        UnusableError: the file is not a workspace of that dialect, or cannot be used.
     """
 
     def __init__(
@@ -121,33 +139,29 @@ class Store:
         self._lock = threading.Lock()
         self._thread = threading.local()
         try:
-            found = self._open(dialect)
-        except UnusableError as error:
+            self.workspace_id, secret = self._open()
+        except UnusableError:
             self.close()
-            raise WorkspaceError(Code.SANDBOX_UNUSABLE, error.message, remedy=error.remedy) from (
-                error.__cause__
-            )
-        self.workspace_id: str = found[0]
-        self.secret: bytes = bytes.fromhex(found[2])
-        if found[1] != dialect:
-            self.close()
-            raise WorkspaceError(
-                Code.SANDBOX_UNUSABLE,
-                f"{self._file} is a workspace of sandbox:{found[1]}, not of sandbox:{dialect}.",
-                remedy=f"Set `url` to sandbox:{found[1]}, or move the file away.",
-            )
+            raise
+        self.secret = bytes.fromhex(secret)
 
-    def _open(self, dialect: Dialect) -> tuple[str, ...]:
-        """Create the file if it is missing; return the id, the dialect and the secret."""
+    def _open(self) -> tuple[str, str]:
+        """Create the file if it is missing; return the id and the secret of its workspace."""
         with _translate_errors(self._file):
             if not self._file.exists():
-                _create(self._file, dialect)
+                _create(self._file, self.dialect)
         rows = self._read("SELECT id, dialect, secret FROM workspace")
         if not rows:
             raise _not_a_workspace(self._file)
         if not os.access(self._file, os.W_OK):
             raise _read_only(self._file)
-        return rows[0]
+        workspace_id, dialect, secret = rows[0]
+        if dialect != self.dialect:
+            raise UnusableError(
+                f"{self._file} is a workspace of sandbox:{dialect}, not of sandbox:{self.dialect}.",
+                f"Set `url` to sandbox:{dialect}, or move the file away.",
+            )
+        return workspace_id, secret
 
     @property
     def commits(self) -> int:
@@ -170,20 +184,19 @@ class Store:
 
     def key(self, key_id: str) -> ApiKey | None:
         """Return a key; None if it does not exist or is soft-deleted."""
-        rows = self._read(f"{_SELECT} WHERE id = ? AND deleted_at IS NULL", key_id)
-        return ApiKey(*rows[0]) if rows else None
+        return next(iter(self.select("id = ? AND deleted_at IS NULL", key_id)), None)
 
     def select(
-        self, condition: Condition, *, order: str = "position", limit: int = -1
+        self, condition: str, *values: str, order: str = "position", limit: int = -1
     ) -> tuple[ApiKey, ...]:
-        """Return the keys that meet a condition, in a given order; a negative limit is none."""
-        query = f"{_SELECT} WHERE {condition.sql} ORDER BY {order} LIMIT ?"
-        return tuple(ApiKey(*row) for row in self._read(query, *condition.values, limit))
+        """Return the keys that meet an SQL condition; a negative limit is none."""
+        query = f"{_SELECT} {condition} ORDER BY {order} LIMIT ?"
+        return tuple(ApiKey(*row) for row in self._read(query, *values, limit))
 
-    def count(self, condition: Condition) -> int:
-        """Return the number of keys that meet a condition."""
-        query = f"SELECT count(*) FROM api_key WHERE {condition.sql}"  # noqa: S608  # from rest_legacy, values bound
-        return int(self._read(query, *condition.values)[0][0])
+    def count(self, condition: str, *values: str) -> int:
+        """Return the number of keys that meet an SQL condition."""
+        query = f"SELECT count(*) FROM api_key WHERE {condition}"  # noqa: S608  # from keys_legacy, values bound
+        return int(self._read(query, *values)[0][0])
 
     def create(self, keys: Iterable[ApiKey]) -> tuple[ApiKey | None, ...]:
         """Add all keys, or none if one fails; skip ids of soft-deleted rows.
@@ -272,23 +285,6 @@ class Store:
                 raise
 
 
-class UnusableError(Exception):
-    """The file cannot be read or written now; nothing was changed.
-
-    Attributes:
-        message: the file and what is wrong with it.
-        remedy: what to do about it.
-        extensions: the code in a GraphQL answer.
-    """
-
-    extensions: ClassVar[JsonObject] = {"code": UNUSABLE}
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(f"{message} {remedy}")
-        self.message = message
-        self.remedy = remedy
-
-
 @contextmanager
 def _translate_errors(file: Path) -> Iterator[None]:
     """Convert errors of the database or the disk into an `UnusableError`.
@@ -309,28 +305,27 @@ def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> UnusableError
     """Return an `UnusableError` with the reason and the remedy for an error of a file."""
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     reason = text[:1].lower() + text[1:]
-    if is_out_of_descriptors(error) or (
-        text.startswith("unable to open") and not can_open(_FILES_PER_CONNECTION)
-    ):
+    not_opened = text.startswith("unable to open")
+    if is_out_of_descriptors(error) or (not_opened and not can_open(_FILES_PER_CONNECTION)):
         return UnusableError(
             f"This process has reached its limit on open files and cannot open {file}.",
             "Raise the limit (`ulimit -n`), or work on fewer environments at once.",
         )
-    if isinstance(error, sqlite3.Error):
-        if _is_locked(error):
-            return UnusableError(
-                f"{file} is locked by another program.",
-                "Close that program or wait until it finishes, then run again.",
-            )
-        if isinstance(error, sqlite3.OperationalError) and text.startswith("attempt to write a r"):
-            return _read_only(file)
-        if not isinstance(error, sqlite3.OperationalError) or "no such table" in text:
-            return _not_a_workspace(file, f": {reason}")
-    denied = error.errno in _DENIED if isinstance(error, OSError) else not _can_write(file)
-    if denied:
+    if _is_locked(error):
+        return UnusableError(
+            f"{file} is locked by another program.",
+            "Close that program or wait until it finishes, then run again.",
+        )
+    if not isinstance(error, sqlite3.OperationalError | OSError) or "no such table" in text:
+        return _not_a_workspace(file, f": {reason}")
+    if (
+        isinstance(error, PermissionError)
+        or text.startswith(("attempt to write a r", "Read-only file system"))
+        or (not isinstance(error, OSError) and not _can_write(file))
+    ):
         return _read_only(file)
     remedy = "Free disk space, or raise the limit on file sizes (`ulimit -f`)."
-    if text.startswith(("unable to open", "File name too long")):
+    if not_opened or text.startswith("File name too long"):
         remedy = "Use a folder with a shorter path, at most about 500 characters."
     return UnusableError(f"The embedded Twenty cannot write {file}: {reason}.", remedy)
 
@@ -342,9 +337,7 @@ def _can_write(file: Path) -> bool:
     except OSError:  # this user may not read one of the folders
         return False
     folder = existing if existing.is_dir() else existing.parent
-    return os.access(folder, os.W_OK | os.X_OK) and (
-        existing.is_dir() or os.access(existing, os.W_OK)
-    )
+    return os.access(folder, os.W_OK | os.X_OK) and os.access(existing, os.W_OK)
 
 
 def _read_only(file: Path) -> UnusableError:
@@ -362,7 +355,7 @@ def _not_a_workspace(file: Path, reason: str = "") -> UnusableError:
     )
 
 
-def _is_locked(error: sqlite3.Error) -> bool:
+def _is_locked(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -385,16 +378,10 @@ def _create(file: Path, dialect: Dialect) -> None:
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        connection = _connect(draft)
-        try:
+        with closing(_connect(draft)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN")
-            for statement in schema.split(";"):
-                connection.execute(statement)
+            connection.executescript(schema)
             _seed(connection, dialect)
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
         with suppress(FileExistsError):  # another process was first: use its workspace
             os.link(draft, file)
     finally:

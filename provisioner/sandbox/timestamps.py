@@ -19,9 +19,8 @@ NOT_A_DATE = "0NaN-NaN-NaNTNaN:NaN:NaN.NaN+NaN:NaN"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = re.compile(
-    r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2}))?)?"
-    r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
-    r" ?([Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
+    r"[0-9]{4}(?:-[0-9]{2}(?:-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?"
+    r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?)?)?"
 )
 _NAMED_DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
 
@@ -75,32 +74,14 @@ def postgres_date(value: str) -> str | None:
 
 
 def _iso(value: str) -> str | None:
-    match = _ISO.fullmatch(value.strip())
-    if match is None:
+    text = value.strip().upper()
+    if not _ISO.fullmatch(text):
         return None
-    year, month, day, hour, minute, second, fraction, zone = match.groups()
     try:
-        timestamp = datetime(
-            int(year),
-            int(month or 1),
-            int(day or 1),
-            int(hour or 0),
-            int(minute or 0),
-            int(second or 0),
-            int(f"{fraction or 0:0<3}"[:3]) * 1000,
-            tzinfo=UTC,
-        )
-        return _text(timestamp - _offset(zone or "Z"))
+        timestamp = datetime.fromisoformat(text + "0000-01-01"[len(text) :])
+        return _text(timestamp.replace(tzinfo=timestamp.tzinfo or UTC).astimezone(UTC))
     except (ValueError, OverflowError):
         return None
-
-
-def _offset(zone: str) -> timedelta:
-    if zone in "Zz":
-        return timedelta(0)
-    digits = zone[1:].replace(":", "")
-    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:] or 0))
-    return -offset if zone[0] == "-" else offset
 
 
 def _text(timestamp: datetime) -> str:

@@ -1,19 +1,19 @@
 """JSON Web Tokens, signed with HS256, with the same claims as Twenty's own tokens.
 
-`sub`, `workspaceId`, `type`, `jti` and `exp` are as observed on the recorded servers;
-`provisioner.sandbox.access` checks them and words the errors.
+`sub`, `workspaceId`, `type`, `jti` and `exp` are as observed on the recorded servers.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import enum
 import hashlib
 import hmac
 import json
 import time
 from dataclasses import dataclass
+
+from provisioner.sandbox.dialect import Dialect
 
 _HEADER = b'{"alg":"HS256","typ":"JWT"}'
 
@@ -44,14 +44,6 @@ class IssuedClaims:
     key: str | None = None
 
 
-class InvalidToken(enum.Enum):
-    """The reason why a token is invalid."""
-
-    NOT_A_TOKEN = enum.auto()
-    FORGED = enum.auto()
-    EXPIRED = enum.auto()
-
-
 def sign(claims: IssuedClaims, secret: bytes) -> str:
     """Return a signed token with these claims."""
     payload: dict[str, str | int] = {
@@ -69,8 +61,11 @@ def sign(claims: IssuedClaims, secret: bytes) -> str:
     return f"{signed}.{_encode(_signature(signed, secret))}"
 
 
-def read(token: str, secret: bytes) -> IssuedClaims | InvalidToken:
-    """Return the claims of a token if this workspace signed it and it has not expired."""
+def read(token: str, secret: bytes, dialect: Dialect) -> IssuedClaims | str:
+    """Return the claims of a token, or the server's text for an invalid one (`004`, `005`, `909`).
+
+    The text for a token that someone else signed is not recorded on legacy and core-1.
+    """
     signed, _, signature = token.rpartition(".")
     try:
         payload = json.loads(_decode(signed.partition(".")[2]))
@@ -83,10 +78,10 @@ def read(token: str, secret: bytes) -> IssuedClaims | InvalidToken:
         )
         given_signature = _decode(signature)
     except (ValueError, KeyError, TypeError):
-        return InvalidToken.NOT_A_TOKEN
+        return "Token invalid." if dialect is Dialect.CORE else "No payload"
     if not hmac.compare_digest(given_signature, _signature(signed, secret)):
-        return InvalidToken.FORGED
-    return InvalidToken.EXPIRED if claims.expires <= time.time() else claims
+        return "Token invalid."
+    return "Token has expired." if claims.expires <= time.time() else claims
 
 
 def _signature(signed: str, secret: bytes) -> bytes:
@@ -98,7 +93,4 @@ def _encode(raw: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error as error:
-        raise ValueError("not base64") from error
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -6,10 +6,12 @@ everything with 200 (docs/twenty-api.md, "Errors").
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Required, TypedDict
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
@@ -18,7 +20,6 @@ from provisioner.secret import MASK, masked
 from provisioner.twenty.rate_limit import Rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime, timedelta
 
     from provisioner.model.workspace import Json
@@ -38,7 +39,6 @@ _MAX_RETRY_AFTER = 1e9
 _MINUTE = 60.0
 _RATE_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
 _RATE_LIMITED = ("Limit reached", "Too many requests")
-_TOKEN_EXPIRED = "Token has expired."  # noqa: S105 - an error text
 _NGINX_BUSY = re.compile(
     r"<html>\s*<head><title>503 Service Temporarily Unavailable</title></head>\s*<body[^>]*>\s*"
     r"<center><h1>503 Service Temporarily Unavailable</h1></center>\s*"
@@ -152,6 +152,18 @@ class Answer:
         data = self.body.get("data") if isinstance(self.body, dict) else None
         return data if isinstance(data, dict) else None
 
+    def result(self, *names: str) -> Json:
+        """Return the value under these names in `data`; None if there is none."""
+        value: Json = self.data
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def complete(self) -> bool:
+        """Return whether GraphQL returned all of the data that was queried."""
+        return self.ok and self.data is not None and not self.errors
+
     @property
     def execution_began(self) -> bool:
         """Return whether GraphQL began to run the document.
@@ -165,11 +177,6 @@ class Answer:
     def has_data(self) -> bool:
         """Return whether GraphQL returned any data, so something was done despite the errors."""
         return any(value is not None for value in (self.data or {}).values())
-
-    @property
-    def too_large(self) -> bool:
-        """Return whether the request was refused for its size, before it was handled."""
-        return self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
     def has_error(self, texts: tuple[str, ...]) -> bool:
         """Return whether one of the error texts begins with one of these texts."""
@@ -234,15 +241,14 @@ class Throttling:
     Attributes:
         wait: seconds that the server asks to wait, if it does.
         rate: the rate that the server says it allows, if it does.
-        unhandled: whether the request was certainly refused before it was handled. A 503 may come
-            from a proxy whose server still handled it, unless it is nginx's own page.
-        rate_limited: whether the rate limit caused it, which a 503 does not show for certain.
+        unhandled: whether the rate limit certainly refused the request before it was handled. A
+            503 may come from a server that is down, or from a proxy whose server still handled it,
+            unless it is nginx's own page.
     """
 
     wait: float | None
     rate: Rate | None
     unhandled: bool
-    rate_limited: bool = True
 
 
 def throttling(answer: Answer) -> Throttling | None:
@@ -254,11 +260,8 @@ def throttling(answer: Answer) -> Throttling | None:
     )
     if not rate_limited and answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
         return None
-    is_nginx = not rate_limited and _NGINX_BUSY.match(answer.excerpt) is not None
-    unhandled = rate_limited or is_nginx
-    match = next(filter(None, (_RATE_TEXT.search(text) for text in answer.errors)), None)
     rate: Rate | None = None
-    if match:
+    if match := next(filter(None, map(_RATE_TEXT.search, answer.errors)), None):
         rate = Rate(max(1, int(match[1])), max(1, int(match[2])) / 1000)
     elif rate_limited and answer.rate_limit:
         rate = Rate(answer.rate_limit, _MINUTE)
@@ -267,7 +270,7 @@ def throttling(answer: Answer) -> Throttling | None:
         seconds = answer.body.get("retryAfterSeconds")
         if isinstance(seconds, (int, float)) and seconds >= 0:
             wait = float(min(seconds, _MAX_RETRY_AFTER))
-    return Throttling(wait, rate, unhandled, rate_limited=unhandled)
+    return Throttling(wait, rate, rate_limited or bool(_NGINX_BUSY.match(answer.excerpt)))
 
 
 def session_ended(answer: Answer) -> bool:
@@ -275,132 +278,49 @@ def session_ended(answer: Answer) -> bool:
     return not answer.has_data and (
         answer.status == HTTPStatus.UNAUTHORIZED
         or "UNAUTHENTICATED" in answer.codes
-        or answer.has_error((_TOKEN_EXPIRED,))
+        or answer.has_error(("Token has expired.",))
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Meaning:
-    """One meaning of an answer that is not a success.
+class _Meaning(TypedDict, total=False):
+    """One meaning of an answer that is not a success, an entry of `meanings.json`.
 
     Attributes:
-        problem: the rest of a sentence that begins with the name of the environment.
         texts: beginnings of error texts with this meaning in every recorded version.
         codes: error codes with this meaning.
-        applies: recognizes this meaning by something else.
+        problem: the rest of a sentence that begins with the name of the environment.
     """
 
-    code: Code
-    problem: str
-    remedy: str
-    texts: tuple[str, ...] = ()
-    codes: frozenset[str] = frozenset()
-    applies: Callable[[Answer], bool] = lambda _: False
-
-    def matches(self, answer: Answer) -> bool:
-        """Return whether an answer has this meaning, unless an earlier one applies."""
-        return bool(
-            answer.has_error(self.texts) or answer.codes & self.codes or self.applies(answer)
-        )
+    texts: list[str]
+    codes: list[str]
+    problem: Required[str]
+    remedy: Required[str]
 
 
-def _is_rate_limited(answer: Answer) -> bool:
-    throttle = throttling(answer)
-    return throttle is not None and throttle.unhandled
-
-
-_UNEXPECTED = _Meaning(
-    Code.UNEXPECTED_ANSWER,
-    "sent a response that does not come from Twenty",
-    "Check that `url` is the address of Twenty itself and that no proxy responds in its place",
-)
-
-_MEANINGS = (
-    _Meaning(
-        Code.RATE_LIMITED,
-        "keeps refusing requests because of its rate limit",
-        "Set limits.requests_per_minute for this environment, or run again later",
-        applies=_is_rate_limited,
-    ),
-    _Meaning(
-        Code.SANDBOX_UNUSABLE,
-        "cannot use its file",
-        "Make sure that nothing else is using the file, and run again",
-        codes=frozenset({"SANDBOX_UNUSABLE"}),
-    ),
-    _Meaning(
-        Code.CREDENTIAL_MISSING,
-        "received no credential with this request",
-        "Check whether a proxy in front of it removes the Authorization header",
-        texts=("Missing authentication token", "Forbidden resource"),
-    ),
-    _Meaning(
-        Code.CREDENTIAL_EXPIRED,
-        "reports that the credential has expired",
-        "Put a new token into the variable or file that `auth` names",
-        texts=(_TOKEN_EXPIRED, "This API Key is expired"),
-    ),
-    _Meaning(
-        Code.CREDENTIAL_REVOKED,
-        "reports that the API key of this credential is revoked",
-        "Put the token of a live key into the variable or file that `auth` names",
-        texts=("This API Key is revoked",),
-    ),
-    _Meaning(
-        Code.SESSION_REQUIRED,
-        "allows this only to a signed-in user, not to an API key",
-        "Give `auth` an email and a password, or a session_token",
-        texts=(
-            "This endpoint requires a session access token",
-            "This endpoint is not available to this caller",
-        ),
-    ),
-    _Meaning(
-        Code.PERMISSION_DENIED,
-        "does not permit this for the role of the credential",
-        "Give the role the permission for API keys and webhooks, and the permission for roles",
-        texts=(
-            "Entity performing the request does not have permission",
-            "User does not have permission",
-        ),
-        codes=frozenset({"PERMISSION_DENIED"}),
-    ),
-    _Meaning(
-        Code.CREDENTIAL_INVALID,
-        "does not accept the credential",
-        "Check that the variable or file that `auth` names contains a token for this workspace",
-        texts=("Token invalid.", "No payload"),
-        applies=session_ended,
-    ),
-    _Meaning(
-        Code.SERVER_ERROR,
-        "failed",
-        "Run again; if it fails again, check the server's log",
-        applies=lambda answer: answer.server_failed,
-    ),
-    _Meaning(
-        Code.REJECTED,
-        "or a proxy in front of it does not accept requests of this size",
-        "Raise the limit (nginx: client_max_body_size)",
-        applies=lambda answer: answer.too_large,
-    ),
-    _Meaning(
-        Code.REJECTED,
-        "rejected the request",
-        "The text in parentheses comes from the server",
-        applies=lambda answer: bool(answer.errors),
-    ),
-)
-"""The meanings of failed answers (docs/twenty-api.md, "Errors"); the first that matches counts."""
-
-
-def _meaning_of(answer: Answer) -> _Meaning:
-    return next((meaning for meaning in _MEANINGS if meaning.matches(answer)), _UNEXPECTED)
+_MEANINGS: dict[Code, _Meaning] = {
+    Code(code): meaning
+    for code, meaning in json.loads(
+        Path(__file__).with_name("meanings.json").read_text("ascii")
+    ).items()
+}
+"""The meanings of failed answers (docs/twenty-api.md, "Errors"), in the order of precedence."""
 
 
 def refusal_code(answer: Answer) -> Code:
     """Return why an answer is not a success; texts and codes count before statuses."""
-    return _meaning_of(answer).code
+    throttle = throttling(answer)
+    if throttle is not None and throttle.unhandled:
+        return Code.RATE_LIMITED
+    codes = answer.codes
+    for code, meaning in _MEANINGS.items():
+        if answer.has_error(tuple(meaning.get("texts", ()))) or codes & {*meaning.get("codes", ())}:
+            return code
+    if session_ended(answer):
+        return Code.CREDENTIAL_INVALID
+    if answer.server_failed:
+        return Code.SERVER_ERROR
+    too_large = answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    return Code.REJECTED if too_large or answer.errors else Code.UNEXPECTED_ANSWER
 
 
 def is_transient(answer: Answer) -> bool:
@@ -420,12 +340,15 @@ def explain(environment: str, answer: Answer, *, quoted: bool = True) -> Failure
         answer: of its server.
         quoted: whether the message may quote the server.
     """
-    meaning = _meaning_of(answer)
-    if meaning.code == Code.SANDBOX_UNUSABLE and len(answer.errors) > 1:
-        return Failure(meaning.code, f"{environment}: {answer.errors[0]}", answer.errors[1])
+    code = refusal_code(answer)
+    problem, remedy = _MEANINGS[code]["problem"], _MEANINGS[code]["remedy"]
+    if code == Code.SANDBOX_UNUSABLE and len(answer.errors) > 1:
+        return Failure(code, f"{environment}: {answer.errors[0]}", answer.errors[1])
     if answer.location is not None:
         problem = f"redirects to {answer.location}, which is not followed ({answer.status})"
-        return Failure(meaning.code, f"{environment} {problem}.", "Set `url` to the final address.")
+        return Failure(code, f"{environment} {problem}.", "Set `url` to the final address.")
+    if code == Code.REJECTED and answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        problem = "or a proxy in front of it does not accept requests of this size"
+        remedy = "Raise the limit (nginx: client_max_body_size)."
     detail = f"{answer.status}: {answer.quote}" if quoted else f"{answer.status}"
-    message = f"{environment} {meaning.problem} ({detail})."
-    return Failure(meaning.code, message, f"{meaning.remedy}.")
+    return Failure(code, f"{environment} {problem} ({detail}).", remedy)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol, assert_never
+from math import inf
+from typing import TYPE_CHECKING, assert_never
 from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
@@ -16,6 +17,8 @@ from provisioner.twenty.answers import explain
 from provisioner.twenty.transport import LostAnswerError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from provisioner.model.environment import Credential
     from provisioner.model.workspace import Json
     from provisioner.twenty.answers import Answer
@@ -35,27 +38,10 @@ _TOKEN_FIELDS = ("accessOrWorkspaceAgnosticToken", "accessToken")
 _ENDPOINTS = ("/metadata", "/graphql")
 _RENEWAL_MARGIN = 30.0
 """Seconds before its expiry at which a session is renewed."""
-_UNKNOWN_FIELD = "Cannot query field"
-
-
-class TokenSource(Protocol):
-    """Source of the bearer token of a workspace, and of a new one where that is possible."""
-
-    def token(self) -> Secret:
-        """Return the token for the next request; sign in first if needed.
-
-        Raises:
-            WorkspaceError: the sign-in is refused.
-        """
-        ...
-
-    def renew(self, stale: Secret) -> bool:
-        """Replace a token that the server just refused; return False if there is no other."""
-        ...
 
 
 class FixedToken:
-    """An API key's token or a session token, which cannot be renewed."""
+    """A source of one token, of an API key or a session, which cannot be renewed."""
 
     def __init__(self, token: Secret) -> None:
         self._token = token
@@ -71,7 +57,7 @@ class FixedToken:
 
 
 class Session:
-    """A session of a user, which signs in at the first request and again before it expires.
+    """A source of a user's session, which signs in at the first request and before it expires.
 
     One thread signs in while the others wait for its token.
     """
@@ -87,61 +73,64 @@ class Session:
         self._origin = f"{parts.scheme}://{parts.netloc}"
 
     def token(self) -> Secret:
-        """Return the session's token; sign in again shortly before it expires."""
+        """Return the session's token; sign in again shortly before it expires.
+
+        Raises:
+            WorkspaceError: the sign-in is refused.
+        """
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal  # more failed sign-ins may lock the user out
             if self._token is None or time.monotonic() >= self._renew_at:
-                self._sign_in()
-            assert self._token is not None  # noqa: S101 - _sign_in sets it or raises
+                self._token = self._sign_in()
             return self._token
 
     def renew(self, stale: Secret) -> bool:
-        """Sign in again, unless another thread already has."""
+        """Replace a token that the server just refused, unless another thread already has."""
         with self._lock:
             if self._token is stale:
                 self._token = None
         self.token()
         return True
 
-    def _sign_in(self) -> None:
-        endpoint, login = self._login_token()
-        for field in _TOKEN_FIELDS:
-            variables: dict[str, Json] = {"login": login.reveal(), "origin": self._origin}
-            answer = self._post(endpoint, _TOKENS % field, variables)
-            if answer.has_error((_UNKNOWN_FIELD,)) and field != _TOKEN_FIELDS[-1]:
-                continue
-            tokens = _get(answer, "getAuthTokensFromLoginToken", "tokens", field)
-            token = tokens.get("token") if isinstance(tokens, dict) else None
-            if not isinstance(tokens, dict) or not isinstance(token, str) or not is_token(token):
-                raise self._refused(answer)
-            self._token = Secret.received(token)
-            self._renew_at = time.monotonic() + self._lifetime(tokens.get("expiresAt"), answer)
-            return
-
-    def _login_token(self) -> tuple[str, Secret]:
-        """Return the endpoint where this server signs in, and the login token that it issued."""
-        variables: dict[str, Json] = {
-            "email": self._credential.email.reveal(),
-            "password": self._credential.password.reveal(),
-            "origin": self._origin,
+    def _sign_in(self) -> Secret:
+        credential = self._credential
+        variables = {
+            "email": credential.email.reveal(),
+            "password": credential.password.reveal(),
         }
-        for endpoint in _ENDPOINTS:
-            answer = self._post(endpoint, _LOGIN, variables)
-            if answer.has_error((_UNKNOWN_FIELD,)) and endpoint != _ENDPOINTS[-1]:
-                continue
-            found = _get(answer, "getLoginTokenFromCredentials", "loginToken", "token")
-            if not isinstance(found, str) or not is_token(found):
-                break
-            return endpoint, Secret.received(found)
-        raise self._refused(answer)
+        endpoint, answer = self._post([(path, _LOGIN) for path in _ENDPOINTS], variables)
+        login = self._token_in(answer, "getLoginTokenFromCredentials", "loginToken")
+        documents = [(endpoint, _TOKENS % field) for field in _TOKEN_FIELDS]
+        _, answer = self._post(documents, {"login": login.reveal()})
+        names = ("getAuthTokensFromLoginToken", "tokens")
+        newer, older = _TOKEN_FIELDS
+        field = older if answer.result(*names, newer) is None else newer
+        token = self._token_in(answer, *names, field)
+        expires_at = answer.result(*names, field, "expiresAt")
+        self._renew_at = time.monotonic() + _lifetime(expires_at, answer.server_time)
+        return token
 
-    def _post(self, endpoint: str, document: str, variables: dict[str, Json]) -> Answer:
-        body: Json = {"query": document, "variables": variables}
-        try:
-            return self._transport.send("POST", endpoint, body=body, repeatable=True)
-        except LostAnswerError as lost:
-            raise WorkspaceError.of(lost.failure) from None
+    def _post(
+        self, requests: list[tuple[str, str]], variables: dict[str, str]
+    ) -> tuple[str, Answer]:
+        """Send documents to endpoints until the server knows the fields of one."""
+        values: dict[str, Json] = {**variables, "origin": self._origin}
+        for endpoint, document in requests:
+            body: Json = {"query": document, "variables": values}
+            try:
+                answer = self._transport.send("POST", endpoint, body=body, repeatable=True)
+            except LostAnswerError as lost:
+                raise WorkspaceError.of(lost.failure) from None
+            if not answer.has_error(("Cannot query field",)):
+                break
+        return endpoint, answer
+
+    def _token_in(self, answer: Answer, *names: str) -> Secret:
+        token = answer.result(*names, "token")
+        if not isinstance(token, str) or not is_token(token):
+            raise self._refused(answer)
+        return Secret.received(token)
 
     def _refused(self, answer: Answer) -> WorkspaceError:
         """Return the error of a refused sign-in; the answer may have secrets and is not quoted."""
@@ -162,16 +151,8 @@ class Session:
         )
         return self._refusal
 
-    def _lifetime(self, expires_at: Json, answer: Answer) -> float:
-        """Return the seconds for which this session may be used, by the server's own clock."""
-        try:
-            expiry = parse_timestamp(str(expires_at))
-        except ValueError:
-            return float("inf")
-        if answer.server_time is None:
-            return float("inf")
-        seconds = (expiry - answer.server_time).total_seconds()
-        return max(seconds - _RENEWAL_MARGIN, seconds / 2)
+
+TokenSource = FixedToken | Session
 
 
 def token_source_for(credential: Credential, transport: Transport) -> TokenSource:
@@ -185,8 +166,13 @@ def token_source_for(credential: Credential, transport: Transport) -> TokenSourc
             assert_never(credential)
 
 
-def _get(answer: Answer, *names: str) -> Json:
-    value: Json = answer.data
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def _lifetime(expires_at: Json, server_time: datetime | None) -> float:
+    """Return the seconds for which a session may be used, by the server's own clock."""
+    try:
+        expiry = parse_timestamp(str(expires_at))
+    except ValueError:
+        return inf
+    if server_time is None:
+        return inf
+    seconds = (expiry - server_time).total_seconds()
+    return max(seconds - _RENEWAL_MARGIN, seconds / 2)

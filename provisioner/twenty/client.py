@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from provisioner.errors.exceptions import WorkspaceError
@@ -28,20 +29,17 @@ class Client:
 
     Attributes:
         transport: the connections to the server.
+        environment: the name of the environment, for messages.
     """
 
     def __init__(self, transport: Transport, token_source: TokenSource) -> None:
         self.transport = transport
+        self.environment = transport.name
         self._token_source = token_source
 
     def signed_in_with(self, token: Secret) -> Client:
         """Return a client of the same server that uses another token than the environment's own."""
         return Client(self.transport, FixedToken(token))
-
-    @property
-    def environment(self) -> str:
-        """Return the name of the environment, for messages."""
-        return self.transport.name
 
     def claims(self) -> TokenClaims | None:
         """Return the claims of the credential; sign in if needed."""
@@ -55,7 +53,7 @@ class Client:
             body: sent as JSON.
             several: whether some of it may be done even if the answer is a refusal.
         """
-        return self._send("POST", path, body, repeatable=False, several=several)
+        return self._send("POST", path, body, repeatable=False, several=several, is_list=False)
 
     def request(
         self, method: str, path: str, body: Json = None, *, is_list: bool = False
@@ -66,7 +64,7 @@ class Client:
             WorkspaceError: no complete answer came back.
         """
         try:
-            return self._send(method, path, body, repeatable=True, is_list=is_list)
+            return self._send(method, path, body, repeatable=True, several=False, is_list=is_list)
         except LostAnswerError as lost:
             raise WorkspaceError.of(lost.failure) from None
 
@@ -85,36 +83,20 @@ class Client:
         """Return the error of a workspace that gave this answer."""
         return WorkspaceError.of(self.explain(answer))
 
-    def _send(  # noqa: PLR0913 - as `Transport.send`
-        self,
-        method: str,
-        path: str,
-        body: Json,
-        *,
-        repeatable: bool,
-        several: bool = False,
-        is_list: bool = False,
-    ) -> Answer:
-        tokens: list[Secret] = []
+    def _send(self, method: str, path: str, body: Json, *, several: bool, **how: bool) -> Answer:
+        """Send a request as `Transport.send` does, once more after a renewal of the session."""
+        used: list[Secret] = []
 
         def token() -> Secret:
-            tokens.append(self._token_source.token())
-            return tokens[-1]
+            used.append(self._token_source.token())
+            return used[-1]
 
-        def send() -> Answer:
-            return self.transport.send(
-                method,
-                path,
-                body=body,
-                token=token,
-                repeatable=repeatable,
-                several=several,
-                is_list=is_list,
-            )
-
+        send = partial(
+            self.transport.send, method, path, body=body, token=token, several=several, **how
+        )
         answer = send()
         # The server did nothing for a refused credential, so even a write may be sent again.
         may_repeat = not (several and answer.execution_began)
-        if session_ended(answer) and may_repeat and self._token_source.renew(tokens[-1]):
+        if session_ended(answer) and may_repeat and self._token_source.renew(used[-1]):
             answer = send()
         return answer

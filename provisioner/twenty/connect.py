@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Credential, Environment
     from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.twenty.answers import Answer
 
 
 def connect(  # noqa: PLR0913 - all a workspace needs
@@ -64,7 +63,7 @@ def _of_generation(environment: Environment, client: Client) -> Workspace:
             return CoreWorkspace(client, environment.limits)
         case None:
             answer = client.request("GET", FIRST_PAGE, is_list=True)
-            if _is_legacy(answer):
+            if answer.ok and answer.result("apiKeys") is not None:  # legacy-0.60 `910-list-detect`
                 return LegacyWorkspace(client, environment.limits, answer)
             if is_core(answer):
                 return CoreWorkspace(client, environment.limits)
@@ -73,28 +72,19 @@ def _of_generation(environment: Environment, client: Client) -> Workspace:
             assert_never(environment.generation)
 
 
-def _is_legacy(answer: Answer) -> bool:
-    """Return whether the answer has `data.apiKeys` (legacy-0.60 `910-list-detect`)."""
-    return answer.ok and answer.data is not None and "apiKeys" in answer.data
-
-
 def _check_pin(environment: Environment, client: Client) -> None:
     """Compare the pinned workspace with the one in the credential's claims."""
-    if environment.workspace is None:
+    if (pinned := environment.workspace) is None:
         return
     claims = client.claims()
     actual = None if claims is None else claims.workspace
     if actual is None:
-        raise RefusedError(
-            Code.WORKSPACE_UNKNOWN,
-            f"{environment.name} is pinned to workspace {environment.workspace}, but its "
-            "credential does not show which workspace it belongs to.",
-            remedy="Use a token issued by Twenty, or remove the pin.",
-        )
-    if actual.lower() != environment.workspace.lower():
-        raise RefusedError(
-            Code.WORKSPACE_MISMATCH,
-            f"{environment.name} is pinned to workspace {environment.workspace}, but its "
-            f"credential belongs to {actual}.",
-            remedy="Use a credential of the pinned workspace, or correct the pin.",
-        )
+        code, problem = Code.WORKSPACE_UNKNOWN, "does not show which workspace it belongs to"
+        remedy = "Use a token issued by Twenty, or remove the pin."
+    elif actual.lower() == pinned.lower():
+        return
+    else:
+        code, problem = Code.WORKSPACE_MISMATCH, f"belongs to {actual}"
+        remedy = "Use a credential of the pinned workspace, or correct the pin."
+    message = f"{environment.name} is pinned to workspace {pinned}, but its credential {problem}."
+    raise RefusedError(code, message, remedy=remedy)

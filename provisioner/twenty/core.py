@@ -13,8 +13,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import HiddenRoles, KnownRoles
-from provisioner.model.workspace import WITH_PERMISSIONS
-from provisioner.twenty.capabilities import core_capabilities
+from provisioner.model.workspace import WITH_PERMISSIONS, Capabilities
 from provisioner.twenty.core_bulk_create import KEY, SELECTION, CoreBulkCreate
 from provisioner.twenty.dispatch import outcome_unsent
 from provisioner.twenty.paging import list_keys, unexpected_list
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Limits
     from provisioner.model.key import Depth
     from provisioner.model.observed import Observation
-    from provisioner.model.workspace import Capabilities, CreateObserver, Json, NewKey, Record
+    from provisioner.model.workspace import CreateObserver, Json, NewKey, Record, Release
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.client import Client
 
@@ -51,6 +50,12 @@ _PERMISSIONS = (
 
 _KEYS_ONLY = "/rest/metadata/apiKeys?limit=200"
 """A bare array on 1.10 and 2.21; pages of at most 200 since about 2.4x (not recorded)."""
+
+_FIELD_OF_2 = "universalIdentifier"
+_RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
+"""Query of a field that only 2.x has (core-2.21 `214`; that 1.10 lacks it is not recorded)."""
+
+_KEY_IDS = "{apiKeys{id}}"
 
 _NO_ROLE_YET = "has no role assigned"
 """Error of a list that contains a key which another run is creating (not recorded)."""
@@ -81,8 +86,8 @@ class CoreWorkspace(ServerWorkspace):
         while self._role_queries:
             role_query = self._role_queries[0]
             answer = self._list(_LIST % (KEY, role_query))
-            if answer.ok and answer.data is not None and not answer.errors:
-                return self._observed(answer, answer.data.get(role_query))
+            if answer.complete:
+                return self._observed(answer, answer.result(role_query))
             denied = self._client.explain(answer).code == Code.PERMISSION_DENIED
             if not denied and not answer.has_error(("Cannot query field",)):
                 if answer.ok and not answer.errors:
@@ -93,8 +98,20 @@ class CoreWorkspace(ServerWorkspace):
         return self._observation(list_keys(self._client, _KEYS_ONLY, answer), HiddenRoles(), answer)
 
     def capabilities(self) -> Capabilities:
-        """Send two queries, which show the release of the server and what the role permits."""
-        return core_capabilities(self._client)
+        """Send two queries, which show the release of the server and what the role permits.
+
+        A server validates a document before it runs it, so a refusal to run it shows the release as
+        well as the roles do. If the role lacks the permission, the answer has `data`, as if the
+        document had run (core-1 `221`, `216`).
+        """
+        answer = self._client.graphql(_RELEASE)
+        release: Release | None = None
+        if any(_FIELD_OF_2 in text and "Cannot query field" in text for text in answer.errors):
+            release = "1.x"
+        elif answer.execution_began and self._permitted(answer) is not None:
+            release = "2.x"
+        permitted = self._permitted(self._client.graphql(_KEY_IDS))
+        return Capabilities(self._client.claims(), release, permitted, answer.rate_limit)
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         """Create several keys a document if the server accepts that, else one key a request."""
@@ -126,13 +143,13 @@ class CoreWorkspace(ServerWorkspace):
         fields: Json = {"id": key_id, "expiresAt": format_milliseconds(expires_at)}
         answer = self._client.graphql(_UPDATE, {"input": fields})
         # Null for an id that no longer exists (`203`).
-        if answer.errors or (answer.data or {}).get("updateApiKey") is None:
+        if answer.errors or answer.result("updateApiKey") is None:
             raise self._client.refusal(answer)
 
     def assign_role(self, key_id: str, role_id: str) -> None:
         """Send one mutation (`930`)."""
         answer = self._client.graphql(_ASSIGN, {"key": key_id, "role": role_id})
-        if answer.errors or (answer.data or {}).get("assignRoleToApiKey") is not True:
+        if answer.errors or answer.result("assignRoleToApiKey") is not True:
             raise self._client.refusal(answer)
 
     def revoke(self, key_id: str) -> None:
@@ -141,6 +158,12 @@ class CoreWorkspace(ServerWorkspace):
         # Null for an id that no longer exists (`210`), which is as good as revoked.
         if answer.errors or "revokeApiKey" not in (answer.data or {}):
             raise self._client.refusal(answer)
+
+    def _permitted(self, answer: Answer) -> bool | None:
+        """Return whether the role permits a query; None if it failed for another reason."""
+        if answer.complete:
+            return True
+        return False if self._client.explain(answer).code == Code.PERMISSION_DENIED else None
 
     def _list(self, document: str) -> Answer:
         """Query a list, and repeat it while it fails for a key that is being created."""
@@ -155,8 +178,8 @@ class CoreWorkspace(ServerWorkspace):
     def _observed(self, answer: Answer, role_entries: Json) -> Observation:
         try:
             roles, of_key = read_roles(role_entries)
-            entries = answer.data.get("apiKeys") if answer.data else None
-            found = (read_key(entry, of_key) for entry in require_list(entries))
+            entries = require_list(answer.result("apiKeys"))
+            found = (read_key(entry, of_key) for entry in entries)
             keys = tuple({key.id: key for key in found}.values())
         except IncompleteRecordError as incomplete:
             raise unexpected_list(self._client, answer, str(incomplete)) from None
@@ -164,7 +187,7 @@ class CoreWorkspace(ServerWorkspace):
 
     def _record(self, key_id: str, depth: Depth) -> Record | None:
         answer = self._client.graphql(_QUERY_ONE % SELECTION[depth], {"input": {"id": key_id}})
-        found = record_id((answer.data or {}).get("apiKey"))
+        found = record_id(answer.result("apiKey"))
         if found is None or answer.errors:
             return None
         return self._complete(found[1]) if depth == WITH_PERMISSIONS else found[1]
@@ -185,7 +208,7 @@ class CoreWorkspace(ServerWorkspace):
         if self._permissions is not None or WITH_PERMISSIONS not in depths:
             return
         answer = self._client.graphql(_PERMISSIONS)
-        entries = answer.data.get("getRoles") if answer.data else None
+        entries = answer.result("getRoles")
         if answer.errors or not isinstance(entries, list):
             why = self._client.explain(answer)
             message = f"Depth 2 requires reading the permissions of each role, but {why.message}"

@@ -101,10 +101,10 @@ class CoreBulkCreate(BulkCreate):
 
     def _on_answer(self, group: Group, answer: Answer) -> None:
         several = len(group) > 1
-        if answer.ok and not answer.errors and answer.data is not None:
+        if answer.complete:
             self.accepts_several = several or self.accepts_several
             for index, key in enumerate(group):
-                self._observer.on_outcome(key, self._created(key, answer.data.get(f"k{index}")))
+                self._observer.on_outcome(key, self._created(key, answer.result(f"k{index}")))
         elif several and answer.has_error(_ONLY_ONE):
             self.accepts_several = False
             for key in group:

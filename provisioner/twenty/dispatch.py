@@ -6,13 +6,14 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from http import HTTPStatus
 from itertools import groupby
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.model.workspace import Created, NotCreated, NotSent, Unknown
+from provisioner.model.workspace import NotCreated, NotSent, Unknown
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.log_context import bind, extra
@@ -97,8 +98,11 @@ class BulkCreate(ABC):
     def send(self, group: Group) -> None:
         """Send one group, in parts if it is too large, unless sending has stopped."""
         for part in split(group, self._max_group or len(group)):
-            if (outcome := self._outcome_unsent()) is not None:
-                self.report(part, outcome)
+            unsent = self._refused or self._silent
+            if self._refused is None and self._client.transport.stop.requested:
+                unsent = NotSent(STOPPED)
+            if unsent is not None:
+                self.report(part, unsent)
                 continue
             for key in part:
                 self._observer.on_send(key)
@@ -114,15 +118,10 @@ class BulkCreate(ABC):
 
     def report(self, group: Group, outcome: Outcome) -> None:
         """Report one outcome for all keys of a group; stop sending if others would share it."""
-        match outcome:
-            case NotSent():
-                self._silent = outcome
-            case NotCreated(failure=failure) if failure.code in _SAME_FOR_ALL:
-                self._refused = outcome
-            case NotCreated() | Created() | Unknown():
-                pass
-            case _:
-                assert_never(outcome)
+        if isinstance(outcome, NotSent):
+            self._silent = outcome
+        elif isinstance(outcome, NotCreated) and outcome.failure.code in _SAME_FOR_ALL:
+            self._refused = outcome
         for key in group:
             self._observer.on_outcome(key, outcome)
 
@@ -136,17 +135,11 @@ class BulkCreate(ABC):
             self.report(group, outcome_unsent(error))
         else:
             self._count(lost=answer.lost)
-            if answer.too_large and len(group) > 1:
+            if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(group) > 1:
                 self._limit_size(len(group))
                 self.send_halves(group)
             else:
                 self._on_answer(group, answer)
-
-    def _outcome_unsent(self) -> NotCreated | NotSent | None:
-        """Return the outcome of keys that are not sent any more; None while sending goes on."""
-        if self._refused is None and self._client.transport.stop.requested:
-            return NotSent(STOPPED)
-        return self._refused or self._silent
 
     def _count(self, *, lost: bool) -> None:
         """Count the answers that were lost in a row, and stop sending if there are too many."""

@@ -105,14 +105,14 @@ class LegacyWorkspace(ServerWorkspace):
     def _change(self, key_id: str, fields: dict[str, Json]) -> None:
         """Change fields of a key; the answer shows the key with all of them set."""
         answer = self._client.request("PATCH", _path(key_id), fields)
-        changed = record_id((answer.data or {}).get("updateApiKey"))
+        changed = record_id(answer.result("updateApiKey"))
         if not answer.ok or changed is None or any(changed[1].get(f) is None for f in fields):
             raise self._client.refusal(answer)
 
     def _record(self, key_id: str, depth: Depth) -> Record | None:
         """Send one GET (`104`)."""
         answer = self._client.request("GET", f"{_path(key_id)}?depth={depth}")
-        found = record_id((answer.data or {}).get("apiKey"))
+        found = record_id(answer.result("apiKey"))
         return found[1] if answer.ok and found else None
 
 
@@ -145,7 +145,7 @@ class _LegacyBulkCreate(BulkCreate):
 
     def _on_created(self, group: Group, answer: Answer) -> None:
         """Report keys that the answer shows under their ids as created, others as unknown."""
-        records = (answer.data or {}).get("createApiKeys")
+        records = answer.result("createApiKeys")
         entries = records if isinstance(records, list) else []
         created = dict(filter(None, map(record_id, entries)))
         cause = Failure(

@@ -60,15 +60,19 @@ def list_keys(client: Client, path: str, first: Answer) -> tuple[ObservedKey, ..
             for key in map(read_key, _entries(answer.body)):
                 keys[key.id] = key
                 characters += len(key.name) + len(key.role or "")
-            cursor = _next_cursor(answer.body, cursors)
+            cursor = _next_cursor(answer.body)
             if cursor is None:
                 _check_count(first.body, len(keys))
-            else:
-                _check_progress(len(keys) - known_before, len(keys), len(cursors), characters)
+                return tuple(keys.values())
         except IncompleteRecordError as incomplete:
             raise unexpected_list(client, answer, str(incomplete)) from None
-        if cursor is None:
-            return tuple(keys.values())
+        if cursor in cursors:
+            raise unexpected_list(client, answer, "the same page more than once")
+        if len(keys) == known_before:
+            why = "a page that adds no keys although it is not the last"
+            raise unexpected_list(client, answer, why)
+        if len(keys) > _MAX_KEYS or len(cursors) >= _MAX_PAGES or characters > _MAX_CHARACTERS:
+            raise unexpected_list(client, answer, "too many pages or keys")
         if duration > _MAX_TIMEOUTS * client.transport.timeout:
             raise WorkspaceError(
                 Code.TIMEOUT,
@@ -99,14 +103,6 @@ def _check_count(body: Json | NotJson, count: int) -> None:
         )
 
 
-def _check_progress(added: int, keys: int, pages: int, characters: int) -> None:
-    """Raise if a page that is not the last adds nothing, or if the pages do not end."""
-    if not added:
-        raise IncompleteRecordError("a page that adds no keys although it is not the last")
-    if keys > _MAX_KEYS or pages >= _MAX_PAGES or characters > _MAX_CHARACTERS:
-        raise IncompleteRecordError("too many pages or keys")
-
-
 def _entries(body: Json | NotJson) -> list[Json]:
     if isinstance(body, NotJson):
         raise IncompleteRecordError("something that is not JSON")
@@ -114,7 +110,7 @@ def _entries(body: Json | NotJson) -> list[Json]:
     return require_list(data.get("apiKeys") if isinstance(data, dict) else data)
 
 
-def _next_cursor(body: Json | NotJson, used: set[str]) -> str | None:
+def _next_cursor(body: Json | NotJson) -> str | None:
     """Return the cursor of the next page, None after the last one."""
     if isinstance(body, list):
         return None
@@ -126,6 +122,4 @@ def _next_cursor(body: Json | NotJson, used: set[str]) -> str | None:
     cursor = info.get("endCursor")
     if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR:
         raise IncompleteRecordError("a page without the cursor for the next page")
-    if cursor in used:
-        raise IncompleteRecordError("the same page more than once")
     return cursor

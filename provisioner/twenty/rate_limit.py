@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,6 +102,13 @@ class _Bucket:
         self.max_tokens = self.tokens = 1.0
         self.filled_at = until
 
+    def slow_down(self, *, again: bool) -> None:
+        """Slow the rate down a little, since it was too high."""
+        if self.stretch < _FIRST_STRETCH:
+            self.stretch = _FIRST_STRETCH
+        elif again:
+            self.stretch *= _NEXT_STRETCH
+
 
 class _RateEstimate:
     """Estimate of the rate of a server that does not state it."""
@@ -190,10 +197,12 @@ class RateLimit:
         self._refusals = 0  # in a row
         self._pauses = 0  # for the rate
         self._over_rate = False  # the last refusal was for the rate
-        self._bucket: _Bucket | None = None
-        self._source: Literal["declared", "stated"] | _RateEstimate = _RateEstimate()
-        if (declared := limits.requests_per_minute) is not None:
-            self._source = "declared"
+        self._bucket: _Bucket | None = None  # None until a rate is known
+        self._estimate: _RateEstimate | None = _RateEstimate()
+        declared = limits.requests_per_minute
+        self._is_declared = declared is not None
+        if declared is not None:
+            self._estimate = None
             self._bucket = _Bucket(Rate(declared, _MINUTE), declared, declared, inf)
 
     @contextmanager
@@ -244,7 +253,8 @@ class RateLimit:
                 self._accepted = 0
                 self._pauses += rate_limited
             if rate_limited:
-                self._stretch(is_new=is_new)
+                if self._bucket is not None and is_new:
+                    self._bucket.slow_down(again=self._refusals == 1)
                 self._learn(rate, now, is_new=is_new)
             self._over_rate = rate_limited
             self._gate = _Gate.PAUSED
@@ -263,22 +273,18 @@ class RateLimit:
             holds = self._in_flight > 0 and now < self._not_before + _MAX_HOLD
             if holds and self._gate is not _Gate.OPEN:
                 return _POLL_INTERVAL
-            if (wait := self._take_token(now)) > 0:
-                return wait
+            if (bucket := self._bucket) is None:
+                if self._estimate is not None:
+                    self._estimate.on_send(now)
+            else:
+                if self._estimate is not None:
+                    bucket.rate = self._estimate.on_send_at_rate(now, bucket.rate)
+                if (wait := bucket.take(now)) > 0:
+                    return wait
             self._in_flight += 1
             if self._gate is _Gate.PAUSED:
                 self._gate = _Gate.PROBING
             return 0.0
-
-    def _take_token(self, now: float) -> float:
-        """Take a token and return 0, or return the seconds until one is there."""
-        bucket, source = self._bucket, self._source
-        if isinstance(source, _RateEstimate):
-            if bucket is None:
-                source.on_send(now)
-            else:
-                bucket.rate = source.on_send_at_rate(now, bucket.rate)
-        return 0.0 if bucket is None else bucket.take(now)
 
     def _release_slot(self) -> None:
         """Record that a request came back; a refusal is reported right after this."""
@@ -287,16 +293,12 @@ class RateLimit:
             # The server's refill started with the first request, which was before this answer.
             if self._bucket is not None and self._bucket.filled_at == inf:
                 self._bucket.filled_at = self._clock()
-            match self._gate:
-                case _Gate.OPEN | _Gate.PROBING:
-                    self._accepted += 1
-                    self._gate = _Gate.OPEN
-                case _Gate.PAUSED:
-                    # It may have taken the token that the next request expects.
-                    if self._bucket is not None and self._over_rate:
-                        self._pause(self._clock() + self._bucket.interval)
-                case _:
-                    assert_never(self._gate)
+            if self._gate is not _Gate.PAUSED:
+                self._accepted += 1
+                self._gate = _Gate.OPEN
+            elif self._bucket is not None and self._over_rate:
+                # It may have taken the token that the next request expects.
+                self._pause(self._clock() + self._bucket.interval)
 
     def _pause(self, until: float) -> None:
         self._not_before = max(self._not_before, until)
@@ -311,34 +313,18 @@ class RateLimit:
         # A limit by fixed windows keeps refusing until the next window starts.
         return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
-    def _stretch(self, *, is_new: bool) -> None:
-        """Slow the current rate down a little, since it was too high."""
-        if self._bucket is None or not is_new:
-            return
-        if self._bucket.stretch < _FIRST_STRETCH:
-            self._bucket.stretch = _FIRST_STRETCH
-        elif self._refusals == 1:
-            self._bucket.stretch *= _NEXT_STRETCH
-
     def _learn(self, stated: Rate | None, now: float, *, is_new: bool) -> None:
-        """Set the rate after a refusal: the slowest stated one, or else an estimate."""
-        bucket = self._bucket
-        match self._source:
-            case "declared":
-                pass
-            case "stated":
-                if bucket and stated and stated.interval > bucket.rate.interval:
-                    self._use(stated)
-            case _RateEstimate() as estimate:
-                if stated is not None:
-                    self._source = "stated"
-                    self._use(stated)
-                elif bucket is None or (not is_new and self._pauses == 1):
-                    self._use(estimate.on_first_refusal(now))
-                elif is_new and self._refusals == 1:
-                    self._use(estimate.on_refusal(bucket.rate))
-            case _:
-                assert_never(self._source)
+        """Set a rate that is not declared: the slowest stated one, or else an estimate."""
+        bucket, estimate = self._bucket, self._estimate
+        if stated is not None and not self._is_declared:
+            self._estimate = None
+            if estimate or bucket is None or stated.interval > bucket.rate.interval:
+                self._use(stated)
+        elif estimate is not None:
+            if bucket is None or (not is_new and self._pauses == 1):
+                self._use(estimate.on_first_refusal(now))
+            elif is_new and self._refusals == 1:
+                self._use(estimate.on_refusal(bucket.rate))
 
     def _use(self, rate: Rate) -> None:
         if self._bucket is None:

@@ -54,23 +54,19 @@ def read_key(entry: Json, roles: dict[str, Role] | None = None) -> ObservedKey:
     if not isinstance(entry, dict):
         raise IncompleteRecordError("a key that is not an object")
     id_ = _id(entry)
+    role = (roles or {}).get(id_)
     try:
-        return _key(entry, id_, (roles or {}).get(id_))
+        return ObservedKey(
+            id=id_,
+            name=_text(entry, "name"),
+            expires_at=_timestamp(entry, "expiresAt"),
+            revoked_at=None if entry.get("revokedAt") is None else _timestamp(entry, "revokedAt"),
+            created_at=_timestamp(entry, "createdAt"),
+            role=role.label if role else None,
+            role_id=role.id if role else None,
+        )
     except IncompleteRecordError as error:
         raise IncompleteRecordError(f"{error} (key {id_})") from None
-
-
-def _key(entry: Record, id_: str, role: Role | None) -> ObservedKey:
-    revoked = entry.get("revokedAt")
-    return ObservedKey(
-        id=id_,
-        name=_text(entry, "name"),
-        expires_at=_timestamp(entry, "expiresAt"),
-        revoked_at=None if revoked is None else _timestamp(entry, "revokedAt"),
-        created_at=_timestamp(entry, "createdAt"),
-        role=role.label if role else None,
-        role_id=role.id if role else None,
-    )
 
 
 def read_roles(entries: Json) -> tuple[tuple[Role, ...], dict[str, Role]]:
@@ -86,11 +82,8 @@ def read_roles(entries: Json) -> tuple[tuple[Role, ...], dict[str, Role]]:
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(keys := entry.get("apiKeys"), list):
             raise IncompleteRecordError("a role without its keys")
-        role = Role(
-            id=_id(entry),
-            label=_text(entry, "label"),
-            assignable=entry.get("canBeAssignedToApiKeys") is True,
-        )
+        assignable = entry.get("canBeAssignedToApiKeys") is True
+        role = Role(_id(entry), _text(entry, "label"), assignable)
         roles.append(role)
         for key in keys:
             if not isinstance(key, dict):

@@ -78,8 +78,7 @@ class ServerWorkspace(ABC):
         name = self._client.environment
         literals = json.dumps(key_id), json.dumps(format_milliseconds(expires_at))
         answer = self._client.graphql(_MINT % literals)
-        found = (answer.data or {}).get("generateApiKeyToken")
-        token = found.get("token") if isinstance(found, dict) else None
+        token = answer.result("generateApiKeyToken", "token")
         if answer.has_error(_KEY_NOT_LIVE):
             raise WorkspaceError(
                 Code.TOKEN_REFUSED,
@@ -99,7 +98,7 @@ class ServerWorkspace(ABC):
     def verify_token(self, token: Secret) -> None:
         """Send one query with the token itself."""
         answer = self._client.signed_in_with(token).graphql(PROBE)
-        if answer.ok and answer.data is not None and not answer.errors:
+        if answer.complete:
             return
         failure = self._client.explain(answer)
         if failure.code in (Code.SERVER_ERROR, Code.RATE_LIMITED):

@@ -82,10 +82,12 @@ class Transport:
         others_wait: whether other environments wait for each observation of this one before their
             first writes.
         on_idle_closed: called whenever idle connections were closed.
-        body_limit: bytes of an answer that is not a list of all keys.
+
+    Attributes:
+        requests_sent: how many requests were sent so far, including repeats.
     """
 
-    def __init__(  # noqa: PLR0913 - the settings of one connection
+    def __init__(
         self,
         environment: Environment,
         address: str,
@@ -93,9 +95,7 @@ class Transport:
         *,
         others_wait: bool = False,
         on_idle_closed: Callable[[], None] | None = None,
-        body_limit: int = _MAX_BODY,
     ) -> None:
-        self._body_limit = body_limit
         self.name = environment.name
         self.address = address
         self.stop = stop
@@ -110,7 +110,7 @@ class Transport:
         self._observe_left = self._observe_limit
         # A wait for the declared rate is not the server's fault, so it does not count.
         self._count_turns = environment.limits.requests_per_minute is None
-        self._count = 0
+        self.requests_sent = 0
         self._count_lock = threading.Lock()
         self._client = HttpClient(
             Route(
@@ -123,11 +123,6 @@ class Transport:
             {name: value.reveal() for name, value in environment.headers},
             connections=environment.limits.parallel,
         )
-
-    @property
-    def requests_sent(self) -> int:
-        """Return how many requests were sent so far, including repeats."""
-        return self._count
 
     def close_idle_connections(self) -> None:
         """Close idle connections: an observation is over, and the next one has its full time."""
@@ -180,8 +175,9 @@ class Transport:
             bearer = token() if token else None
             if self._observe_left <= 0:
                 raise WorkspaceError.of(self._observe_timed_out())
-            if (refusal := self._refused_beyond(min(max_wait, self._observe_left))) is not None:
-                return refusal
+            refused, patience = self._refused_until, min(max_wait, self._observe_left)
+            if refused is not None and refused[0] > self.stop.now() + patience:
+                return refused[1]
             attempt += 1
             try:
                 with bind(environment=self.name, attempt=attempt):
@@ -201,7 +197,7 @@ class Transport:
             if throttle is not None:
                 wait = self._slow_down(throttle, answer)
                 unhandled = throttle.unhandled and not (several and answer.execution_began)
-                tries += throttle.wait is None and not throttle.rate_limited
+                tries += throttle.wait is None and not throttle.unhandled
                 too_long = wait > min(max_wait, self._observe_left) or tries >= _MAX_TRIES
                 if too_long or not (repeatable or unhandled):
                     return answer
@@ -221,29 +217,19 @@ class Transport:
 
     def _slow_down(self, throttle: Throttling, answer: Answer) -> float:
         """Pause every thread, or refuse requests if the server asks for too long a wait."""
-        wait = throttle.wait or 0.0
-        if throttle.wait is None and throttle.rate:
-            wait = throttle.rate.interval
-        if wait > _MAX_WAIT:
-            self._refused_until = (self.stop.now() + wait, answer)
-            return wait
-        wait = self._rate_limit.throttled(
-            throttle.wait,
-            throttle.rate,
-            duration=answer.duration,
-            rate_limited=throttle.rate_limited,
+        wait, rate = throttle.wait, throttle.rate
+        announced = rate.interval if wait is None and rate else wait or 0.0
+        if announced > _MAX_WAIT:
+            self._refused_until = (self.stop.now() + announced, answer)
+            return announced
+        seconds = self._rate_limit.throttled(
+            wait, rate, duration=answer.duration, rate_limited=throttle.unhandled
         )
         level = logging.INFO if self._was_throttled else logging.WARNING
         self._was_throttled = True
         message = "%s asked us to slow down; continuing in %.1f s"
-        _LOG.log(level, message, self.name, wait, extra=extra(environment=self.name))
-        return wait
-
-    def _refused_beyond(self, max_wait: float) -> Answer | None:
-        """Return the answer that asked for a wait longer than `max_wait`, while that lasts."""
-        if self._refused_until is not None and self._refused_until[0] > self.stop.now() + max_wait:
-            return self._refused_until[1]
-        return None
+        _LOG.log(level, message, self.name, seconds, extra=extra(environment=self.name))
+        return seconds
 
     def _exchange(  # noqa: PLR0913 - as `send`
         self,
@@ -255,31 +241,32 @@ class Transport:
         must_not_repeat: bool,
         is_list: bool,
     ) -> Answer:
-        limit = _MAX_LIST if is_list else self._body_limit
         headers = {} if bearer is None else {"Authorization": f"Bearer {bearer.reveal()}"}
         queued = self.stop.now()
-        with self._rate_limit.slot(
-            still_wanted=lambda: not (must_not_repeat and self.stop.requested)
-        ):
+
+        def still_wanted() -> bool:
+            return not (must_not_repeat and self.stop.requested)
+
+        with self._rate_limit.slot(still_wanted):
             with self._count_lock:
-                self._count += 1
+                self.requests_sent += 1
             if self._count_turns:
                 self._observe_left -= self.stop.now() - queued
             timeout = max(_MIN_TIMEOUT, min(self.timeout, self._observe_left))
             started = time.monotonic()
-            for connects in range(1, _MAX_CONNECTS + 1):
+            for connects in range(_MAX_CONNECTS):
+                if connects:
+                    self.stop.sleep(delay(connects, _MIN_DELAY))
                 received = self._client.request(
                     method,
                     path,
                     body=body,
                     headers=headers,
                     timeout=(timeout, timeout),
-                    max_bytes=limit,
+                    max_bytes=_MAX_LIST if is_list else _MAX_BODY,
                 )
                 if not (isinstance(received, NoAnswer) and received.again):
                     break
-                if connects < _MAX_CONNECTS:
-                    self.stop.sleep(delay(connects, _MIN_DELAY))
             duration = time.monotonic() - started
             # The pages of a list have a time limit of their own.
             if isinstance(received, NoAnswer) or not (is_list and received.status in _SUCCESSES):

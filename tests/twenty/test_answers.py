@@ -119,7 +119,7 @@ def test_throttling_is_recognized_in_every_form(
     """429 with and without numbers, both texts of GraphQL, and any 503 (not recorded)."""
     found = answer(status, body, **fields)
     rate_limited = status != 503
-    expected = Throttling(wait, rate, unhandled=rate_limited, rate_limited=rate_limited)
+    expected = Throttling(wait, rate, unhandled=rate_limited)
     assert throttling(found) == expected
     assert refusal_code(found) == ("rate_limited" if status != 503 else "server_error")
 

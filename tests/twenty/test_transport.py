@@ -20,7 +20,7 @@ from provisioner.twenty.rate_limit import Rate, RateLimit
 from provisioner.twenty.transport import LostAnswerError, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -31,12 +31,10 @@ def to(hurried) -> Iterator[Callable[..., Transport]]:
     def make(
         url: str,
         stop: Cancellation | None = None,
-        *,
-        bounds: Mapping[str, int] | None = None,
         **changes: object,
     ) -> Transport:
         environment = environment_with(url=url, **changes)
-        opened.append(Transport(environment, url, stop or hurried(), **(bounds or {})))
+        opened.append(Transport(environment, url, stop or hurried()))
         return opened[-1]
 
     yield make
@@ -317,11 +315,12 @@ def test_cookies_are_not_kept(scripted, answer, to) -> None:
     assert b"Cookie" not in server.requests[1]
 
 
-def test_a_body_that_is_too_large_is_an_error(scripted, to) -> None:
+def test_a_body_that_is_too_large_is_an_error(scripted, to, monkeypatch) -> None:
     """A body larger than the limit does not fill the memory."""
+    monkeypatch.setattr("provisioner.twenty.transport._MAX_BODY", 1024)
     server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096)
     with pytest.raises(LostAnswerError) as caught:
-        to(server.url, bounds={"body_limit": 1024}).send("POST", "/", body={}, repeatable=False)
+        to(server.url).send("POST", "/", body={}, repeatable=False)
     assert caught.value.failure.code == "unexpected_answer"
 
 
