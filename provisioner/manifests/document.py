@@ -179,11 +179,15 @@ def read(
     return document, reader.problems
 
 
-@lru_cache(maxsize=8192)
 def resolve(text: str) -> str | int | bool | AmbiguousScalar | None:
     """Return the value of a plain scalar: text only if YAML 1.1 and 1.2 both read it as text."""
     if text in _WORDS:
         return _WORDS[text]
+    return _number_or_date(text) if text[0] in _NUMERIC else text
+
+
+@lru_cache(maxsize=8192)
+def _number_or_date(text: str) -> str | int | AmbiguousScalar:
     if _INTEGER.fullmatch(text):
         return int(text)
     if found := _AMBIGUOUS.fullmatch(text):
@@ -202,23 +206,19 @@ class _StopReadingError(Exception):
 
 _WORDS: dict[str, bool | AmbiguousScalar | None] = {
     "": None,
-    "true": True,
-    "True": True,
-    "TRUE": True,
-    "false": False,
-    "False": False,
-    "FALSE": False,
     "=": AmbiguousScalar("=", "a special character"),
     "<<": AmbiguousScalar("<<", "a merge key"),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **{word: AmbiguousScalar(word, "an empty value") for word in ("~", "null", "Null", "NULL")},
+    **{
+        case: AmbiguousScalar(case, "a boolean")
+        for word in ("yes", "no", "on", "off", "y", "n")
+        for case in (word, word.capitalize(), word.upper())
+    },
 }
-_WORDS.update(
-    (word, AmbiguousScalar(word, "an empty value")) for word in ("~", "null", "Null", "NULL")
-)
-_WORDS.update(
-    (case, AmbiguousScalar(case, "a boolean"))
-    for word in ("yes", "no", "on", "off", "y", "n")
-    for case in (word, word.capitalize(), word.upper())
-)
+_NUMERIC = frozenset("0123456789+-.")
+"""The first characters of all numbers and dates."""
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 """Whole numbers in all versions of YAML, as people write them."""
@@ -234,7 +234,7 @@ _AMBIGUOUS = re.compile(
     r"(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?)",
     re.ASCII,
 )
-_SUSPECT = frozenset({word[:1] for word in _WORDS} | set("0123456789+-."))
+_SUSPECT = _NUMERIC.union(word[:1] for word in _WORDS)
 """The first characters of all scalars that may not be text."""
 
 
