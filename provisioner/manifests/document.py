@@ -314,18 +314,19 @@ class _Reader:
             if kind is ScalarEvent and event.tag is not None:
                 return Invalid()
         if kind is ScalarEvent:
-            value = event.value
-            if value[:1] not in _SUSPECT or event.style:
-                return value
-            value = resolve(value)
-            is_date = key in self._dates and event.anchor is None
-            return value.text if is_date and value.__class__ is AmbiguousScalar else value
+            return event.value if event.style else self._scalar(event, key)
         if self._depth == MAX_DEPTH:
             raise _StopReadingError(event.start_mark, Code.YAML_TOO_DEEP, _TOO_DEEP)
         self._depth += 1
         value = self._mapping(event) if kind is MappingStartEvent else self._sequence(event)
         self._depth -= 1
         return value
+
+    def _scalar(self, event: Any, key: str | None) -> Any:
+        """Return the value of a plain scalar."""
+        value = resolve(event.value)
+        is_date = key in self._dates and event.anchor is None
+        return value.text if is_date and value.__class__ is AmbiguousScalar else value
 
     def _sequence(self, start: Any) -> Sequence:
         node = Sequence()
@@ -351,7 +352,13 @@ class _Reader:
             else:
                 key = known_keys.get(event.value) or self._key(event, node)
             value_event = next(events)
-            value = self._value(value_event, key)
+            if value_event.__class__ is ScalarEvent and not decorated:
+                # Most values are text, and a call for each of them takes time.
+                value = value_event.value
+                if value[:1] in _SUSPECT and not value_event.style:
+                    value = self._scalar(value_event, key)
+            else:
+                value = self._value(value_event, key)
             if key is None:
                 continue
             if key in node:

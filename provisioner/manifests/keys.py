@@ -209,8 +209,8 @@ class _Manifest:
                 expanded = True
                 for affected in affected_by_entry:
                     affected.add((place, values), full_name, target.name)
-                key = _key(
-                    (target.name, full_name, depth, expiry, role, place, (), rotation, protect)
+                key = DesiredKey(
+                    target.name, full_name, depth, expiry, role, place, (), rotation, protect
                 )
                 self._add_key(target, entry, key, sinks, values)
             if not expanded:
@@ -576,9 +576,8 @@ def _unknown_environment(
     return Problem(document.place(position), Code.ENVIRONMENT_UNKNOWN, message)
 
 
-# Calling the classes themselves takes twice as long.
+# Calling the class itself takes twice as long.
 _place: Callable[[tuple[str, int, int]], Place] = partial(tuple.__new__, Place)
-_key: Callable[[tuple[object, ...]], DesiredKey] = partial(tuple.__new__, DesiredKey)
 
 _NO_EXPIRY = ExpiresNever()
 """Replaces an invalid expiry, which has been reported; `load` returns no key with it."""
