@@ -314,11 +314,12 @@ class _Builder:
 
     def cause(self, key: DesiredKey, breach: Breach) -> Cause:
         """Return the variable that makes a key break a requirement."""
-        cause = Cause(breach.code, key.place, breach.describe, breach.related)
-        if breach.code == Code.ROTATION_UNOWNED:
+        cause = breach.cause
+        if cause.code == Code.ROTATION_UNOWNED:
             globs = tuple(glob.text for glob in self.owns)
-            return cause._replace(place=breach.related, identity=globs, single=key.place)
-        if breach.code == Code.POLICY_ROLE and key.role is None:
+            place = cause.related or cause.place
+            return cause._replace(place=place, identity=globs, single=key.place)
+        if cause.code == Code.POLICY_ROLE and key.role is None:
             return cause._replace(place=self.role.place, identity=self.role.text)
         return cause
 

@@ -360,11 +360,12 @@ class _Manifest:
         self, breach: Breach, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey
     ) -> Cause:
         """Return the line that has to change: of the key, of `defaults` or of the environment."""
-        code, part = breach.code, breach.part
-        cause = Cause(code, key.place, breach.describe, breach.related, rank=breach.rank)
-        unowned = code == Code.ROTATION_UNOWNED
+        cause, part, rule = breach
+        unowned = cause.code == Code.ROTATION_UNOWNED
         if unowned and not policy_check.owns:
-            return cause._replace(place=breach.related, identity="without owns", single=key.place)
+            return cause._replace(
+                place=policy_check.owns_place, identity="without owns", single=key.place
+            )
         if part == "name" or part in entry:
             return cause
         if part == "role" and key.role is None:
@@ -372,8 +373,8 @@ class _Manifest:
         if part not in self._defaults:
             return cause._replace(identity=(self._document.file, part))
         position = self._defaults.value_position(part)
-        if code == Code.POLICY_SINK_FORBIDDEN and breach.rule is not None and self._deliver:
-            forbidden = breach.rule.value or ()
+        if cause.code == Code.POLICY_SINK_FORBIDDEN and rule is not None and self._deliver:
+            forbidden = rule.value or ()
             sinks = zip(self._deliver.positions, key.deliver, strict=True)
             position = next(at for at, sink in sinks if sink.kind in forbidden)
         return cause._replace(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
+from provisioner.manifests.causes import Affected, Cause
 from provisioner.manifests.document import Mapping
 from provisioner.manifests.schema import published
 from provisioner.manifests.schema_errors import show
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping as MappingOf
     from datetime import datetime
 
-    from provisioner.manifests.causes import Affected, Describe
     from provisioner.manifests.document import Document
     from provisioner.model.key import DesiredKey
     from provisioner.model.policy import PolicyCode
@@ -112,20 +112,14 @@ class Breach(NamedTuple):
     """A requirement of an environment that a key does not meet.
 
     Attributes:
-        code: the code of the problem.
+        cause: the problem, at the place of the key.
         part: the part of the key that has to change.
         rule: the rule of the policy; None for `owns`.
-        related: the place of the rule, or of `owns`.
-        describe: returns the message.
-        rank: lower for a stricter rule of the same name.
     """
 
-    code: Code
+    cause: Cause
     part: Part
     rule: Rule | None
-    related: Place
-    describe: Describe
-    rank: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +150,8 @@ class PolicyCheck:
             now: the time from which the lifetime of a key with a date counts; None skips dates.
         """
         if key.rotation is not None and self.owns is not None and not matches(key.name, self.owns):
-            yield Breach(Code.ROTATION_UNOWNED, "rotate", None, self.owns_place, self._unowned)
+            cause = Cause(Code.ROTATION_UNOWNED, key.place, self._unowned, self.owns_place)
+            yield Breach(cause, "rotate", None)
         if self.policy is not None:
             role = self.role if key.role is None else key.role
             for code in breaches(self.policy.policy, key, role=role, now=now):
@@ -164,8 +159,9 @@ class PolicyCheck:
                 rule = self.policy.rules[name]
                 describe = partial(_describe, code, key, self.environment, rule)
                 longest = self.policy.policy.max_lifetime
+                # The strictest of several environments is named.
                 rank = longest.total_seconds() if longest and code == Code.POLICY_LIFETIME else 0
-                yield Breach(code, part, rule, rule.place, describe, rank)
+                yield Breach(Cause(code, key.place, describe, rule.place, rank=rank), part, rule)
 
     def _unowned(self, affected: Affected) -> str:
         return (
