@@ -105,19 +105,16 @@ class Collection:
         schema = published("manifest")
         root: Any = document.root
         entries: Any = root.get("keys") if isinstance(root, Mapping) else None
-        valid: list[int] | None = None
+        listed: SequenceOf[Mapping] = entries if isinstance(entries, Sequence) else ()
         if not schema.check()(root):
             check = schema.check("key")
-            listed = entries if isinstance(entries, Sequence) else ()
             failing = [index for index, entry in enumerate(listed) if not check(entry)]
             self.problems += schema_problems(document, "manifest", failing)
-            if not isinstance(root, Mapping) or not isinstance(entries, Sequence):
+            if not isinstance(entries, Sequence):
                 return
             invalid = set(failing)
-            valid = [index for index in range(len(entries)) if index not in invalid]
-        _Manifest(self, document, root, self._targets(document, root)).expand(
-            entries if valid is None else [entries[index] for index in valid]
-        )
+            listed = [entry for index, entry in enumerate(listed) if index not in invalid]
+        _Manifest(self, document, root, self._targets(document, root)).expand(listed)
 
     def _targets(self, document: Document, root: Mapping) -> list[_Target]:
         """Return the declared environments that a manifest names, without duplicates."""

@@ -110,7 +110,7 @@ def load(
         known = None if names is None else frozenset(names)
         collection = Collection(known, now, declared.policy_checks, problems)
         for path in sorted(_files(directory, problems), key=_shown):
-            if environments is not None and _is_same_file(path, environments):
+            if environments is not None and os.path.realpath(path) == os.path.realpath(file):
                 continue
             sources.append(_shown(path))
             manifest = _document(path, problems)
@@ -159,10 +159,6 @@ def environment_names(directory: Path) -> tuple[str, ...]:
     """Return the names in environments.yaml; none if it cannot be read."""
     content = _environments(directory / ENVIRONMENTS, [])
     return () if content is None else declare(content, []).names or ()
-
-
-def _is_same_file(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _environments(path: Path, problems: list[Problem]) -> document.Document | None:

@@ -127,14 +127,15 @@ class _Explanation:
     def _annotations(self, error: ValidationError) -> _Annotations:
         """Return the schema with advice that is nearest to the rule of an error."""
         node: Any = self._schema
-        nearest: _Annotations = node
+        passed = [node]
         for step in error.absolute_schema_path:
             while isinstance(node, dict) and step not in node:
                 node = self._schema["$defs"][node["$ref"].rpartition("/")[2]]
-                nearest = node if _has_advice(node) else nearest
+                passed.append(node)
             node = node[step]
-            nearest = node if _has_advice(node) else nearest
-        return nearest
+            passed.append(node)
+        advised = (one for one in reversed(passed) if isinstance(one, dict))
+        return next(one for one in advised if "x-advice" in one or "x-message" in one)
 
     def _follows_from_another(self, node: object, error: ValidationError) -> bool:
         """Return whether an error follows from another one: an unread key, or a wrong type."""
@@ -343,10 +344,6 @@ def _mappings(name: str) -> dict[str, str]:
 
     collect(schemas.load(name))
     return {key: " or ".join(places) for key, places in found.items()}
-
-
-def _has_advice(schema: object) -> bool:
-    return isinstance(schema, dict) and ("x-advice" in schema or "x-message" in schema)
 
 
 def _expiry_fault(text: str) -> str:
