@@ -181,7 +181,8 @@ def _in_environments(message: str, affected: Affected) -> str:
     return f"{message}{affected.in_environments}"
 
 
-class _Text(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Text:
     """A text of an environment.
 
     Attributes:
@@ -189,13 +190,13 @@ class _Text(NamedTuple):
         place: its place, or that of the environment if it is missing.
         template: its literal parts and its variables; one unknown variable if it is invalid, which
             has been reported.
-        value: the text with its variables expanded; None if that is not possible.
+        value: the text with its variables expanded, maybe a secret; None if that is not possible.
     """
 
     text: str | None
     place: Place
     template: VariableText
-    value: str | None
+    value: str | None = field(repr=False)
 
 
 _UNKNOWN = VariableText((Variable(""),))
