@@ -236,11 +236,12 @@ def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) 
     for one in declared if rules.hosts else ():
         url = url_of(one, os.environ)
         if url is not None and not rules.allows_host(url):
+            place = one.place_of("url")
             refusals.append(
                 RefusedError(
                     Code.HOST_NOT_ALLOWED,
-                    f"{one.name} ({one.url.place.file} line {one.url.place.line}) is on a host "
-                    "that --allow-host does not allow.",
+                    f"{one.name} ({place.file} line {place.line}) is on a host that --allow-host "
+                    "does not allow.",
                     remedy="Correct `url`, or allow its host with --allow-host.",
                 )
             )

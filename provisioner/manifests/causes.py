@@ -43,14 +43,20 @@ class Cause(NamedTuple):
     Attributes:
         code: the code of the problem.
         place: the line that has to change, where the problem is reported.
+        describe: returns the message.
+        related: another place that takes part.
         identity: failures of one code and one identity have the same cause; None for the place.
         single: where the problem is reported if it affects only one key; None for the place.
+        rank: of several failures with one cause, the first of the lowest rank gives the message.
     """
 
     code: Code
     place: Place
+    describe: Describe
+    related: Place | None = None
     identity: Hashable = None
     single: Place | None = None
+    rank: float = 0
 
 
 @dataclass(slots=True)
@@ -78,12 +84,6 @@ class Affected:
         if environment is not None:
             self.environments.setdefault(environment, rule)
 
-    def update(self, other: Affected) -> None:
-        """Count also what another cause affects."""
-        self.keys |= other.keys
-        for environment, rule in other.environments.items():
-            self.environments.setdefault(environment, rule)
-
     @property
     def key(self) -> str:
         """Return the name of the first key, and the number of others."""
@@ -92,77 +92,58 @@ class Affected:
     @property
     def other_keys(self) -> str:
         """Return the number of keys except the first; empty if there is only one."""
-        return f" ({others})" if (others := _others(self.keys, "key")) else ""
+        return _others(self.keys, "key")
 
     @property
     def for_keys(self) -> str:
         """Return the keys for a message that names none; empty if there is only one."""
-        others = _others(self.keys, "key")
-        return f" (for {show(self.name)} {others})" if others else ""
+        return _others(self.keys, "key", f"for {show(self.name)} ")
 
     @property
     def other_environments(self) -> str:
         """Return the number of environments except the first; empty if there is only one."""
-        return f" ({others})" if (others := _others(self.environments, "environment")) else ""
+        return _others(self.environments, "environment")
 
     @property
     def in_environments(self) -> str:
         """Return the environments for a message that names none; empty if there is only one."""
-        others = _others(self.environments, "environment")
-        return f" (in {next(iter(self.environments))} {others})" if others else ""
+        return _others(self.environments, "environment", f"in {next(iter(self.environments), '')} ")
 
 
-def _others(found: Sized, noun: str) -> str:
-    return f"and {pluralize(len(found) - 1, f'other {noun}')}" if len(found) > 1 else ""
-
-
-@dataclass(slots=True)
-class _Found:
-    """A cause with what is reported about it."""
-
-    cause: Cause
-    describe: Describe
-    related: Place | None
-    rank: float
-    affected: Affected
+def _others(found: Sized, noun: str, first: str = "") -> str:
+    others = len(found) - 1
+    return f" ({first}and {pluralize(others, f'other {noun}')})" if others > 0 else ""
 
 
 class Causes:
     """All causes of problems, each with the keys and environments that it affects."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, Hashable], _Found] = {}
+        self._found: dict[tuple[Code, Hashable], tuple[Cause, Affected]] = {}
 
-    def add(
-        self, cause: Cause, describe: Describe, related: Place | None = None, *, rank: float = 0
-    ) -> Affected:
-        """Record a failure and return what its cause affects, for the caller to count.
-
-        Args:
-            cause: merged with the same cause of an earlier failure.
-            describe: the message of the problem.
-            related: another place that takes part.
-            rank: the failure of the lowest rank gives the message, the first of several.
-        """
+    def add(self, cause: Cause) -> Affected:
+        """Record a failure and return what its cause affects, for the caller to count."""
         identity = cause.code, cause.place if cause.identity is None else cause.identity
-        found = self._found.get(identity)
-        if found is None:
-            found = self._found[identity] = _Found(cause, describe, related, rank, Affected())
-        elif rank < found.rank:
-            found.describe, found.related, found.rank = describe, related, rank
-        return found.affected
+        first, affected = self._found.setdefault(identity, (cause, Affected()))
+        if cause.rank < first.rank:
+            described = first._replace(
+                describe=cause.describe, related=cause.related, rank=cause.rank
+            )
+            self._found[identity] = described, affected
+        return affected
 
     def problems(self) -> list[Problem]:
         """Return one problem for each cause, in the order in which they were found."""
-        merged: dict[tuple[str, Hashable], tuple[Place, _Found]] = {}
-        for (code, identity), found in self._found.items():
-            single = found.cause.single if len(found.affected.keys) == 1 else None
-            place = single or found.cause.place
-            key = code, single or identity
-            _, kept = merged.setdefault(key, (place, found))
-            if kept is not found:
-                kept.affected.update(found.affected)
-        return [_problem(place, found) for place, found in merged.values()]
+        merged: dict[tuple[Code, Hashable], tuple[Place, Cause, Affected]] = {}
+        for (code, identity), (cause, affected) in self._found.items():
+            single = cause.single if len(affected.keys) == 1 else None
+            kept = merged.setdefault(
+                (code, single or identity), (single or cause.place, cause, affected)
+            )[2]
+            if kept is not affected:
+                kept.keys |= affected.keys
+                kept.environments |= affected.environments
+        return [_problem(*one) for one in merged.values()]
 
 
 def identified(keys: Iterable[DesiredKey]) -> Iterator[tuple[DesiredKey, KeyId]]:
@@ -173,13 +154,8 @@ def identified(keys: Iterable[DesiredKey]) -> Iterator[tuple[DesiredKey, KeyId]]
         numbers[key.place] += 1
 
 
-def _problem(place: Place, found: _Found) -> Problem:
-    files = {at.file for at, _ in found.affected.keys}
-    shown = {place.file, place.file if found.related is None else found.related.file}
-    return Problem(
-        place,
-        found.cause.code,
-        found.describe(found.affected),
-        found.related,
-        frozenset(files - shown),
-    )
+def _problem(place: Place, cause: Cause, affected: Affected) -> Problem:
+    files = {at.file for at, _ in affected.keys}
+    shown = {place.file, place.file if cause.related is None else cause.related.file}
+    message = cause.describe(affected)
+    return Problem(place, cause.code, message, cause.related, frozenset(files - shown))

@@ -179,11 +179,15 @@ def read(
     return document, reader.problems
 
 
-@lru_cache(maxsize=8192)
 def resolve(text: str) -> str | int | bool | AmbiguousScalar | None:
     """Return the value of a plain scalar: text only if YAML 1.1 and 1.2 both read it as text."""
     if text in _WORDS:
         return _WORDS[text]
+    return _number_or_date(text) if text[0] in _NUMERIC else text
+
+
+@lru_cache(maxsize=8192)
+def _number_or_date(text: str) -> str | int | AmbiguousScalar:
     if _INTEGER.fullmatch(text):
         return int(text)
     if found := _AMBIGUOUS.fullmatch(text):
@@ -202,23 +206,19 @@ class _StopReadingError(Exception):
 
 _WORDS: dict[str, bool | AmbiguousScalar | None] = {
     "": None,
-    "true": True,
-    "True": True,
-    "TRUE": True,
-    "false": False,
-    "False": False,
-    "FALSE": False,
     "=": AmbiguousScalar("=", "a special character"),
     "<<": AmbiguousScalar("<<", "a merge key"),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **{word: AmbiguousScalar(word, "an empty value") for word in ("~", "null", "Null", "NULL")},
+    **{
+        case: AmbiguousScalar(case, "a boolean")
+        for word in ("yes", "no", "on", "off", "y", "n")
+        for case in (word, word.capitalize(), word.upper())
+    },
 }
-_WORDS.update(
-    (word, AmbiguousScalar(word, "an empty value")) for word in ("~", "null", "Null", "NULL")
-)
-_WORDS.update(
-    (case, AmbiguousScalar(case, "a boolean"))
-    for word in ("yes", "no", "on", "off", "y", "n")
-    for case in (word, word.capitalize(), word.upper())
-)
+_NUMERIC = frozenset("0123456789+-.")
+"""The first characters of all numbers and dates."""
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 """Whole numbers in all versions of YAML, as people write them."""
@@ -234,7 +234,7 @@ _AMBIGUOUS = re.compile(
     r"(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?)",
     re.ASCII,
 )
-_SUSPECT = frozenset({word[:1] for word in _WORDS} | set("0123456789+-."))
+_SUSPECT = _NUMERIC.union(word[:1] for word in _WORDS)
 """The first characters of all scalars that may not be text."""
 
 
@@ -314,18 +314,19 @@ class _Reader:
             if kind is ScalarEvent and event.tag is not None:
                 return Invalid()
         if kind is ScalarEvent:
-            value = event.value
-            if value[:1] not in _SUSPECT or event.style:
-                return value
-            value = resolve(value)
-            is_date = key in self._dates and event.anchor is None
-            return value.text if is_date and value.__class__ is AmbiguousScalar else value
+            return event.value if event.style else self._scalar(event, key)
         if self._depth == MAX_DEPTH:
             raise _StopReadingError(event.start_mark, Code.YAML_TOO_DEEP, _TOO_DEEP)
         self._depth += 1
         value = self._mapping(event) if kind is MappingStartEvent else self._sequence(event)
         self._depth -= 1
         return value
+
+    def _scalar(self, event: Any, key: str | None) -> Any:
+        """Return the value of a plain scalar."""
+        value = resolve(event.value)
+        is_date = key in self._dates and event.anchor is None
+        return value.text if is_date and value.__class__ is AmbiguousScalar else value
 
     def _sequence(self, start: Any) -> Sequence:
         node = Sequence()
@@ -351,7 +352,13 @@ class _Reader:
             else:
                 key = known_keys.get(event.value) or self._key(event, node)
             value_event = next(events)
-            value = self._value(value_event, key)
+            if value_event.__class__ is ScalarEvent and not decorated:
+                # Most values are text, and a call for each of them takes time.
+                value = value_event.value
+                if value[:1] in _SUSPECT and not value_event.style:
+                    value = self._scalar(value_event, key)
+            else:
+                value = self._value(value_event, key)
             if key is None:
                 continue
             if key in node:

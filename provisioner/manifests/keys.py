@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product, repeat
+from itertools import product
 from math import prod
-from sys import intern
-from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never, cast, get_args
 
 from provisioner.errors.codes import Code
 from provisioner.errors.did_you_mean import closest
@@ -16,9 +15,8 @@ from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.schema import is_expiry, published
-from provisioner.manifests.schema_errors import manifest_problems, show
+from provisioner.manifests.schema_errors import schema_problems, show
 from provisioner.manifests.templates import (
-    Fault,
     PlaceholderText,
     SinkTemplate,
     address_of,
@@ -36,12 +34,11 @@ from provisioner.model.key import Depth, DesiredKey, Rotation
 from provisioner.sinks.registry import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from collections.abc import Sequence as SequenceOf
     from datetime import datetime
 
-    from provisioner.manifests.causes import Describe
-    from provisioner.manifests.policy_check import Breach, PolicyCheck
+    from provisioner.manifests.policy_check import Breach, PolicyCheck, Rule
     from provisioner.model.sink_address import Address
 
 MAX_MATRIX = 10_000
@@ -57,8 +54,7 @@ MAX_ENVIRONMENTS = 10_000
 """The limit of environments in one manifest, as in the schema."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(NamedTuple):
     """An environment of a manifest.
 
     Attributes:
@@ -75,6 +71,9 @@ class _Target:
 _Expansion = tuple[_Target, str, "SequenceOf[str]"]
 """A name in one environment, with the matrix values that give it."""
 
+_Sinks = tuple[tuple[SinkTemplate, ...], list[Affected]]
+"""The valid sinks of a list, and what the mistakes in the others affect."""
+
 
 @dataclass(slots=True)
 class Collection:
@@ -85,8 +84,8 @@ class Collection:
             that any name is accepted.
         now: the time that expiries must be later than; None to accept all dates.
         policy_checks: the requirements of the environments without problems, by name.
-        keys: the keys by environment and name, in the order of the files and lines.
         problems: the problems that affect only their own line, in the order found.
+        keys: the keys by environment and name, in the order of the files and lines.
         causes: the causes of all other problems.
         occupied: the key whose token is delivered to each place; a place holds one token.
         formats: the format of each file, with the key that is the first to set it.
@@ -94,9 +93,9 @@ class Collection:
 
     declared: frozenset[str] | None
     now: datetime | None
-    policy_checks: dict[str, PolicyCheck] = field(default_factory=dict)
+    policy_checks: dict[str, PolicyCheck]
+    problems: list[Problem]
     keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
     causes: Causes = field(default_factory=Causes)
     occupied: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
     formats: dict[str, tuple[str, DesiredKey]] = field(default_factory=dict)
@@ -106,23 +105,16 @@ class Collection:
         schema = published("manifest")
         root: Any = document.root
         entries: Any = root.get("keys") if isinstance(root, Mapping) else None
-        valid: list[int] | None = None
+        listed: SequenceOf[Mapping] = entries if isinstance(entries, Sequence) else ()
         if not schema.check()(root):
             check = schema.check("key")
-            listed = entries if isinstance(entries, Sequence) else ()
             failing = [index for index, entry in enumerate(listed) if not check(entry)]
-            self.problems += manifest_problems(document, failing)
-            if not isinstance(root, Mapping) or not isinstance(entries, Sequence):
+            self.problems += schema_problems(document, "manifest", failing)
+            if not isinstance(entries, Sequence):
                 return
             invalid = set(failing)
-            valid = [index for index in range(len(entries)) if index not in invalid]
-        _Manifest(self, document, root, self._targets(document, root)).expand(
-            entries if valid is None else [entries[index] for index in valid]
-        )
-
-    def desired(self, names: tuple[str, ...]) -> dict[str, tuple[DesiredKey, ...]]:
-        """Return the keys of each environment, in the order of the files and lines."""
-        return {name: tuple(self.keys.get(name, {}).values()) for name in names}
+            listed = [entry for index, entry in enumerate(listed) if index not in invalid]
+        _Manifest(self, document, root, self._targets(document, root)).expand(listed)
 
     def _targets(self, document: Document, root: Mapping) -> list[_Target]:
         """Return the declared environments that a manifest names, without duplicates."""
@@ -154,35 +146,29 @@ class _Manifest:
         self._collection = collection
         self._document = document
         self._targets = targets
+        # Invalid parts have been reported; the keys are still checked without them.
+        check = published("manifest").check
         depth = root.get("depth", 1)
-        # An invalid depth has been reported; the keys are still checked.
         self._depth = cast("Depth", depth if type(depth) is int and depth in get_args(Depth) else 1)
-        defaults = root.get("defaults")
-        self._defaults = defaults if isinstance(defaults, Mapping) else Mapping()
-        role = self._defaults.get("role")
-        self._role = self._own_role(role, self._defaults) if isinstance(role, str) else None
-        self._expiries: dict[str | None, Expiry] = {}
-        deliver = self._defaults.get("deliver")
-        # Invalid defaults have been reported, and are ignored here.
-        valid = deliver and published("manifest").check("deliver")(deliver)
-        self._deliver: Sequence | None = deliver if valid else None
-        rotate = self._defaults.get("rotate")
-        self._rotation = (
-            _rotation(rotate)
-            if rotate is not None and published("manifest").check("rotate")(rotate)
-            else None
-        )
+        written = root.get("defaults")
+        self._defaults = defaults = written if isinstance(written, Mapping) else Mapping()
+        self._roles: dict[str, str] = {}
+        role = defaults.get("role")
+        self._role = self._own_role(role, defaults) if isinstance(role, str) else None
+        deliver = defaults.get("deliver")
+        self._deliver: Sequence | None = deliver if deliver and check("deliver")(deliver) else None
+        rotate = defaults.get("rotate")
+        self._rotation = _rotation(rotate) if rotate and check("rotate")(rotate) else None
         self._defaults_complete = root.position.index not in document.partial and (
             "defaults" not in root
             or (
-                isinstance(defaults, Mapping)
-                and defaults.position.index not in document.partial
-                and published("manifest").check("defaults")(defaults)
+                isinstance(written, Mapping)
+                and written.position.index not in document.partial
+                and check("defaults")(written)
             )
         )
-        self._default_sinks: dict[
-            tuple[str, ...], tuple[tuple[SinkTemplate, ...], list[Affected]]
-        ] = {}
+        self._expiries: dict[str | None, Expiry] = {}
+        self._default_sinks: dict[tuple[str, ...], _Sinks] = {}
         self._affected: list[Affected] = []
 
     def expand(self, entries: SequenceOf[Mapping]) -> None:
@@ -190,32 +176,35 @@ class _Manifest:
         if entries and not self._has_room(len(entries), self._document.position):
             return
         file, depth, delivers = self._document.file, self._depth, self._deliver is not None
+        roles, expiries, affected_by_entry = self._roles, self._expiries, self._affected
         for entry in entries:
             name = entry["name"]
             # The name is nearly always the first key, and looking up a position takes time.
             is_first = next(iter(entry)) == "name"
             position = entry.positions[1] if is_first else entry.value_position("name")
-            place = Place(file, position.line + 1, position.column + 1)
-            self._affected.clear()
-            expiry = self._expiries.get(entry.get("expires")) or self._expiry(entry)
+            place = _place((file, position.line + 1, position.column + 1))
+            affected_by_entry.clear()
+            expiry = expiries.get(entry.get("expires")) or self._expiry(entry)
             if not name.isascii():
                 self._check_text("the name", name, position)
-            role = self._own_role(entry["role"], entry) if "role" in entry else self._role
+            role = self._role
+            if "role" in entry:
+                role = roles.get(entry["role"]) or self._own_role(entry["role"], entry)
             has_placeholders = "{" in name or "}" in name or "matrix" in entry
             expansions: Iterable[_Expansion] = (
                 self._expand_names(entry, name, place)
                 if has_placeholders
-                else zip(self._targets, repeat(name), _NO_VALUES)
+                else [(target, name, ()) for target in self._targets]
             )
             sinks = self._sinks(entry) if delivers or "deliver" in entry else ()
             rotation = _rotation(entry["rotate"]) if "rotate" in entry else self._rotation
-            if rotation is not None:
+            if rotation is not None and expiry is not _NO_EXPIRY:
                 self._check_rotation(entry, rotation, expiry)
             protect = entry.get("protect", False)
             expanded = False
             for target, full_name, values in expansions:
                 expanded = True
-                for affected in self._affected:
+                for affected in affected_by_entry:
                     affected.add((place, values), full_name, target.name)
                 key = DesiredKey(
                     target.name, full_name, depth, expiry, role, place, (), rotation, protect
@@ -223,7 +212,7 @@ class _Manifest:
                 self._add_key(target, entry, key, sinks, values)
             if not expanded:
                 # Its names or environments are unknown because of another problem.
-                for affected in self._affected:
+                for affected in affected_by_entry:
                     affected.add((place, ()), name, None)
 
     def _add_key(
@@ -237,15 +226,22 @@ class _Manifest:
         """Add a key to its environment, or report that it is a duplicate."""
         addresses: dict[Place, Address] = {}
         if sinks:
-            addresses = self._addresses(sinks, entry, key, values)
+            known = dict(zip(entry.get("matrix", ()), values, strict=True))
+            known |= {"environment": key.environment, "name": key.name}
+            for sink in sinks:
+                address, faults = address_of(sink, known)
+                for fault in faults:
+                    self._count(fault, key, values)
+                if not faults:
+                    addresses[sink.place] = address
             key = key._replace(deliver=tuple(addresses.values()))
         first = target.keys.setdefault(key.name, key)
         if first is not key:
-            cause = Cause(Code.NAME_DUPLICATE, key.place)
-            self._record_conflict(cause, partial(_two_keys, key, first), key, values, first)
+            describe = partial(_two_keys, key, first)
+            self._count(Cause(Code.NAME_DUPLICATE, key.place, describe, first.place), key, values)
             return
-        if addresses:
-            self._occupy(key, values, addresses)
+        for written, address in addresses.items():
+            self._occupy(written, address, key, values)
         check = target.policy_check
         if check is not None and (key.rotation is not None or check.policy is not None):
             self._check_policy(check, entry, key, values)
@@ -254,7 +250,8 @@ class _Manifest:
         """Check the role of a key or of `defaults`, and return one string for equal roles."""
         if "$" in role or not role.isascii():
             self._check_text("`role`", role, node.value_position("role"))
-        return intern(role)
+            return role
+        return self._roles.setdefault(role, role)
 
     def _check_text(self, subject: str, text: str, position: Position) -> None:
         """Report a text that contains a variable or invisible characters."""
@@ -271,17 +268,17 @@ class _Manifest:
         if "expires" not in node:
             # A partial mapping may have had an `expires` that could not be read.
             if entry.position.index not in self._document.partial:
-                # One line in `defaults` fixes all keys of the manifest.
                 self._record(
                     Cause(
                         Code.EXPIRY_MISSING,
                         self._document.place(entry.position),
-                        (self._document.file, "expires"),
-                    ),
-                    lambda affected: (
-                        f"{affected.key} has no `expires`: add it to the key or to `defaults`, for "
-                        "example 90d, 2027-06-30 or never"
-                    ),
+                        lambda affected: (
+                            f"{affected.key} has no `expires`: add it to the key or to `defaults`, "
+                            "for example 90d, 2027-06-30 or never"
+                        ),
+                        # One line in `defaults` fixes all keys of the manifest.
+                        identity=(self._document.file, "expires"),
+                    )
                 )
             return _NO_EXPIRY
         if not isinstance(written, str) or not is_expiry(written):
@@ -290,11 +287,14 @@ class _Manifest:
         now = self._collection.now
         if now is not None and isinstance(expiry, ExpiresAt) and expiry.timestamp <= now:
             self._record(
-                Cause(Code.EXPIRY_PAST, self._document.place(node.value_position("expires"))),
-                lambda affected: (
-                    f"{show(written)} is in the past{affected.for_keys}: write a later date, or "
-                    f"remove the key{'s' if affected.for_keys else ''}"
-                ),
+                Cause(
+                    Code.EXPIRY_PAST,
+                    self._document.place(node.value_position("expires")),
+                    lambda affected: (
+                        f"{show(written)} is in the past{affected.for_keys}: write a later date, "
+                        f"or remove the key{'s' if affected.for_keys else ''}"
+                    ),
+                )
             )
             return expiry
         self._expiries[own] = expiry
@@ -302,30 +302,26 @@ class _Manifest:
 
     def _check_rotation(self, entry: Mapping, rotation: Rotation, expiry: Expiry) -> None:
         """Report a rotation that is impossible with the expiry of the key."""
+        before, advice = rotation.before, "write a lifetime, for example `expires: 90d`"
         match expiry:
-            case ExpiresAfter(lifetime=lifetime, written=written) if rotation.before < lifetime:
-                both_live = min(rotation.before, rotation.overlap)
-                if rotation.before + both_live <= lifetime:
+            case ExpiresAfter(lifetime=lifetime, written=written) if before >= lifetime:
+                what = (
+                    f"`before` is not shorter than the lifetime of {written}, so each successor "
+                    "is due for rotation at once"
+                )
+                advice = "write a shorter `before`"
+            case ExpiresAfter(lifetime=lifetime, written=written):
+                if before + min(before, rotation.overlap) <= lifetime:
                     return
                 what = (
                     f"with this `before` and `overlap`, a key with a lifetime of {written} "
                     "is still live when its successor is replaced, so three keys are always live"
                 )
                 advice = "write shorter durations"
-            case ExpiresAfter(written=written):
-                what = (
-                    f"`before` is not shorter than the lifetime of {written}, so each successor "
-                    "is due for rotation at once"
-                )
-                advice = "write a shorter `before`"
             case ExpiresAt(written=written):
                 what = f"{show(written)} is a date, so each successor expires on that date too"
-                advice = "write a lifetime, for example `expires: 90d`"
             case ExpiresNever():
-                if expiry is _NO_EXPIRY:
-                    return
                 what = "a key that never expires is never due for rotation"
-                advice = "write a lifetime, for example `expires: 90d`"
             case _:
                 assert_never(expiry)
         own = [part for part in ("rotate", "expires") if part in entry]
@@ -333,13 +329,16 @@ class _Manifest:
         other = self._defaults if len(own) == 1 else node
         part, counterpart = ("expires", "rotate") if own == ["expires"] else ("rotate", "expires")
         self._record(
-            Cause(Code.ROTATION_EXPIRY, self._document.place(node.value_position(part))),
-            lambda affected: f"{what}{affected.for_keys}: {advice}, or `rotate: never`",
-            self._document.place(other.value_position(counterpart)),
+            Cause(
+                Code.ROTATION_EXPIRY,
+                self._document.place(node.value_position(part)),
+                lambda affected: f"{what}{affected.for_keys}: {advice}, or `rotate: never`",
+                self._document.place(other.value_position(counterpart)),
+            )
         )
 
     def _check_policy(
-        self, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey, axes: SequenceOf[str]
+        self, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey, values: SequenceOf[str]
     ) -> None:
         """Report the requirements of an environment that a key does not meet."""
         declared = entry.get("deliver", self._deliver or ())
@@ -352,30 +351,32 @@ class _Manifest:
         ):
             for breach in policy_check.breaches(key, self._collection.now):
                 cause = self._cause(breach, policy_check, entry, key)
-                self._collection.causes.add(
-                    cause, breach.describe, breach.related, rank=breach.rank
-                ).add((key.place, axes), key.name, key.environment, breach.rule)
+                self._count(cause, key, values, breach.rule)
 
     def _cause(
         self, breach: Breach, policy_check: PolicyCheck, entry: Mapping, key: DesiredKey
     ) -> Cause:
         """Return the line that has to change: of the key, of `defaults` or of the environment."""
-        code, part = breach.code, breach.part
-        unowned = code == Code.ROTATION_UNOWNED
+        cause, part, rule = breach
+        unowned = cause.code == Code.ROTATION_UNOWNED
         if unowned and not policy_check.owns:
-            return Cause(code, policy_check.owns_place, "without owns", single=key.place)
+            return cause._replace(
+                place=policy_check.owns_place, identity="without owns", single=key.place
+            )
         if part == "name" or part in entry:
-            return Cause(code, key.place)
+            return cause
         if part == "role" and key.role is None:
-            return Cause(code, policy_check.role_place)
+            return cause._replace(place=policy_check.role_place)
         if part not in self._defaults:
-            return Cause(code, key.place, (self._document.file, part))
+            return cause._replace(identity=(self._document.file, part))
         position = self._defaults.value_position(part)
-        if code == Code.POLICY_SINK_FORBIDDEN and breach.rule is not None and self._deliver:
-            forbidden = breach.rule.value or ()
+        if cause.code == Code.POLICY_SINK_FORBIDDEN and rule is not None and self._deliver:
+            forbidden = rule.value or ()
             sinks = zip(self._deliver.positions, key.deliver, strict=True)
             position = next(at for at, sink in sinks if sink.kind in forbidden)
-        return Cause(code, self._document.place(position), single=key.place if unowned else None)
+        return cause._replace(
+            place=self._document.place(position), single=key.place if unowned else None
+        )
 
     def _has_room(self, count: int, position: Position) -> bool:
         """Return whether so many keys can be added to each environment; report it if not."""
@@ -383,8 +384,10 @@ class _Manifest:
         if total + count * len(self._targets) <= MAX_KEYS:
             return True
         message = f"all manifests together have more than {MAX_KEYS} keys: remove some"
-        cause = Cause(Code.MATRIX_TOO_LARGE, self._document.place(position), "all manifests")
-        self._collection.causes.add(cause, lambda _: message)
+        place = self._document.place(position)
+        self._collection.causes.add(
+            Cause(Code.MATRIX_TOO_LARGE, place, lambda _: message, identity="all manifests")
+        )
         return False
 
     def _expand_names(self, entry: Mapping, name: str, place: Place) -> Iterator[_Expansion]:
@@ -392,58 +395,53 @@ class _Manifest:
         matrix = entry.get("matrix", Mapping())
         if matrix and matrix.position.index in self._document.partial:
             return  # an axis is missing that could not be read
-        parts: list[str] | None
         parts, faults = split_placeholders(name, ("environment", *matrix), place)
         for fault in faults:
-            cause = Cause(fault.code, place, (place, fault.what))
-            self._collection.causes.add(cause, fault.describe)
-        if faults:
-            parts = None
-        self._check_values(matrix)
-        used = set(matrix if parts is None else parts[1::2])
-        for axis in matrix:
-            if axis not in used:
-                self._problem(
-                    matrix.key_position(axis),
-                    Code.MATRIX_COLLISION,
-                    f"the name does not contain {{{axis}}}, so all values of `{axis}` give the "
-                    "same name: add it to the name, or remove the axis",
-                )
-                parts = None
-        size = prod(len(values) for values in matrix.values())
-        if size > MAX_MATRIX:
-            message = f"the matrix produces {size} keys, and the limit is {MAX_MATRIX}: split it"
-            self._problem(entry.key_position("matrix"), Code.MATRIX_TOO_LARGE, message)
-            parts = None
-        if parts is None or not self._has_room(size, entry.position):
+            self._collection.causes.add(fault)
+        is_valid = self._check_matrix(entry, matrix, matrix if faults else parts[1::2])
+        size = prod(map(len, matrix.values()))
+        if faults or not is_valid or not self._has_room(size, entry.position):
             return
         for target in self._targets:
-            for full_name, values in self._names(parts, matrix, target, place).items():
-                yield target, full_name, values
+            given: dict[str, tuple[str, ...]] = {}
+            for values in product(*matrix.values()):
+                known = dict(zip(matrix, values, strict=True), environment=target.name)
+                full_name = "".join(
+                    known[part] if index % 2 else part for index, part in enumerate(parts)
+                )
+                earlier = given.setdefault(full_name, values)
+                if earlier is values:
+                    yield target, full_name, values
+                else:
+                    both = f"{', '.join(map(show, earlier))} and {', '.join(map(show, values))}"
+                    cause = Cause(Code.MATRIX_COLLISION, place, partial(_collision, both))
+                    self._collection.causes.add(cause).add((place, values), full_name, target.name)
 
-    def _check_values(self, matrix: Mapping) -> None:
-        """Report matrix values that contain a variable or invisible characters."""
+    def _check_matrix(self, entry: Mapping, matrix: Mapping, used: Iterable[str]) -> bool:
+        """Return whether a matrix gives names; report mistakes in it.
+
+        Args:
+            entry: the entry with the matrix.
+            matrix: the matrix, which may be empty.
+            used: the axes that the name contains.
+        """
         for axis in matrix.values():
             for value, position in zip(axis, axis.positions, strict=True):
                 if "$" in value or not value.isascii():
                     self._check_text("the value", value, position)
-
-    def _names(
-        self, parts: list[str], matrix: dict[str, list[str]], target: _Target, place: Place
-    ) -> dict[str, tuple[str, ...]]:
-        """Return the names in one environment with their matrix values; report equal names."""
-        given: dict[str, tuple[str, ...]] = {}
-        for values in product(*matrix.values()):
-            known = dict(zip(matrix, values, strict=True), environment=target.name)
-            name = "".join(known[part] if index % 2 else part for index, part in enumerate(parts))
-            earlier = given.setdefault(name, values)
-            if earlier is not values:
-                both = f"{', '.join(map(show, earlier))} and {', '.join(map(show, values))}"
-                self._collection.causes.add(
-                    Cause(Code.MATRIX_COLLISION, place),
-                    partial(_collision, both),
-                ).add((place, values), name, target.name)
-        return given
+        unused = matrix.keys() - used
+        for axis in unused:
+            self._problem(
+                matrix.key_position(axis),
+                Code.MATRIX_COLLISION,
+                f"the name does not contain {{{axis}}}, so all values of `{axis}` give the "
+                "same name: add it to the name, or remove the axis",
+            )
+        size = prod(map(len, matrix.values()))
+        if size > MAX_MATRIX:
+            message = f"the matrix produces {size} keys, and the limit is {MAX_MATRIX}: split it"
+            self._problem(entry.key_position("matrix"), Code.MATRIX_TOO_LARGE, message)
+        return not unused and size <= MAX_MATRIX
 
     def _sinks(self, entry: Mapping) -> tuple[SinkTemplate, ...]:
         """Return the sinks of a key; those of `defaults` are parsed once for equal axes."""
@@ -459,16 +457,14 @@ class _Manifest:
         self._affected += affected
         return sinks
 
-    def _parse_sinks(
-        self, deliver: SequenceOf[Mapping], axes: tuple[str, ...]
-    ) -> tuple[tuple[SinkTemplate, ...], list[Affected]]:
+    def _parse_sinks(self, deliver: SequenceOf[Mapping], axes: tuple[str, ...]) -> _Sinks:
         """Return the valid sinks of a list, and what the mistakes in the others affect."""
         known = ("environment", "name", *axes)
         sinks = []
         affected: list[Affected] = []
         for sink in deliver:
             texts: dict[str, tuple[PlaceholderText, ...]] = {}
-            faults: list[Fault] = []
+            faults: list[Cause] = []
             for option, value in sink.items():
                 single = isinstance(value, str)
                 positions = [sink.value_position(option)] if single else value.positions
@@ -479,74 +475,43 @@ class _Manifest:
                     templates.append(PlaceholderText(tuple(parts), place))
                     faults += found
                 texts[option] = tuple(templates)
-            # One text may contain several mistakes.
-            affected += [self._record_fault(one, (one.place, one.what)) for one in faults]
+            affected += map(self._collection.causes.add, faults)
             if not faults and sink.position.index not in self._document.partial:
                 kind = next(kind for kind in KINDS if kind in sink)
                 sinks.append(SinkTemplate(kind, texts, self._document.place(sink.position)))
         return tuple(sinks), affected
 
-    def _addresses(
-        self,
-        sinks: tuple[SinkTemplate, ...],
-        entry: Mapping,
-        key: DesiredKey,
-        axes: SequenceOf[str],
-    ) -> dict[Place, Address]:
-        """Return the addresses of a key by the places of its valid sinks; report the others."""
-        values = dict(zip(entry.get("matrix", ()), axes, strict=True))
-        values |= {"environment": key.environment, "name": key.name}
-        addresses = {}
-        for sink in sinks:
-            address, faults = address_of(sink, values)
-            for fault in faults:
-                self._record_fault(fault).add((key.place, axes), key.name, key.environment)
-            if not faults:
-                addresses[sink.place] = address
-        return addresses
-
-    def _record_fault(self, fault: Fault, identity: Hashable = None) -> Affected:
-        """Record a mistake in a sink, and return what it affects."""
-        cause = Cause(fault.code, fault.place, identity)
-        return self._collection.causes.add(cause, fault.describe)
-
     def _occupy(
-        self, key: DesiredKey, axes: SequenceOf[str], addresses: dict[Place, Address]
+        self, written: Place, address: Address, key: DesiredKey, values: SequenceOf[str]
     ) -> None:
-        """Record the places of a key's token, and report those that have another one."""
-        occupied, formats = self._collection.occupied, self._collection.formats
-        for written, address in addresses.items():
-            place = address.place
-            if address.shared_file is not None:
-                file, own_format = address.shared_file
-                file_format, first = formats.setdefault(file, (own_format, key))
-                if file_format != own_format:
-                    describe = partial(_two_formats, file, own_format, file_format, first)
-                    cause = Cause(Code.SINK_COLLISION, written, (written, "format"))
-                    self._record_conflict(cause, describe, key, axes, first)
-                    continue
-            if place not in occupied:
-                occupied[place] = key
-                continue
-            first = occupied[place]
-            describe = partial(_one_place, address, key, first)
-            self._record_conflict(Cause(Code.SINK_COLLISION, written), describe, key, axes, first)
+        """Record the place of a key's token, and report it if it has another one."""
+        collection = self._collection
+        if address.shared_file is not None:
+            file, own_format = address.shared_file
+            file_format, first = collection.formats.setdefault(file, (own_format, key))
+            if file_format != own_format:
+                describe = partial(_two_formats, file, own_format, file_format, first)
+                identity = (written, "format")
+                cause = Cause(Code.SINK_COLLISION, written, describe, first.place, identity)
+                self._count(cause, key, values)
+                return
+        if address.place not in collection.occupied:
+            collection.occupied[address.place] = key
+            return
+        first = collection.occupied[address.place]
+        describe = partial(_one_place, address, key, first)
+        self._count(Cause(Code.SINK_COLLISION, written, describe, first.place), key, values)
 
-    def _record_conflict(
-        self,
-        cause: Cause,
-        describe: Describe,
-        key: DesiredKey,
-        axes: SequenceOf[str],
-        first: DesiredKey,
+    def _count(
+        self, cause: Cause, key: DesiredKey, values: SequenceOf[str], rule: Rule | None = None
     ) -> None:
-        """Record a key that conflicts with an earlier one."""
-        affected = self._collection.causes.add(cause, describe, first.place)
-        affected.add((key.place, axes), key.name, key.environment)
+        """Record a failure of one key."""
+        affected = self._collection.causes.add(cause)
+        affected.add((key.place, values), key.name, key.environment, rule)
 
-    def _record(self, cause: Cause, describe: Describe, related: Place | None = None) -> None:
+    def _record(self, cause: Cause) -> None:
         """Record a failure of an entry; each of its names is counted when it is known."""
-        self._affected.append(self._collection.causes.add(cause, describe, related))
+        self._affected.append(self._collection.causes.add(cause))
 
     def _problem(self, position: Position, code: Code, message: str) -> None:
         self._collection.problems.append(Problem(self._document.place(position), code, message))
@@ -609,8 +574,8 @@ def _unknown_environment(
     return Problem(document.place(position), Code.ENVIRONMENT_UNKNOWN, message)
 
 
-_NO_VALUES: Iterable[SequenceOf[str]] = repeat(())
-"""The matrix values of keys without a matrix."""
+# Calling the class itself takes twice as long.
+_place: Callable[[tuple[str, int, int]], Place] = partial(tuple.__new__, Place)
 
 _NO_EXPIRY = ExpiresNever()
 """Replaces an invalid expiry, which has been reported; `load` returns no key with it."""

@@ -98,23 +98,19 @@ def load(
         return Manifests(
             directory, root, (), MappingProxyType({}), (problem,), (), file, environments_root
         )
-    environments_source = _shown(file)
+    problems: list[Problem] = []
     sources = []
     with gc_paused():
-        declarations, problems = _environments(file)
-        names = None if declarations is None else declarations.names
-        collection = Collection(
-            None if names is None else frozenset(names),
-            now,
-            policy_checks={each.name: each.policy_check for each in declarations.environments}
-            if declarations is not None
-            else {},
-            problems=problems,
-        )
-        if declarations is not None:
-            sources.append(environments_source)
+        declared = Declarations(None, (), {})
+        content = _environments(file, problems)
+        if content is not None:
+            sources.append(_shown(file))
+            declared = declare(content, problems)
+        names = declared.names
+        known = None if names is None else frozenset(names)
+        collection = Collection(known, now, declared.policy_checks, problems)
         for path in sorted(_files(directory, problems), key=_shown):
-            if environments is not None and _is_same_file(path, environments):
+            if environments is not None and os.path.realpath(path) == os.path.realpath(file):
                 continue
             sources.append(_shown(path))
             manifest = _document(path, problems)
@@ -122,13 +118,14 @@ def load(
                 collection.add(manifest)
     problems += collection.causes.problems()
     problems.sort(
-        key=lambda problem: (problem.place.file != environments_source, problem.place, problem.code)
+        key=lambda problem: (problem.place.file != _shown(file), problem.place, problem.code)
     )
+    desired = {name: tuple(collection.keys.get(name, {}).values()) for name in names or ()}
     return Manifests(
         directory,
         root,
-        () if declarations is None else declarations.environments,
-        MappingProxyType({} if problems else collection.desired(names or ())),
+        declared.environments,
+        MappingProxyType({} if problems else desired),
         tuple(problems),
         tuple(sources),
         file,
@@ -144,9 +141,9 @@ def look_alikes(manifests: Manifests) -> tuple[Problem, ...]:
         for key, identity in identified(keys):
             other = first.setdefault(skeleton(key.name), key)
             if other is not key:
-                causes.add(
-                    Cause(Code.NAME_ALIKE, key.place), partial(_look_alike, key, other), other.place
-                ).add(identity, key.name, environment)
+                describe = partial(_look_alike, key, other)
+                cause = Cause(Code.NAME_ALIKE, key.place, describe, other.place)
+                causes.add(cause).add(identity, key.name, environment)
     return tuple(causes.problems())
 
 
@@ -160,33 +157,24 @@ def _look_alike(key: DesiredKey, other: DesiredKey, affected: Affected) -> str:
 
 def environment_names(directory: Path) -> tuple[str, ...]:
     """Return the names in environments.yaml; none if it cannot be read."""
-    declarations, _ = _environments(directory / ENVIRONMENTS)
-    return () if declarations is None else declarations.names or ()
+    content = _environments(directory / ENVIRONMENTS, [])
+    return () if content is None else declare(content, []).names or ()
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _environments(path: Path) -> tuple[Declarations | None, list[Problem]]:
-    """Return the content of environments.yaml, None if it cannot be read, and its problems."""
+def _environments(path: Path, problems: list[Problem]) -> document.Document | None:
+    """Return the content of environments.yaml; None if it cannot be read."""
     misnamed = path.with_name(_MISNAMED)
-    problems: list[Problem] = []
+    has_misnamed = path.name == ENVIRONMENTS and os.path.lexists(misnamed)
     if not os.path.lexists(path):
-        if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
+        message = "the file does not exist: `provision init` writes an example"
+        if has_misnamed:
             message = f"the file is named {_MISNAMED}: rename it to {ENVIRONMENTS}"
-        else:
-            message = "the file does not exist: `provision init` writes an example"
-        return None, [Problem(Place(_shown(path)), Code.ENVIRONMENTS_MISSING, message)]
-    if path.name == ENVIRONMENTS and os.path.lexists(misnamed):
+        problems.append(Problem(Place(_shown(path)), Code.ENVIRONMENTS_MISSING, message))
+        return None
+    if has_misnamed:
         message = f"this file is not read, because {ENVIRONMENTS} exists: remove it"
         problems.append(Problem(Place(_shown(misnamed)), Code.ENVIRONMENTS_MISNAMED, message))
-    found = _document(path, problems)
-    if found is None:
-        return None, problems
-    declarations = declare(found)
-    problems += declarations.problems
-    return declarations, problems
+    return _document(path, problems)
 
 
 def _document(path: Path, problems: list[Problem]) -> document.Document | None:

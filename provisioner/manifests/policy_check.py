@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
+from provisioner.manifests.causes import Affected, Cause
 from provisioner.manifests.document import Mapping
+from provisioner.manifests.schema import published
 from provisioner.manifests.schema_errors import show
 from provisioner.model.environment import Policy
 from provisioner.model.expiry import parse_duration
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping as MappingOf
     from datetime import datetime
 
-    from provisioner.manifests.causes import Affected, Describe
     from provisioner.manifests.document import Document
     from provisioner.model.key import DesiredKey
     from provisioner.model.policy import PolicyCode
@@ -56,24 +57,25 @@ class DeclaredPolicy:
     rules: MappingOf[str, Rule]
 
 
-def rules_of(document: Document, node: Mapping) -> tuple[dict[str, Rule], list[Problem]]:
-    """Return the rules of a policy that the schema accepts, and the problems with their texts."""
+def rules_of(document: Document, node: object) -> tuple[dict[str, Rule], list[Problem]]:
+    """Return the rules of a `policy`, none if it is missing or invalid, and their problems."""
     rules: dict[str, Rule] = {}
     problems: list[Problem] = []
+    if not isinstance(node, Mapping) or not published("environments").check("policy")(node):
+        return rules, problems
     for name, holder, key in _written(node):
         value = holder[key]
         single = isinstance(value, str)
         positions = [holder.value_position(key)] if single else value.positions
         texts = []
         for text, position in zip([value] if single else value, positions, strict=True):
+            place = document.place(position)
             if message := characters.advice("the text", text):
-                problems.append(Problem(document.place(position), Code.CHARACTER_UNSEEN, message))
+                problems.append(Problem(place, Code.CHARACTER_UNSEEN, message))
             try:
                 texts.append(_literal(text))
             except ValueError as error:
-                problems.append(
-                    Problem(document.place(position), Code.VARIABLE_INVALID, str(error))
-                )
+                problems.append(Problem(place, Code.VARIABLE_INVALID, str(error)))
         if texts or not value:
             allows_all = not value or (single and value == _ALLOWS_ALL.get(name))
             place = document.place(holder.key_position(key))
@@ -94,16 +96,13 @@ def policy_of(rules: dict[str, Rule]) -> DeclaredPolicy | None:
     """Return the policy with these rules; None if there are none."""
     if not rules:
         return None
-    values: dict[str, Any] = {name: rule.value for name, rule in rules.items()}
-    max_lifetime = values.get("max_lifetime")
+    values: dict[str, Any] = {name: rule.value or () for name, rule in rules.items()}
+    longest = values.pop("max_lifetime", ())
     return DeclaredPolicy(
         Policy(
-            max_lifetime=parse_duration(max_lifetime[0]) if max_lifetime else None,
-            rotation=bool(values.get("rotation")),
-            roles=values.get("roles") or (),
-            names=values.get("names") or (),
-            sinks=values.get("sinks") or (),
-            forbidden_sinks=values.get("forbidden_sinks") or (),
+            max_lifetime=parse_duration(longest[0]) if longest else None,
+            rotation=bool(values.pop("rotation", ())),
+            **values,
         ),
         rules,
     )
@@ -113,20 +112,14 @@ class Breach(NamedTuple):
     """A requirement of an environment that a key does not meet.
 
     Attributes:
-        code: the code of the problem.
+        cause: the problem, at the place of the key.
         part: the part of the key that has to change.
         rule: the rule of the policy; None for `owns`.
-        related: the place of the rule, or of `owns`.
-        describe: returns the message.
-        rank: lower for a stricter rule of the same name.
     """
 
-    code: Code
+    cause: Cause
     part: Part
     rule: Rule | None
-    related: Place
-    describe: Describe
-    rank: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,14 +150,18 @@ class PolicyCheck:
             now: the time from which the lifetime of a key with a date counts; None skips dates.
         """
         if key.rotation is not None and self.owns is not None and not matches(key.name, self.owns):
-            yield Breach(Code.ROTATION_UNOWNED, "rotate", None, self.owns_place, self._unowned)
+            cause = Cause(Code.ROTATION_UNOWNED, key.place, self._unowned, self.owns_place)
+            yield Breach(cause, "rotate", None)
         if self.policy is not None:
             role = self.role if key.role is None else key.role
             for code in breaches(self.policy.policy, key, role=role, now=now):
-                name, part = _RULES[code]
+                name, part, _ = _RULES[code]
                 rule = self.policy.rules[name]
                 describe = partial(_describe, code, key, self.environment, rule)
-                yield Breach(code, part, rule, rule.place, describe, _rank(code, rule))
+                longest = self.policy.policy.max_lifetime
+                # The strictest of several environments is named.
+                rank = longest.total_seconds() if longest and code == Code.POLICY_LIFETIME else 0
+                yield Breach(Cause(code, key.place, describe, rule.place, rank=rank), part, rule)
 
     def _unowned(self, affected: Affected) -> str:
         return (
@@ -174,95 +171,85 @@ class PolicyCheck:
         )
 
 
-def _rank(code: PolicyCode, rule: Rule) -> float:
-    """Return a number that is lower for a shorter lifetime, and 0 for all other rules."""
-    if code != Code.POLICY_LIFETIME or not rule.value:
-        return 0
-    return parse_duration(rule.value[0]).total_seconds()
-
-
 def _describe(
     code: PolicyCode, key: DesiredKey, environment: str, rule: Rule, affected: Affected
 ) -> str:
     """Return the message of a breach, with advice that holds in all environments affected."""
-    policy = f"the policy of {environment}{affected.other_environments}"
-    line = f"(environments.yaml line {rule.place.line})"
-    values = rule.value or ()
+    values = rule.value or ("",)
     rules = [set(other.value or ()) for other in affected.environments.values() if other]
     common = [value for value in values if all(value in other for other in rules)] or values
     allowed = ", ".join(map(show, common[:_MAX_SHOWN])) + (
         ", …" if len(common) > _MAX_SHOWN else ""
     )
-    match code:
-        case Code.POLICY_LIFETIME:
-            message = (
-                f"{policy} allows a lifetime of at most {values[0]} {line}, and {affected.key} has "
-                f"{show(key.expiry.written)}: write `expires: {values[0]}` or less"
-            )
-        case Code.POLICY_ROTATION:
-            message = (
-                f"{policy} requires rotation {line}, and {affected.key} has none: write "
-                "`rotate: {before: 14d}`"
-            )
-        case Code.POLICY_ROLE if key.role is None:
-            # The role may come from a variable, whose value is never shown.
-            message = (
-                f"{policy} does not allow the environment's own `role` {line}, which "
-                f"{affected.key} gets: write one of {allowed}"
-            )
-        case Code.POLICY_ROLE:
-            message = (
-                f"{policy} does not allow the role {show(key.role or '')} {line}, which "
-                f"{affected.key} gets: write one of {allowed}"
-            )
-        case Code.POLICY_NAME:
-            message = (
-                f"{policy} requires a different name {line} for {affected.key}: write one that "
-                f"matches {allowed}"
-            )
-        case Code.POLICY_SINK:
-            message = (
-                f"{policy} requires a sink of a different kind {line} for {affected.key}: add "
-                "one of "
-                f"{allowed} to `deliver`"
-            )
-        case Code.POLICY_SINK_FORBIDDEN:
-            kinds = {address.kind: None for address in key.deliver}
-            found = ", ".join(show(kind) for kind in kinds if any(kind in other for other in rules))
-            message = (
-                f"{policy} forbids the sink {found} {line}, which {affected.key} has: use another "
-                "sink"
-            )
-        case _:
-            assert_never(code)
-    return message
+    kinds = dict.fromkeys(address.kind for address in key.deliver)
+    found = ", ".join(show(kind) for kind in kinds if any(kind in other for other in rules))
+    # The role of an environment may come from a variable, whose value is never shown.
+    role = "the environment's own `role`" if key.role is None else f"the role {show(key.role)}"
+    return _RULES[code][2].format(
+        policy=f"the policy of {environment}{affected.other_environments}",
+        line=f"(environments.yaml line {rule.place.line})",
+        key=affected.key,
+        longest=values[0],
+        expiry=show(key.expiry.written),
+        allowed=allowed,
+        found=found,
+        role=role,
+    )
+
+
+_VARIABLE_IN_POLICY = "a policy is checked offline and cannot use variables: write the value itself"
 
 
 def _literal(text: str) -> str:
-    """Return a text with `$$` replaced by a dollar sign.
-
-    Raises:
-        ValueError: The text contains a variable. The message shows none of the text.
-    """
-    template = variables.parse(text)
-    expanded = template.expand({})
-    if template.variables or not isinstance(expanded, str):
+    """Return a text with `$$` replaced by a dollar sign; ValueError if it contains a variable."""
+    constant = variables.parse(text).constant
+    if constant is None:
         raise ValueError(
             "a policy is checked offline and cannot use variables: write the value itself"
         )
-    return expanded
+    return constant
 
 
 _PARTS = {"require": "sinks", "forbid": "forbidden_sinks"}
 """The rules in the mapping of `sinks`."""
 _ALLOWS_ALL = {"max_lifetime": "never", "rotation": "optional", "roles": "any", "sinks": "optional"}
 """The value of each rule that allows everything and overrides the file's rule; `names` has `*`."""
-_RULES: dict[PolicyCode, tuple[str, Part]] = {
-    Code.POLICY_LIFETIME: ("max_lifetime", "expires"),
-    Code.POLICY_ROTATION: ("rotation", "rotate"),
-    Code.POLICY_ROLE: ("roles", "role"),
-    Code.POLICY_NAME: ("names", "name"),
-    Code.POLICY_SINK: ("sinks", "deliver"),
-    Code.POLICY_SINK_FORBIDDEN: ("forbidden_sinks", "deliver"),
+_RULES: dict[PolicyCode, tuple[str, Part, str]] = {
+    Code.POLICY_LIFETIME: (
+        "max_lifetime",
+        "expires",
+        (
+            "{policy} allows a lifetime of at most {longest} {line}, and {key} has {expiry}: "
+            "write `expires: {longest}` or less"
+        ),
+    ),
+    Code.POLICY_ROTATION: (
+        "rotation",
+        "rotate",
+        "{policy} requires rotation {line}, and {key} has none: write `rotate: {{before: 14d}}`",
+    ),
+    Code.POLICY_ROLE: (
+        "roles",
+        "role",
+        "{policy} does not allow {role} {line}, which {key} gets: write one of {allowed}",
+    ),
+    Code.POLICY_NAME: (
+        "names",
+        "name",
+        "{policy} requires a different name {line} for {key}: write one that matches {allowed}",
+    ),
+    Code.POLICY_SINK: (
+        "sinks",
+        "deliver",
+        (
+            "{policy} requires a sink of a different kind {line} for {key}: add one of {allowed} "
+            "to `deliver`"
+        ),
+    ),
+    Code.POLICY_SINK_FORBIDDEN: (
+        "forbidden_sinks",
+        "deliver",
+        "{policy} forbids the sink {found} {line}, which {key} has: use another sink",
+    ),
 }
-"""The rule of each code, and the part of a key that breaks it."""
+"""The rule of each code, the part of a key that breaks it, and the message."""

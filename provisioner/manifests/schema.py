@@ -37,18 +37,8 @@ class Schema:
         Args:
             part: the name under `$defs`, or empty for the whole schema.
         """
-        if part not in self._checks:
-            self._checks[part] = self._compile(part)
-        return self._checks[part]
-
-    def errors(self, value: object) -> Iterator[ValidationError]:
-        """Yield the errors that jsonschema finds."""
-        if self._validator is None:
-            self._validator = reference(self._document)
-        untyped: Any = value  # the type that jsonschema declares is too narrow
-        return self._validator.iter_errors(untyped)
-
-    def _compile(self, part: str) -> Check:
+        if part in self._checks:
+            return self._checks[part]
         schema = dict(self._document)
         if part:
             schema = {"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]}
@@ -64,7 +54,15 @@ class Schema:
             except ValueError:  # a value that JSON does not have, as an ambiguous scalar
                 return False
 
+        self._checks[part] = check
         return check
+
+    def errors(self, value: object) -> Iterator[ValidationError]:
+        """Yield the errors that jsonschema finds."""
+        if self._validator is None:
+            self._validator = reference(self._document)
+        untyped: Any = value  # the type that jsonschema declares is too narrow
+        return self._validator.iter_errors(untyped)
 
 
 @lru_cache(maxsize=3)

@@ -39,7 +39,8 @@ from provisioner.manifests.schema import published
 from provisioner.model.expiry import parse_expiry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from collections.abc import Sequence as SequenceOf
 
     from jsonschema import ValidationError
 
@@ -49,67 +50,54 @@ _Annotations = dict[str, Any]
 """The schema whose annotations hold for a value."""
 
 
-def manifest_problems(document: Document, failing: list[int]) -> list[Problem]:
-    """Return the problems of a manifest that its schema rejects.
-
-    Args:
-        document: the manifest.
-        failing: the indexes of the keys that are rejected. Only these are passed to jsonschema, so
-            that one invalid key among 100 000 costs as much as one.
-    """
-    value: Any = document.root
-    if isinstance(value, Mapping) and isinstance(value.get("keys"), Sequence):
-        # Without a failing key one valid key is kept, because an empty list is invalid too.
-        failing = failing or [0][: len(value["keys"])]
-        value = {**value, "keys": [value["keys"][index] for index in failing]}
-
-    def original(path: Path) -> Path:
-        match path:
-            case ("keys", int() as index, *rest):
-                return ("keys", failing[index], *rest)
-            case _:
-                return path
-
-    return _Explanation(document, "manifest", original).problems(value)
-
-
-def environments_problems(document: Document) -> list[Problem]:
-    """Return the problems of an environments file that its schema rejects."""
-    return _Explanation(document, "environments", lambda path: path).problems(document.root)
-
-
-class _Explanation:
-    """The problems of one document.
+def schema_problems(document: Document, name: str, failing: SequenceOf[int] = ()) -> list[Problem]:
+    """Return the problems of a document that its schema rejects.
 
     Args:
         document: the document.
         name: the name of its schema.
-        original: returns the path in the document for the path of an error.
+        failing: the indexes of the keys of a manifest that are rejected. Only these are passed to
+            jsonschema, so that one invalid key among 100 000 costs as much as one.
+    """
+    value: Any = document.root
+    if (
+        name == "manifest"
+        and isinstance(value, Mapping)
+        and isinstance(value.get("keys"), Sequence)
+    ):
+        # Without a failing key one valid key is kept, because an empty list is invalid too.
+        failing = failing or [0][: len(value["keys"])]
+        value = {**value, "keys": [value["keys"][index] for index in failing]}
+    explanation = _Explanation(document, name, failing)
+    # One mistake can break several rules with the same message.
+    found: dict[Problem, None] = {}
+    for error in published(name).errors(value):
+        for problem in explanation.problems(error):
+            if len(found) == MAX_PROBLEMS:
+                message = f"the file has more than {MAX_PROBLEMS} problems: the rest are not shown"
+                return [*found, Problem(problem.place, Code.TOO_MANY_PROBLEMS, message)]
+            found[problem] = None
+    return list(found)
+
+
+class _Explanation:
+    """Turns the errors of one document into problems.
+
+    Args:
+        document: the document.
+        name: the name of its schema.
+        failing: the indexes of the keys that were passed to jsonschema.
     """
 
-    def __init__(self, document: Document, name: str, original: Callable[[Path], Path]) -> None:
+    def __init__(self, document: Document, name: str, failing: SequenceOf[int]) -> None:
         self._document = document
         self._name = name
         self._schema = schemas.load(name)
-        self._original = original
+        self._failing = failing
 
-    def problems(self, value: object) -> list[Problem]:
-        """Return the problems of a value, which is the document or a part of it."""
-        # One mistake can break several rules with the same message.
-        found: dict[Problem, None] = {}
-        for error in published(self._name).errors(value):
-            for problem in self._explain(error):
-                if len(found) == MAX_PROBLEMS:
-                    message = (
-                        f"the file has more than {MAX_PROBLEMS} problems: the rest are not shown"
-                    )
-                    return [*found, Problem(problem.place, Code.TOO_MANY_PROBLEMS, message)]
-                found[problem] = None
-        return list(found)
-
-    def _explain(self, error: ValidationError) -> Iterator[Problem]:
+    def problems(self, error: ValidationError) -> Iterator[Problem]:
         """Yield the problems of one error of jsonschema."""
-        path = self._original(tuple(error.absolute_path))
+        path = tuple(error.absolute_path)
         node, position = self._find(path)
         if isinstance(node, Invalid) or self._follows_from_another(node, error):
             return
@@ -139,14 +127,15 @@ class _Explanation:
     def _annotations(self, error: ValidationError) -> _Annotations:
         """Return the schema with advice that is nearest to the rule of an error."""
         node: Any = self._schema
-        nearest: _Annotations = node
+        passed = [node]
         for step in error.absolute_schema_path:
             while isinstance(node, dict) and step not in node:
                 node = self._schema["$defs"][node["$ref"].rpartition("/")[2]]
-                nearest = node if _has_advice(node) else nearest
+                passed.append(node)
             node = node[step]
-            nearest = node if _has_advice(node) else nearest
-        return nearest
+            passed.append(node)
+        advised = (one for one in reversed(passed) if isinstance(one, dict))
+        return next(one for one in advised if "x-advice" in one or "x-message" in one)
 
     def _follows_from_another(self, node: object, error: ValidationError) -> bool:
         """Return whether an error follows from another one: an unread key, or a wrong type."""
@@ -206,7 +195,7 @@ class _Explanation:
         if len(written) == 1:
             for inner in error.context or ():
                 if inner.relative_schema_path[0] == kinds.index(written[0]):
-                    yield from self._explain(inner)
+                    yield from self.problems(inner)
             return
         if written:
             position = node.key_position(written[1])
@@ -236,7 +225,7 @@ class _Explanation:
         }
         matching = [each for each in inner if each.relative_schema_path[0] not in other]
         for each in matching:
-            yield from self._explain(each)
+            yield from self.problems(each)
         if matching:
             return
         notes = self._annotations(error)
@@ -263,7 +252,11 @@ class _Explanation:
             code = None
         if code is None and expects_text and isinstance(node, (AmbiguousScalar, bool, int)):
             if notes.get("x-shown", True):
-                text = self._written(position, node)
+                text = (
+                    _shortened(node.text)
+                    if isinstance(node, AmbiguousScalar)
+                    else self._document.text[position.index :][: len(str(node))]
+                )
                 message = f'`{text}` is {_kind(node)} in YAML: write "{text}" to make it text'
             else:
                 message = f"{subject} is {_kind(node)} in YAML: put it in quotes to make it text"
@@ -298,6 +291,8 @@ class _Explanation:
 
     def _find(self, path: Path) -> tuple[Any, Position]:
         """Return the value at a path of keys and indexes, and its position."""
+        if self._failing and path[1:] and path[0] == "keys":
+            path = ("keys", self._failing[int(path[1])], *path[2:])
         node: Any = self._document.root
         position = self._document.position
         for step in path:
@@ -307,12 +302,6 @@ class _Explanation:
                 position = node.positions[step]
             node = node[step]
         return node, position
-
-    def _written(self, position: Position, node: AmbiguousScalar | int) -> str:
-        """Return a scalar as written in the file."""
-        if isinstance(node, AmbiguousScalar):
-            return _shortened(node.text)
-        return self._document.text[position.index : position.index + len(str(node))]
 
 
 _SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
@@ -355,10 +344,6 @@ def _mappings(name: str) -> dict[str, str]:
 
     collect(schemas.load(name))
     return {key: " or ".join(places) for key, places in found.items()}
-
-
-def _has_advice(schema: object) -> bool:
-    return isinstance(schema, dict) and ("x-advice" in schema or "x-message" in schema)
 
 
 def _expiry_fault(text: str) -> str:

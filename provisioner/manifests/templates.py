@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.did_you_mean import closest
 from provisioner.manifests import variables
+from provisioner.manifests.causes import Affected, Cause
 from provisioner.manifests.schema_errors import show
 from provisioner.sinks.kind import OptionValues
 from provisioner.sinks.registry import kind_of
@@ -20,42 +21,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.errors.problem import Place
-    from provisioner.manifests.causes import Affected
     from provisioner.model.sink_address import Address
     from provisioner.sinks.kind import Rejection
 
 _BRACES = re.compile(r"(?P<left>\{\{)|(?P<right>\}\})|\{(?P<name>[^{}]*)\}|(?P<lone>[{}])")
 
 
-class Fault(NamedTuple):
-    """A mistake in a text with placeholders.
+def _fault(place: Place, code: Code, what: str, advice: str) -> Cause:
+    """Return a mistake in a text with placeholders.
 
-    Attributes:
+    Args:
         place: the place of the text.
         code: the code of the problem.
         what: what is wrong, without the keys that are affected.
         advice: what to write instead.
     """
 
-    place: Place
-    code: Code
-    what: str
-    advice: str
-
-    def describe(self, affected: Affected) -> str:
-        """Return the message of the problem."""
+    def describe(affected: Affected) -> str:
         # Which placeholders a sink can use depends on the key, so the first one is always named.
-        named = self.code == Code.PLACEHOLDER_UNKNOWN and affected.keys
+        named = code == Code.PLACEHOLDER_UNKNOWN and affected.keys
         keys = f" for {affected.key}" if named else affected.for_keys
-        return f"{self.what}{keys}: {self.advice}"
+        return f"{what}{keys}: {advice}"
+
+    return Cause(code, place, describe)
 
 
 def split_placeholders(
     text: str, known: tuple[str, ...], place: Place
-) -> tuple[list[str], list[Fault]]:
+) -> tuple[list[str], list[Cause]]:
     """Split a text into literal text and placeholders, in turns, and find its mistakes."""
     parts = [""]
-    faults = []
+    faults: list[Cause] = []
     start = 0
     for found in _BRACES.finditer(text):
         parts[-1] += text[start : found.start()]
@@ -65,29 +61,32 @@ def split_placeholders(
                 parts[-1] += found[0][0]
             case ("name", str() as placeholder) if placeholder in known:
                 parts += [placeholder, ""]
-            case ("name", _) if text[: found.start()].endswith("$") and (
-                variable := variables.first_variable(f"${found[0]}")
-            ):
-                what = variables.only_in_environments(variable)
-                advice = f"{variables.WRITE_VALUE}, or ${{{{{variable}}}}} for the text itself"
-                faults.append(Fault(place, Code.VARIABLE_INVALID, what, advice))
-            case ("name", str() as placeholder) if placeholder.strip():
-                close = closest(placeholder, known)
-                advice = (
-                    f"did you mean {{{close}}}? Write {{{{ for a literal brace"
-                    if close
-                    else "add it to `matrix`, or write {{ for a literal brace"
-                )
-                what = f"the placeholder {show(placeholder)} is unknown"
-                faults.append(Fault(place, Code.PLACEHOLDER_UNKNOWN, what, advice))
             case _:
-                what, advice = (
-                    "this brace is not part of a placeholder",
-                    "write {{ or }} for a literal brace",
-                )
-                faults.append(Fault(place, Code.PLACEHOLDER_INVALID, what, advice))
+                faults.append(_mistake(found, known, place))
     parts[-1] += text[start:]
     return parts, faults
+
+
+def _mistake(found: re.Match[str], known: tuple[str, ...], place: Place) -> Cause:
+    """Return what is wrong with a brace, or with the placeholder that it starts."""
+    name = found["name"] or ""
+    is_variable = found.string.endswith("$", 0, found.start())
+    if is_variable and (variable := variables.first_variable(f"${found[0]}")):
+        code = Code.VARIABLE_INVALID
+        what = variables.only_in_environments(variable)
+        advice = f"{variables.WRITE_VALUE}, or ${{{{{variable}}}}} for the text itself"
+    elif name.strip():
+        code = Code.PLACEHOLDER_UNKNOWN
+        what = f"the placeholder {show(name)} is unknown"
+        close = closest(name, known)
+        fix = f"did you mean {{{close}}}? Write" if close else "add it to `matrix`, or write"
+        advice = f"{fix} {{{{ for a literal brace"
+    else:
+        code = Code.PLACEHOLDER_INVALID
+        what = "this brace is not part of a placeholder"
+        advice = "write {{ or }} for a literal brace"
+    # One text may contain several mistakes.
+    return _fault(place, code, what, advice)._replace(identity=(place, what))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class SinkTemplate:
     place: Place
 
 
-def address_of(sink: SinkTemplate, values: dict[str, str]) -> tuple[Address, tuple[Fault, ...]]:
+def address_of(sink: SinkTemplate, values: dict[str, str]) -> tuple[Address, list[Cause]]:
     """Return the address of a sink for one key, and the values that the sink cannot have.
 
     Args:
@@ -147,24 +146,24 @@ def address_of(sink: SinkTemplate, values: dict[str, str]) -> tuple[Address, tup
     ]
     address = kind.address(options)
     faults += [_rejected(sink, one) for one in options.rejections]
-    return address, tuple(faults)
+    return address, faults
 
 
-def _path_faults(template: PlaceholderText, values: dict[str, str]) -> Iterator[Fault]:
+def _path_faults(template: PlaceholderText, values: dict[str, str]) -> Iterator[Cause]:
     """Yield the placeholders of a path that lead to another folder."""
     for placeholder in template.parts[1::2]:
         value = values[placeholder]
         # Dots may become `..` next to another dot.
         if "/" in value or "\\" in value or not value.strip("."):
             what = f"{{{placeholder}}} is {show(value)}, which leads to another folder"
-            yield Fault(template.place, Code.SINK_INVALID, what, "do not use it in a path")
+            yield _fault(template.place, Code.SINK_INVALID, what, "do not use it in a path")
 
 
-def _rejected(sink: SinkTemplate, rejection: Rejection) -> Fault:
+def _rejected(sink: SinkTemplate, rejection: Rejection) -> Cause:
     option, position, value, advice, reason = rejection
     what = reason or f"`{option}` cannot be {show(value)}"
     if option in sink.texts:
         place = sink.texts[option][position].place
-        return Fault(place, Code.SINK_INVALID, what, f"write {advice}")
+        return _fault(place, Code.SINK_INVALID, what, f"write {advice}")
     what += ", the default derived from the key's name"
-    return Fault(sink.place, Code.SINK_INVALID, what, f"write `{option}` with {advice}")
+    return _fault(sink.place, Code.SINK_INVALID, what, f"write `{option}` with {advice}")

@@ -41,13 +41,27 @@ def read(path: Path, file: str) -> str | Problem:
     except OSError as error:
         return Problem(start, Code.FILE_UNREADABLE, f"the file cannot be read: {reason(error)}")
     if data is None:
-        return Problem(
-            start,
-            Code.FILE_TOO_LARGE,
+        message = (
             f"the file is larger than {MAX_BYTES // 2**20} MiB: split it into several files in "
-            "the manifests directory",
+            "the manifests directory"
         )
-    return _decode(data, start)
+        return Problem(start, Code.FILE_TOO_LARGE, message)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return Problem(start, Code.FILE_ENCODING, "the file is in UTF-16: save it as UTF-8")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode()
+        message = f"the byte 0x{data[error.start]:02X} is not UTF-8: save the file as UTF-8"
+        return Problem(place_at(before, len(before), file), Code.FILE_ENCODING, message)
+    if "\r" in text and (found := _LONE_RETURN.search(text)):
+        message = (
+            "this line ends in a carriage return (U+000D) without a line feed: save the file with "
+            "LF or CRLF line endings"
+        )
+        return Problem(place_at(text, found.start(), file), Code.FILE_LINE_ENDS, message)
+    return text
 
 
 def read_bytes(path: Path, limit: int) -> bytes | None:
@@ -77,26 +91,3 @@ def reason(error: OSError) -> str:
 def place_at(text: str, index: int, file: str) -> Place:
     """Return the place of a character, or of the end of the text."""
     return Place(file, text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
-
-
-def _decode(data: bytes, start: Place) -> str | Problem:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Problem(start, Code.FILE_ENCODING, "the file is in UTF-16: save it as UTF-8")
-    data = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode()
-        return Problem(
-            place_at(before, len(before), start.file),
-            Code.FILE_ENCODING,
-            f"the byte 0x{data[error.start]:02X} is not UTF-8: save the file as UTF-8",
-        )
-    if "\r" in text and (found := _LONE_RETURN.search(text)):
-        return Problem(
-            place_at(text, found.start(), start.file),
-            Code.FILE_LINE_ENDS,
-            "this line ends in a carriage return (U+000D) without a line feed: save the file with "
-            "LF or CRLF line endings",
-        )
-    return text

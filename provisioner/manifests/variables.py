@@ -68,6 +68,11 @@ class VariableText:
         return tuple(part for part in self.parts if isinstance(part, Variable))
 
     @property
+    def constant(self) -> str | None:
+        """Return the value if it contains no variable, or None."""
+        return None if self.variables else "".join(map(str, self.parts))
+
+    @property
     def literal(self) -> bool:
         """Return whether part of the value is written in the file, as a `:-default` is."""
         return not self.parts or any(

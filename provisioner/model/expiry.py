@@ -89,7 +89,17 @@ def parse_expiry(text: str) -> Expiry:
         return ExpiresNever()
     if text[:1].isdigit() and "-" in text:
         return ExpiresAt(_parse_date(text), text)
-    return ExpiresAfter(_parse_lifetime(text), text)
+    hours = _hours(text)
+    if hours is None:
+        raise ValueError(
+            f"{text!r} is not an expiry: write a date (2027-06-30), a date-time "
+            "(2027-06-30T12:00:00Z), hours, days or weeks (36h, 90d, 12w, P90D, PT36H), or never"
+        )
+    if hours == 0:
+        raise ValueError(f"{text!r} is not a lifetime: write at least 1h")
+    if hours > _MAX_HOURS:
+        raise ValueError(f"{text!r} is longer than 100 years: write never")
+    return ExpiresAfter(timedelta(hours=hours), text)
 
 
 @lru_cache(maxsize=4096)
@@ -162,17 +172,3 @@ def _hours(text: str) -> int | None:
         weeks, days, hours = (int(part or 0) for part in match.groups())
         return weeks * 168 + days * 24 + hours
     return None
-
-
-def _parse_lifetime(text: str) -> timedelta:
-    hours = _hours(text)
-    if hours is None:
-        raise ValueError(
-            f"{text!r} is not an expiry: write a date (2027-06-30), a date-time "
-            "(2027-06-30T12:00:00Z), hours, days or weeks (36h, 90d, 12w, P90D, PT36H), or never"
-        )
-    if hours == 0:
-        raise ValueError(f"{text!r} is not a lifetime: write at least 1h")
-    if hours > _MAX_HOURS:
-        raise ValueError(f"{text!r} is longer than 100 years: write never")
-    return timedelta(hours=hours)
