@@ -33,11 +33,16 @@ def without_commands(text: str, format_: str = "text") -> str:
         text: the text that a step prints.
         format_: the format of the text, which decides how a character is escaped.
     """
-    if os.environ.get("GITHUB_ACTIONS") != "true":
+    if not in_github_actions():
         return text
     syntax = FORMATS[format_].syntax
     text = text.replace("##[", _HASH_SIGNS.get(syntax, r"\x23") + "#[")
     return _COMMAND.sub(r"\1\\x3a:", text) if syntax == "text" else text
+
+
+def in_github_actions() -> bool:
+    """Return whether this process is a step of GitHub Actions."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 class Runner:
@@ -51,11 +56,6 @@ class Runner:
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
-
-    @property
-    def present(self) -> bool:
-        """Return whether this process is a step of GitHub Actions."""
-        return self._variables.get("GITHUB_ACTIONS") == "true"
 
     def summarize(self, markdown: str) -> None:
         """Append Markdown to the summary of the step."""

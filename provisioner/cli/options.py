@@ -388,7 +388,7 @@ _OUTPUT_OPTIONS = (
 )
 
 
-def add_output_options(*formats: str) -> Decorator:
+def add_output(*formats: str) -> Decorator:
     """Add the options of `OutputOptions`; the command gets them as its argument `output`.
 
     Args:
@@ -403,7 +403,7 @@ def add_output_options(*formats: str) -> Decorator:
 add_run_options = _add(
     add_guard_options,
     add_selection(revokes=True),
-    add_output_options(*formats_of("result")),
+    add_output(*formats_of("result")),
     add_output_targets(events=True),
 )
 """Add the options that `plan`, `apply`, `rotate` and `revoke` share."""

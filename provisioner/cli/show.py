@@ -13,7 +13,6 @@ from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Update
 from provisioner.render.outcome.text import plan_text, result_text
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
-from provisioner.render.validation_result import ValidationResult
 from provisioner.runtime.log_context import extra
 
 if TYPE_CHECKING:
@@ -47,9 +46,8 @@ def show_result(result: RunResult, console: Console, refusal: RefusedError | Non
 def _print_report(
     outcome: Plan | RunResult, console: Console, refusal: RefusedError | None
 ) -> None:
-    manifests = ValidationResult((), (), outcome.created_at)
-    failure = None if refusal is None else refusal.failure
-    report = ReportInput(manifests, outcome=outcome, refusal=failure)
+    failure = refusal.failure if refusal else None
+    report = ReportInput(outcome.created_at, outcome=outcome, refusal=failure)
     console.print_report(report, console.output.format)
 
 

@@ -42,12 +42,11 @@ from provisioner.plan import (
     Unmanaged,
     Unobserved,
 )
-from provisioner.render.formats import NAMES, formats_of, render
+from provisioner.render.formats import FORMATS, formats_of, render
 from provisioner.render.markdown import MAX_PAGE_BYTES, problems_markdown
 from provisioner.render.outcome.markdown import plan_markdown, result_markdown
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
-from provisioner.render.validation_result import ValidationResult
 
 OUTPUT_FORMATS = formats_of("problems")
 
@@ -130,13 +129,13 @@ problems = st.lists(st.builds(Problem, places, codes, names, st.none() | places)
 few = settings(max_examples=30)
 
 
-def examined(found: tuple[Problem, ...], *sound: str) -> ValidationResult:
-    return ValidationResult(sound, found, NOW)
+def examined(found: tuple[Problem, ...], *sound: str) -> ReportInput:
+    return ReportInput(NOW, sound, found)
 
 
 def rendered(name: str, found: tuple[Problem, ...], *sound: str) -> str:
     """Return the problems in the format of this name."""
-    return render(ReportInput(examined(found, *sound)), name)
+    return render(examined(found, *sound), name)
 
 
 def suite_of(report: str) -> TestSuite:
@@ -535,7 +534,7 @@ def outputs_of(file: Path) -> dict[str, str]:
 def test_report_option_offers_every_format() -> None:
     """`--report` accepts exactly the formats that can show the problems of manifests."""
     assert options.REPORT_FORMATS == OUTPUT_FORMATS
-    assert {*NAMES} - {*OUTPUT_FORMATS} == {"html"}
+    assert {*FORMATS} - {*OUTPUT_FORMATS} == {"html"}
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])

@@ -8,8 +8,8 @@ import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import add_output_options, add_selection
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.options import OutputOptions, Selection, add_output, add_selection
+from provisioner.cli.signals import Signals, stoppable
 from provisioner.errors.codes import Code
 from provisioner.render.formats import formats_of
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import timedelta
 
-    from provisioner.cli.options import OutputOptions, Selection
-    from provisioner.cli.signals import Signals
     from provisioner.model.sink_content import SinkContent
 
 
@@ -40,7 +38,7 @@ def _duration(
     callback=_duration,
 )
 @add_selection(revokes=False)
-@add_output_options(*formats_of("report"))
+@add_output(*formats_of("report"))
 @stoppable
 def report(
     selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
@@ -67,7 +65,6 @@ def report(
     from provisioner.plan.findings import EXPIRING_WITHIN
     from provisioner.reconcile.guards import guard_workspaces
     from provisioner.render.report import ReportInput
-    from provisioner.render.validation_result import ValidationResult
 
     console = Console(output)
     with console.problems_as_data():
@@ -87,8 +84,7 @@ def report(
         for one in outcomes
     )
     fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
-    manifests = ValidationResult(prepared.manifests.sources, (), prepared.now)
-    content = ReportInput(manifests, outcome=fleet_audit, quiet=output.quiet)
+    content = ReportInput(prepared.now, outcome=fleet_audit, quiet=output.quiet)
     console.print_report(content, output.format)
     for one in fleet_audit.unobserved:
         console.print_failure(one.failure, one.environment)

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.plan import Unobserved
-from provisioner.render.audit.rows import (
-    NOTE_MEANINGS,
-    describe_key,
-    note_label,
-    summary_parts,
-)
+from provisioner.render.audit.rows import NOTE_MEANINGS, describe_key, note_label, summary_parts
 from provisioner.render.escape import escape, inline_code, truncate
 from provisioner.render.markdown import name_cell, row, size_of, take_fitting
 

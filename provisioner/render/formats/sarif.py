@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from provisioner import __version__
+from provisioner.errors import explanations
 from provisioner.errors.codes import PROBLEM_CODES, WARNINGS, Code
-from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ _ROOT = "%SRCROOT%"
 
 def render(report: ReportInput, _: Palette) -> Document:
     """Return one run with a rule for each code, and a result for each problem or warning."""
-    from provisioner.errors import explanations
-
     meanings = {
         code: explanations.first_sentence(text) for code, text in explanations.load().items()
     }
@@ -48,7 +46,7 @@ def render(report: ReportInput, _: Palette) -> Document:
                 "columnKind": "unicodeCodePoints",
                 "results": [
                     _result(problem, index[problem.code], fingerprint, warns=warns)
-                    for problem, warns, fingerprint in report.validation.fingerprinted
+                    for problem, warns, fingerprint in report.fingerprinted
                 ],
             }
         ],
@@ -98,6 +96,3 @@ def _message(text: str) -> str:
     if "](" in escaped:
         escaped = escaped.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
     return escaped
-
-
-FORMAT = ReportFormat(("problems",), "json", render)

@@ -21,12 +21,15 @@ from provisioner.render.markdown import (
     name_cell,
     size_of,
 )
-from provisioner.render.outcome.rows import describe_action, describe_sinks, finding_kind, rows_of
-from provisioner.render.outcome.summary import (
+from provisioner.render.outcome.rows import (
+    describe_action,
+    describe_sinks,
+    finding_kind,
     plan_summary,
     plan_summary_line,
     result_summary,
     result_summary_line,
+    rows_of,
 )
 
 if TYPE_CHECKING:

@@ -8,8 +8,14 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
-from provisioner.render.outcome.rows import describe_action, describe_sinks, finding_kind, rows_of
-from provisioner.render.outcome.summary import plan_summary_line, result_summary_line
+from provisioner.render.outcome.rows import (
+    describe_action,
+    describe_sinks,
+    finding_kind,
+    plan_summary_line,
+    result_summary_line,
+    rows_of,
+)
 from provisioner.render.text import align_columns, failure_line, heading, visible
 
 if TYPE_CHECKING:
