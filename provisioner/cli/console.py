@@ -68,12 +68,16 @@ class Console:
     @property
     def palette(self) -> Palette:
         """Return the colours of text on stdout."""
-        return COLOUR if _has_colour(self.output.color, sys.stdout) else PLAIN
+        return self.palette_of(sys.stdout)
 
-    @property
-    def error_palette(self) -> Palette:
-        """Return the colours of text on stderr."""
-        return COLOUR if _has_colour(self.output.color, sys.stderr) else PLAIN
+    def palette_of(self, stream: TextIO | None) -> Palette:
+        """Return the colours of text on a stream."""
+        colours, variables = self.output.color, os.environ
+        if colours == "auto":
+            terminal = stream and stream.isatty() and variables.get("TERM") != "dumb"
+            forced = variables.get("FORCE_COLOR") or terminal
+            colours = "always" if forced and not variables.get("NO_COLOR") else "never"
+        return COLOUR if colours == "always" else PLAIN
 
     def print_json(self, document: object) -> None:
         """Write a JSON document to stdout.
@@ -151,7 +155,7 @@ class Console:
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
         )
-        no_color = not _has_colour(self.output.color, sys.stderr)
+        no_color = self.palette_of(sys.stderr) is PLAIN
         stderr = console.Console(stderr=True, no_color=no_color)
         with progress.Progress(*columns, console=stderr, transient=True) as bar:
             task = bar.add_task(description, total=total)
@@ -202,16 +206,6 @@ def output_error(error: OSError, name: str = "output") -> OutputError:
         f"The {name} could not be written: {error.strerror}.",
         remedy="Changes already made stay in place; `provision list` shows the keys.",
     )
-
-
-def _has_colour(choice: str, stream: TextIO | None) -> bool:
-    if choice != "auto":
-        return choice == "always"
-    if os.environ.get("NO_COLOR"):
-        return False
-    if os.environ.get("FORCE_COLOR"):
-        return True
-    return bool(stream and stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def report_error(error: Exception, printed_codes: list[str]) -> int:

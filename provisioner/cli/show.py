@@ -68,7 +68,7 @@ def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
 
 def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
     """Show the plan, ask for confirmation, and return the answer."""
-    console.print_stderr(plan_text(plan, console.error_palette))
+    console.print_stderr(plan_text(plan, console.palette_of(sys.stderr)))
     question = f"Apply this to {', '.join(environments)}?"
     if click.confirm(question, default=False, err=True):
         return True

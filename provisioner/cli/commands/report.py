@@ -14,10 +14,7 @@ from provisioner.errors.codes import Code
 from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import timedelta
-
-    from provisioner.model.sink_content import SinkContent
 
 
 def _duration(
@@ -56,11 +53,15 @@ def report(
         # Write the report as one HTML page:
         $ provision report --format html > report.html
     """
+    import logging
+
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
+    from provisioner.errors.pluralize import pluralize
+    from provisioner.model.sink_content import Unavailable
     from provisioner.plan import PlanOptions, Unobserved
     from provisioner.plan.findings import EXPIRING_WITHIN
     from provisioner.reconcile.guards import guard_workspaces
@@ -74,7 +75,11 @@ def report(
         observed = reconciler.observe()
         outcomes = reconciler.read_key_sinks(observed, request)
     read = [one for one in outcomes if not isinstance(one, Unobserved)]
-    _warn_of_unavailable(content for _, contents in read for content in contents.values())
+    found = [content for _, contents in read for content in contents.values()]
+    if unavailable := sum(isinstance(one, Unavailable) for one in found):
+        logging.getLogger("provisioner").warning(
+            "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
+        )
     inputs = (
         one
         if isinstance(one, Unobserved)
@@ -101,16 +106,3 @@ def report(
         return INCOMPLETE
     overdue = fleet_audit.due or fleet_audit.missing
     return CHANGES if expiring_within is not None and overdue else 0
-
-
-def _warn_of_unavailable(sink_contents: Iterable[SinkContent]) -> None:
-    """Log how many sinks could not be read."""
-    import logging
-
-    from provisioner.errors.pluralize import pluralize
-    from provisioner.model.sink_content import Unavailable
-
-    if unavailable := sum(isinstance(one, Unavailable) for one in sink_contents):
-        logging.getLogger("provisioner").warning(
-            "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
-        )

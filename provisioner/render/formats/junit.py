@@ -38,21 +38,17 @@ def render(report: ReportInput, _: Palette) -> str:
         f'<testsuite name="{_SUITE}" timestamp="{created_at:%Y-%m-%dT%H:%M:%S}" '
         f'hostname="localhost" tests="{len(files)}" failures="{len(by_file)}" errors="0" time="0">'
     )
+    warnings = "\n".join(_escape_xml(f"warning: {warning}") for warning in report.warnings)
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         opening,
         "  <properties/>",
         *(line for file in files for line in _case(file, by_file.get(file, ()))),
-        _suite_output(report.warnings),
+        f"  <system-out>{warnings}</system-out>" if warnings else "  <system-out/>",
         "  <system-err/>",
         "</testsuite>",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _suite_output(warnings: Sequence[Problem]) -> str:
-    lines = "\n".join(_escape_xml(f"warning: {warning}") for warning in warnings)
-    return f"  <system-out>{lines}</system-out>" if lines else "  <system-out/>"
 
 
 def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:

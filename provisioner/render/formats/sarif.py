@@ -77,17 +77,14 @@ def _result(problem: Problem, rule: int, fingerprint: str, *, warns: bool) -> Do
 
 
 def _location(place: Place) -> Document:
+    uri = quote(place.file.encode(errors="backslashreplace"))
+    below_root = {"uri": uri, "uriBaseId": _ROOT}
     return {
         "physicalLocation": {
-            "artifactLocation": _artifact(place.file),
+            "artifactLocation": {"uri": f"file://{uri}"} if uri.startswith("/") else below_root,
             "region": {"startLine": place.line, "startColumn": place.column},
         }
     }
-
-
-def _artifact(file: str) -> Document:
-    uri = quote(file.encode(errors="backslashreplace"))
-    return {"uri": f"file://{uri}"} if file.startswith("/") else {"uri": uri, "uriBaseId": _ROOT}
 
 
 def _message(text: str) -> str:
