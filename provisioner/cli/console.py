@@ -87,12 +87,13 @@ class Console:
         """
         _write(sys.stdout, without_commands(as_json(document), "json"))
 
-    def print_report(self, report: ReportInput, format_: str) -> None:
-        """Write a report to stdout in one of the report formats.
+    def print_report(self, report: ReportInput) -> None:
+        """Write a report to stdout in the format of the output.
 
         Raises:
             OutputError: as `print_text`.
         """
+        format_ = self.output.format
         _write(sys.stdout, without_commands(render(report, format_, self.palette), format_))
 
     @contextmanager

@@ -45,42 +45,33 @@ def in_github_actions() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-class Runner:
-    """The runner of a job, which names a file for each kind of output in a variable.
+def append_summary(markdown: str) -> None:
+    """Append Markdown to the summary of the step."""
+    _append("GITHUB_STEP_SUMMARY", f"{markdown}\n", _MAX_SUMMARY_BYTES)
 
-    Output that cannot be written is a warning, not a failure of the run.
 
-    Args:
-        variables: the environment variables of the process.
-    """
+def set_outputs(values: Mapping[str, str]) -> None:
+    """Set outputs of the step, which later steps read as `steps.ID.outputs.NAME`."""
+    # A random delimiter keeps a value from starting another output.
+    parts = [
+        f"{name}<<{(delimiter := uuid.uuid4())}\n{text}\n{delimiter}\n"
+        for name, text in values.items()
+    ]
+    _append("GITHUB_OUTPUT", "".join(parts), None)
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
 
-    def summarize(self, markdown: str) -> None:
-        """Append Markdown to the summary of the step."""
-        self._append("GITHUB_STEP_SUMMARY", f"{markdown}\n", _MAX_SUMMARY_BYTES)
-
-    def set_outputs(self, values: Mapping[str, str]) -> None:
-        """Set outputs of the step, which later steps read as `steps.ID.outputs.NAME`."""
-        # A random delimiter keeps a value from starting another output.
-        parts = [
-            f"{name}<<{(delimiter := uuid.uuid4())}\n{text}\n{delimiter}\n"
-            for name, text in values.items()
-        ]
-        self._append("GITHUB_OUTPUT", "".join(parts), None)
-
-    def _append(self, variable: str, text: str, max_bytes: int | None) -> None:
-        name = self._variables.get(variable)
-        if not name:
-            return
-        data = text.encode(errors="surrogateescape")
-        try:
-            with Path(name).open("ab") as file:
-                size = os.fstat(file.fileno()).st_size + len(data)
-                if max_bytes is not None and size > max_bytes:
-                    _LOG.warning("%s would be longer than GitHub accepts: not written", variable)
-                    return
-                file.write(data)
-        except OSError as error:
-            _LOG.warning("%s could not be written: %s", variable, error.strerror)
+def _append(variable: str, text: str, max_bytes: int | None) -> None:
+    """Append to the file that a variable names; if it cannot be written, that is a warning."""
+    name = os.environ.get(variable)
+    if not name:
+        return
+    data = text.encode(errors="surrogateescape")
+    try:
+        with Path(name).open("ab") as file:
+            size = os.fstat(file.fileno()).st_size + len(data)
+            if max_bytes is not None and size > max_bytes:
+                _LOG.warning("%s would be longer than GitHub accepts: not written", variable)
+                return
+            file.write(data)
+    except OSError as error:
+        _LOG.warning("%s could not be written: %s", variable, error.strerror)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner import __version__
+from provisioner.cli import github_actions
 from provisioner.cli.console import output_error
 from provisioner.cli.event_file import EventFile
 from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED, USAGE
-from provisioner.cli.github_actions import Runner, in_github_actions, without_commands
 from provisioner.cli.output_file import is_stream, open_output, write_all
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
@@ -68,7 +68,7 @@ class Outputs:
         self._command = command
         self._console = console
         self._reports = reports
-        self._runner = Runner(os.environ) if ci and in_github_actions() else None
+        self._in_ci = ci and github_actions.in_github_actions()
         self._report = ReportInput(datetime.now(UTC))
         self._started = False
         self._stdout_error: OutputError | None = None
@@ -83,11 +83,10 @@ class Outputs:
             yield
         except InvalidInputError as error:
             report = self.examine(ReportInput(datetime.now(UTC), error.sources, error.problems))
-            format_ = self._console.output.format
             # Problems as text are printed on stderr when the command ends.
-            if format_ != "text":
+            if self._console.output.format != "text":
                 with self.printing():
-                    self._console.print_report(report, format_)
+                    self._console.print_report(report)
             self.write_reports(report)
             raise
 
@@ -137,11 +136,11 @@ class Outputs:
             OutputError: as `write_reports`.
         """
         self._refusal = None if refusal is None else refusal.failure
-        if self._runner is not None:
+        if self._in_ci:
             values = {"changes": "true" if changes else "false", "digest": outcome.digest}
             if plan_file is not None:
                 values["plan-file"] = plan_file
-            self._runner.set_outputs(values)
+            github_actions.set_outputs(values)
         self.write_reports(replace(self._report, outcome=outcome, refusal=self._refusal))
 
     def write_reports(self, report: ReportInput) -> None:
@@ -151,9 +150,9 @@ class Outputs:
             OutputError: if a report, or stdout before it, could not be written; the other reports
                 are written.
         """
-        if self._runner is not None:
+        if self._in_ci:
             if report.outcome is not None or report.problems:
-                self._runner.summarize(render(report, "markdown"))
+                github_actions.append_summary(render(report, "markdown"))
             if report.entries and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
                 self._console.print_commands(render(report, "github"))
@@ -161,7 +160,7 @@ class Outputs:
         for file, (format_, stream) in self._reports.items():
             text = render(report, format_)
             if is_stream(file):
-                text = without_commands(text, format_)
+                text = github_actions.without_commands(text, format_)
             try:
                 write_all(stream, text.encode())
             except BrokenPipeError:

@@ -48,7 +48,7 @@ def _print_report(
 ) -> None:
     failure = refusal.failure if refusal else None
     report = ReportInput(outcome.created_at, outcome=outcome, refusal=failure)
-    console.print_report(report, console.output.format)
+    console.print_report(report)
 
 
 def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from markdown_it import MarkdownIt
 
 from provisioner import schemas
 from provisioner.cli import main, options
-from provisioner.cli.github_actions import Runner
+from provisioner.cli.github_actions import set_outputs
 from provisioner.errors.failure import Failure
 from provisioner.errors.problem import Place, Problem
 from provisioner.execution import (
@@ -968,11 +968,11 @@ def test_a_summary_never_exceeds_the_limit_of_github(runner, run) -> None:
 
 def test_a_value_cannot_start_another_output(runner) -> None:
     """A path with line breaks is one value."""
-    file = str(runner / "GITHUB_OUTPUT")
-    Runner({"GITHUB_OUTPUT": file}).set_outputs(
-        {"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"}
-    )
-    assert outputs_of(Path(file)) == {"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"}
+    set_outputs({"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"})
+    assert outputs_of(runner / "GITHUB_OUTPUT") == {
+        "plan-file": "a\nchanges=true\nx<<EOF\n",
+        "b": "c",
+    }
 
 
 def test_reports_are_regular_files_without_secrets(here, run, monkeypatch) -> None:

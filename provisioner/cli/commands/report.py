@@ -90,7 +90,7 @@ def report(
     )
     fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
     content = ReportInput(prepared.now, outcome=fleet_audit, quiet=output.quiet)
-    console.print_report(content, output.format)
+    console.print_report(content)
     for one in fleet_audit.unobserved:
         console.print_failure(one.failure, one.environment)
     code = early_exit_code(signals, guard_workspaces(observed), outcomes)

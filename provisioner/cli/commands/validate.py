@@ -53,6 +53,6 @@ def validate(
         report = outputs.examine(checked)
         if output.format != "text" or checked.problems or not output.quiet:
             with outputs.printing():
-                console.print_report(report, output.format)
+                console.print_report(report)
         outputs.write_reports(report)
     return INVALID if checked.problems else 0
