@@ -32,8 +32,6 @@ _Value = TypeVar("_Value")
 REPORT_FORMATS = formats_of("problems")
 """The formats of `--report`, which any command can write if its manifests have problems."""
 
-_LOG_LEVELS = ("debug", "info", "warning", "error")
-
 _PATH = click.Path(path_type=Path)
 
 
@@ -312,7 +310,7 @@ _OUTPUT_OPTIONS = (
     common_option(
         "--log-level",
         "Write log messages at this level and above to stderr.",
-        type=click.Choice(_LOG_LEVELS, case_sensitive=False),
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
         default="warning",
     ),
     common_option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from provisioner.render.formats import render
 from provisioner.render.report import ReportInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from provisioner.cli.console import Console
@@ -82,7 +82,7 @@ class Outputs:
         try:
             yield
         except InvalidInputError as error:
-            report = self.examine(ReportInput(datetime.now(UTC), error.sources, error.problems))
+            report = from_root(ReportInput(datetime.now(UTC), error.sources, error.problems))
             # Problems as text are printed on stderr when the command ends.
             if self._console.output.format != "text":
                 with self.printing():
@@ -92,17 +92,10 @@ class Outputs:
 
     def start(self, sources: tuple[str, ...], environments: Iterable[Environment] = ()) -> None:
         """Emit that the run starts, once the manifests are valid."""
-        self.examine(ReportInput(datetime.now(UTC), sources))
+        self._report = ReportInput(datetime.now(UTC), sources)
         self._started = True
         names = tuple(one.name for one in environments)
         self.emit(RunStarted(self._command, __version__, names))
-
-    def examine(self, report: ReportInput) -> ReportInput:
-        """Return a report about manifests with paths from the root; later ones contain it too."""
-        with suppress(FileNotFoundError):  # the working directory is gone
-            report = report.relocated(_from_root())
-        self._report = report
-        return report
 
     def plan_made(self, plan: Plan) -> None:
         """Emit that the plan is made."""
@@ -141,7 +134,8 @@ class Outputs:
             if plan_file is not None:
                 values["plan-file"] = plan_file
             github_actions.set_outputs(values)
-        self.write_reports(replace(self._report, outcome=outcome, refusal=self._refusal))
+        report = replace(self._report, outcome=outcome, refusal=self._refusal)
+        self.write_reports(from_root(report) if self._reports or self._in_ci else report)
 
     def write_reports(self, report: ReportInput) -> None:
         """Write the report files, and the summary of the step.
@@ -249,19 +243,18 @@ def _require_distinct(*files: str) -> None:
         paths.add(path)
 
 
-def _from_root() -> Callable[[str], str]:
-    """Return a function for the path from the root of the repository, where a file is below it.
-
-    Raises:
-        FileNotFoundError: if the working directory is gone.
-    """
-    here = os.path.realpath(os.curdir)
+def from_root(report: ReportInput) -> ReportInput:
+    """Return a report with the paths of manifests from the root of the repository, if below it."""
+    try:
+        here = os.path.realpath(os.curdir)
+    except FileNotFoundError:  # the working directory is gone
+        return report
     variables = map(os.environ.get, ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"))
     root = os.path.realpath(next(filter(None, variables), here))
 
-    def from_root(file: str) -> str:
+    def path_of(file: str) -> str:
         absolute = Path(here, file)
         path = Path(os.path.realpath(absolute.parent), absolute.name)
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
 
-    return from_root
+    return report.relocated(path_of)

@@ -43,14 +43,14 @@ def validate(
 
     from provisioner.cli.check_manifests import check
     from provisioner.cli.console import Console
-    from provisioner.cli.outputs import open_outputs
+    from provisioner.cli.outputs import from_root, open_outputs
 
     console = Console(output)
     with open_outputs("validate", output_targets, console) as outputs:
         checked = check(paths or (manifests,), datetime.now(UTC), environments_file)
         for warning in checked.warnings:
             logging.getLogger("provisioner").warning("%s", warning)
-        report = outputs.examine(checked)
+        report = from_root(checked)
         if output.format != "text" or checked.problems or not output.quiet:
             with outputs.printing():
                 console.print_report(report)
