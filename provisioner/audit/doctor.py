@@ -88,15 +88,12 @@ class Doctor:
             if observation is not None
         ]
         shared = {
-            name: Check.failed("credential", error.failure)
+            name: (Check.failed("credential", error.failure),)
             for names, error in shared_workspaces(observed)
             for name in names
         }
         return tuple(
-            replace(one, checks=(*one.checks, shared[one.environment]))
-            if one.environment in shared
-            else one
-            for one, _ in examined
+            replace(one, checks=one.checks + shared.get(one.environment, ())) for one, _ in examined
         )
 
     def _examine_safely(

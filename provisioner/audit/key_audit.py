@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Literal
 
-from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, by_name
+from provisioner.model.observed import NoRoles, by_name
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
 from provisioner.plan.delivery import holds_good_token, on_server_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from provisioner.model.environment import Environment, Generation
@@ -187,53 +187,45 @@ def audit(
     """
     environments = tuple(inputs)
     selects = PlanOptions(only=only).selects
-    observed = [
-        (one, _live_keys(one.observation, selects))
-        for one in environments
-        if isinstance(one, AuditInput)
-    ]
-    admins = Counter(
-        name
-        for one, live in observed
-        for name, keys in live.items()
-        if any(_is_admin(one.observation.roles, key) for key in keys)
-    )
-    shared_admins = frozenset(name for name, count in admins.items() if count > 1)
-    audits: dict[str, EnvironmentAudit] = {}
-    for one, live in observed:
+    admins: Counter[str] = Counter()
+    for one in environments:
+        if isinstance(one, AuditInput):
+            now_there, roles = one.observation.server_time, one.observation.roles
+            admins.update(
+                {
+                    key.name
+                    for key in one.observation.keys
+                    if key.live(now_there) and selects(key.name) and _is_admin(roles, key)
+                }
+            )
+
+    def audited(one: AuditInput) -> EnvironmentAudit:
+        server_time = one.observation.server_time
+        live = by_name(
+            key for key in one.observation.keys if key.live(server_time) and selects(key.name)
+        )
         desired = {key.name: key for key in one.desired if selects(key.name)}
         contents = on_server_clock(one.sink_contents, one.observation.server_ahead)
         keys = [
             key
             for name, same_name in live.items()
             for key in _audit_name(
-                one, same_name, desired.get(name), contents, within, name in shared_admins
+                one, same_name, desired.get(name), contents, within, admins[name] > 1
             )
         ]
-        audits[one.environment.name] = EnvironmentAudit(
+        return EnvironmentAudit(
             environment=one.environment.name,
             url=one.environment.url,
             generation=one.observation.generation,
-            server_time=one.observation.server_time,
+            server_time=server_time,
             keys=tuple(sorted(keys, key=lambda key: (key.expires_at, key.name, key.id))),
             missing=tuple(name for name in desired if name not in live),
         )
+
     return FleetAudit(
         now,
         within,
-        tuple(
-            one if isinstance(one, Unobserved) else audits[one.environment.name]
-            for one in environments
-        ),
-    )
-
-
-def _live_keys(
-    observation: Observation, selects: Callable[[str], bool]
-) -> Mapping[str, list[ObservedKey]]:
-    """Return the live keys of each name, the oldest first, as a plan orders them."""
-    return by_name(
-        key for key in observation.keys if key.live(observation.server_time) and selects(key.name)
+        tuple(one if isinstance(one, Unobserved) else audited(one) for one in environments),
     )
 
 
@@ -318,13 +310,7 @@ def _delivery(contents: Sequence[SinkContent], keys: Sequence[ObservedKey]) -> D
 
 def _is_admin(roles: Roles, key: ObservedKey) -> bool:
     """Return whether a key can do everything, by its role's label; legacy has no roles."""
-    match roles:
-        case NoRoles():
-            return True
-        case HiddenRoles() | KnownRoles():
-            return key.role is not None and key.role.casefold() == "admin"
-        case _:
-            assert_never(roles)
+    return isinstance(roles, NoRoles) or (key.role or "").casefold() == "admin"
 
 
 def _is_unknown(content: SinkContent) -> bool:

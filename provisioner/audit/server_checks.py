@@ -55,8 +55,14 @@ def checks_of_server(
     """Yield the checks of a workspace that was observed."""
     session = _is_session(environment, capabilities)
     live = sum(key.live(observation.server_time) for key in observation.keys)
+    if observation.generation == "legacy":
+        release = "Legacy: Twenty up to 1.2."
+    elif capabilities.release is None:
+        release = "Core: Twenty 1.3 or later; its responses do not show whether it is 1.x or 2.x."
+    else:
+        release = f"Core: Twenty {capabilities.release}."
     yield _reached(environment)
-    yield Check("generation", "ok", _release(observation, capabilities))
+    yield Check("generation", "ok", release)
     yield _credential(environment, observation, capabilities, session=session)
     yield Check("keys", "ok", f"{pluralize(len(observation.keys), 'key')} listed, {live} live.")
     yield _roles(environment.role, observation.roles)
@@ -68,14 +74,6 @@ def checks_of_server(
 def _reached(environment: Environment) -> Check:
     server = "The embedded Twenty" if environment.embedded else environment.url
     return Check("reached", "ok", f"{server} answers.")
-
-
-def _release(observation: Observation, capabilities: Capabilities) -> str:
-    if observation.generation == "legacy":
-        return "Legacy: Twenty up to 1.2."
-    if capabilities.release is None:
-        return "Core: Twenty 1.3 or later; its responses do not show whether it is 1.x or 2.x."
-    return f"Core: Twenty {capabilities.release}."
 
 
 def _is_session(environment: Environment, capabilities: Capabilities) -> bool:

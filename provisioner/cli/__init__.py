@@ -72,7 +72,7 @@ def _run(arguments: list[str] | None, printed_codes: list[str]) -> int:
         # Click exits like this when the reader of its output has gone (`| head`).
         return 0
     except Exception as error:  # noqa: BLE001 - reports every bug with a traceback
-        from provisioner.cli.exits import report_error
+        from provisioner.cli.console import report_error
 
         return report_error(error, printed_codes)
     return code if isinstance(code, int) else 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.pluralize import pluralize
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import ENVIRONMENTS, load, look_alikes
+from provisioner.render.report import ReportInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,24 +19,7 @@ if TYPE_CHECKING:
     from provisioner.manifests import Manifests
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """The result of a check.
-
-    Attributes:
-        problems: the problems of the checked files.
-        summary: a line with the number of keys and environments.
-        files: the files that were checked.
-        warnings: findings that are allowed, but most likely mistakes.
-    """
-
-    problems: tuple[Problem, ...]
-    summary: str
-    files: tuple[str, ...]
-    warnings: tuple[Problem, ...] = ()
-
-
-def check(paths: Iterable[Path], now: datetime, environments: Path | None = None) -> Checked:
+def check(paths: Iterable[Path], now: datetime, environments: Path | None = None) -> ReportInput:
     """Check directories and files; a file is read together with its whole directory.
 
     Args:
@@ -64,9 +47,8 @@ def check(paths: Iterable[Path], now: datetime, environments: Path | None = None
         keys += sum(map(len, manifests.desired.values()))
         declared += len(manifests.environments)
     summary = f"{pluralize(keys, 'key')} in {pluralize(declared, 'environment')}, no problems."
-    return Checked(
-        tuple(dict.fromkeys(problems)), summary, tuple(dict.fromkeys(sources)), tuple(warnings)
-    )
+    unique = tuple(dict.fromkeys(problems))
+    return ReportInput(now, tuple(dict.fromkeys(sources)), unique, tuple(warnings), summary)
 
 
 def _split_path(path: Path) -> tuple[Path, str | None]:

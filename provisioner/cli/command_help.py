@@ -84,6 +84,13 @@ class DocumentedCommand(click.Command):
             message = f"No such option {error.option_name!r}. Use `{line}` instead."
             raise click.UsageError(message, ctx) from None
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Call the command with the values that its parameters name."""
+        from provisioner.cli.options import arguments_of
+
+        assert self.callback is not None  # noqa: S101 - for the type checker
+        return ctx.invoke(self.callback, **arguments_of(self.callback, ctx.params))
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, the common ones, and the variables of both."""
         options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]

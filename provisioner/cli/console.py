@@ -1,24 +1,35 @@
-"""The console of a command: data on stdout, everything else on stderr."""
+"""The console of a command: data on stdout, everything else on stderr, the last error too."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
+import traceback
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from provisioner import __version__
+from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
 from provisioner.cli.output_file import write_all
 from provisioner.cli.standard_streams import discard_output
 from provisioner.errors.codes import Code
-from provisioner.errors.exceptions import InvalidInputError, OutputError
+from provisioner.errors.exceptions import (
+    InvalidInputError,
+    OutputError,
+    ProvisionError,
+    WorkspaceError,
+    WrongUsageError,
+)
 from provisioner.render.formats import render
 from provisioner.render.json import as_json, problems_document
-from provisioner.render.text import COLOUR, PLAIN, Palette, visible
+from provisioner.render.text import COLOUR, PLAIN, Palette, problems_text, visible
+from provisioner.runtime.file_descriptors import is_out_of_descriptors
 from provisioner.runtime.log_context import extra
 from provisioner.secret import MIN_DATA_LENGTH, masked
 
@@ -31,6 +42,9 @@ if TYPE_CHECKING:
     from provisioner.runtime.log_context import LogContext
 
 _LOG = logging.getLogger("provisioner")
+
+_STDOUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of the device behind stdout; they have no file name when click writes to it."""
 
 
 class Console:
@@ -54,12 +68,16 @@ class Console:
     @property
     def palette(self) -> Palette:
         """Return the colours of text on stdout."""
-        return COLOUR if _has_colour(self.output.color, sys.stdout) else PLAIN
+        return self.palette_of(sys.stdout)
 
-    @property
-    def error_palette(self) -> Palette:
-        """Return the colours of text on stderr."""
-        return COLOUR if _has_colour(self.output.color, sys.stderr) else PLAIN
+    def palette_of(self, stream: TextIO | None) -> Palette:
+        """Return the colours of text on a stream."""
+        colours, variables = self.output.color, os.environ
+        if colours == "auto":
+            terminal = stream and stream.isatty() and variables.get("TERM") != "dumb"
+            forced = variables.get("FORCE_COLOR") or terminal
+            colours = "always" if forced and not variables.get("NO_COLOR") else "never"
+        return COLOUR if colours == "always" else PLAIN
 
     def print_json(self, document: object) -> None:
         """Write a JSON document to stdout.
@@ -69,12 +87,13 @@ class Console:
         """
         _write(sys.stdout, without_commands(as_json(document), "json"))
 
-    def print_report(self, report: ReportInput, format_: str) -> None:
-        """Write a report to stdout in one of the report formats.
+    def print_report(self, report: ReportInput) -> None:
+        """Write a report to stdout in the format of the output.
 
         Raises:
             OutputError: as `print_text`.
         """
+        format_ = self.output.format
         _write(sys.stdout, without_commands(render(report, format_, self.palette), format_))
 
     @contextmanager
@@ -137,7 +156,7 @@ class Console:
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
         )
-        no_color = not _has_colour(self.output.color, sys.stderr)
+        no_color = self.palette_of(sys.stderr) is PLAIN
         stderr = console.Console(stderr=True, no_color=no_color)
         with progress.Progress(*columns, console=stderr, transient=True) as bar:
             task = bar.add_task(description, total=total)
@@ -181,20 +200,69 @@ def _write(stream: TextIO | None, text: str) -> None:
         raise output_error(error) from None
 
 
-def output_error(error: OSError) -> OutputError:
-    """Return the error of a command whose stdout cannot be written."""
+def output_error(error: OSError, name: str = "output") -> OutputError:
+    """Return the error of a command whose stdout, or a file, cannot be written."""
     return OutputError(
         Code.OUTPUT_FAILED,
-        f"The output could not be written: {error.strerror}.",
+        f"The {name} could not be written: {error.strerror}.",
         remedy="Changes already made stay in place; `provision list` shows the keys.",
     )
 
 
-def _has_colour(choice: str, stream: TextIO | None) -> bool:
-    if choice != "auto":
-        return choice == "always"
-    if os.environ.get("NO_COLOR"):
-        return False
-    if os.environ.get("FORCE_COLOR"):
+def report_error(error: Exception, printed_codes: list[str]) -> int:
+    """Print on stderr why the command failed, and return its exit code.
+
+    Args:
+        error: the error.
+        printed_codes: the codes of errors printed as text, to which those of this one are added.
+    """
+    match error:
+        case FileNotFoundError() if _working_directory_is_gone():
+            error = WrongUsageError(
+                Code.DIRECTORY_GONE,
+                "The working directory no longer exists.",
+                remedy="Change to a directory that exists.",
+            )
+        case OSError() if is_out_of_descriptors(error):
+            error = WorkspaceError(
+                Code.UNREACHABLE,
+                "This process cannot open more files or connections.",
+                remedy="Raise the limit on open files (`ulimit -n`).",
+            )
+        case OSError(filename=None) if error.errno in _STDOUT_ERRORS:
+            error = output_error(error)
+    match error:
+        case InvalidInputError() if logs_json():
+            for problem in error.problems:
+                _LOG.error("%s: %s", problem.place, problem.message, extra=extra(code=problem.code))
+        case InvalidInputError():
+            printed_codes += [problem.code for problem in error.problems]
+            write_stderr(problems_text(error.problems, PLAIN))
+        case ProvisionError():
+            print_failure(error.failure, printed_codes)
+        case _:
+            _print_bug(error)
+    return error.exit_code if isinstance(error, ProvisionError) else UNEXPECTED
+
+
+def _working_directory_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - fails if the directory was removed
+    except FileNotFoundError:
         return True
-    return bool(stream and stream.isatty()) and os.environ.get("TERM") != "dumb"
+    return False
+
+
+def _print_bug(error: Exception) -> None:
+    import platform
+
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    text = (
+        f"{frames}{type(error).__name__}\n\nThis is a bug in provision {__version__} "
+        f"(Python {platform.python_version()}, {sys.platform}). Please report it with "
+        "the lines above; they contain no variable values."
+    )
+    if logs_json():
+        _LOG.critical("%s", text, extra=extra(code=Code.INTERNAL_ERROR))
+    else:
+        write_stderr(f"{text}\n")

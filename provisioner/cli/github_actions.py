@@ -33,54 +33,45 @@ def without_commands(text: str, format_: str = "text") -> str:
         text: the text that a step prints.
         format_: the format of the text, which decides how a character is escaped.
     """
-    if os.environ.get("GITHUB_ACTIONS") != "true":
+    if not in_github_actions():
         return text
     syntax = FORMATS[format_].syntax
     text = text.replace("##[", _HASH_SIGNS.get(syntax, r"\x23") + "#[")
     return _COMMAND.sub(r"\1\\x3a:", text) if syntax == "text" else text
 
 
-class Runner:
-    """The runner of a job, which names a file for each kind of output in a variable.
+def in_github_actions() -> bool:
+    """Return whether this process is a step of GitHub Actions."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
 
-    Output that cannot be written is a warning, not a failure of the run.
 
-    Args:
-        variables: the environment variables of the process.
-    """
+def append_summary(markdown: str) -> None:
+    """Append Markdown to the summary of the step."""
+    _append("GITHUB_STEP_SUMMARY", f"{markdown}\n", _MAX_SUMMARY_BYTES)
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
 
-    @property
-    def present(self) -> bool:
-        """Return whether this process is a step of GitHub Actions."""
-        return self._variables.get("GITHUB_ACTIONS") == "true"
+def set_outputs(values: Mapping[str, str]) -> None:
+    """Set outputs of the step, which later steps read as `steps.ID.outputs.NAME`."""
+    # A random delimiter keeps a value from starting another output.
+    parts = [
+        f"{name}<<{(delimiter := uuid.uuid4())}\n{text}\n{delimiter}\n"
+        for name, text in values.items()
+    ]
+    _append("GITHUB_OUTPUT", "".join(parts), None)
 
-    def summarize(self, markdown: str) -> None:
-        """Append Markdown to the summary of the step."""
-        self._append("GITHUB_STEP_SUMMARY", f"{markdown}\n", _MAX_SUMMARY_BYTES)
 
-    def set_outputs(self, values: Mapping[str, str]) -> None:
-        """Set outputs of the step, which later steps read as `steps.ID.outputs.NAME`."""
-        # A random delimiter keeps a value from starting another output.
-        parts = [
-            f"{name}<<{(delimiter := uuid.uuid4())}\n{text}\n{delimiter}\n"
-            for name, text in values.items()
-        ]
-        self._append("GITHUB_OUTPUT", "".join(parts), None)
-
-    def _append(self, variable: str, text: str, max_bytes: int | None) -> None:
-        name = self._variables.get(variable)
-        if not name:
-            return
-        data = text.encode(errors="surrogateescape")
-        try:
-            with Path(name).open("ab") as file:
-                size = os.fstat(file.fileno()).st_size + len(data)
-                if max_bytes is not None and size > max_bytes:
-                    _LOG.warning("%s would be longer than GitHub accepts: not written", variable)
-                    return
-                file.write(data)
-        except OSError as error:
-            _LOG.warning("%s could not be written: %s", variable, error.strerror)
+def _append(variable: str, text: str, max_bytes: int | None) -> None:
+    """Append to the file that a variable names; if it cannot be written, that is a warning."""
+    name = os.environ.get(variable)
+    if not name:
+        return
+    data = text.encode(errors="surrogateescape")
+    try:
+        with Path(name).open("ab") as file:
+            size = os.fstat(file.fileno()).st_size + len(data)
+            if max_bytes is not None and size > max_bytes:
+                _LOG.warning("%s would be longer than GitHub accepts: not written", variable)
+                return
+            file.write(data)
+    except OSError as error:
+        _LOG.warning("%s could not be written: %s", variable, error.strerror)

@@ -1,15 +1,16 @@
 """The options that commands share; each can also be set by a variable `PROVISION_<OPTION>`.
 
-Each decorator collects a group of options into one value, so that a command takes a few values
-and not a dozen flags.
+A command takes a few values and not a dozen flags: it names them as its parameters, and each value
+is made of the options that it consists of.
 """
 
 from __future__ import annotations
 
 import os
-from functools import partial, wraps
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -20,7 +21,7 @@ from provisioner.model.restrictions import Restrictions, SinkRule
 from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from provisioner.cli.command_help import Command, Decorator
     from provisioner.plan import GuardOverrides, PlanOptions
@@ -30,8 +31,6 @@ _Value = TypeVar("_Value")
 
 REPORT_FORMATS = formats_of("problems")
 """The formats of `--report`, which any command can write if its manifests have problems."""
-
-_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _PATH = click.Path(path_type=Path)
 
@@ -46,33 +45,6 @@ def _add(*options: Decorator) -> Decorator:
         for one in reversed(options):
             command = one(command)
         return command
-
-    return decorate
-
-
-def _collect(
-    argument: str, build: Callable[..., object], *options: Decorator, keep: str = ""
-) -> Decorator:
-    """Return a decorator that hands the values of several options to a command as one argument.
-
-    Args:
-        argument: the name of the argument.
-        build: makes its value; its parameters, or the fields of the class, are named as the
-            options. An option that the command does not have is left out.
-        options: the options that the decorator adds.
-        keep: the name of an option that another value contains too.
-    """
-    names = build.__annotations__.keys() - {"return"}
-    taken = names - {keep}
-
-    def decorate(command: Command) -> Command:
-        @wraps(command)
-        def collect(**arguments: object) -> int:
-            values = {name: arguments[name] for name in names if name in arguments}
-            others = {name: arguments[name] for name in arguments if name not in taken}
-            return command(**{argument: build(**values)}, **others)
-
-        return _add(*options)(collect)
 
     return decorate
 
@@ -151,11 +123,6 @@ _manifests = partial(
 )
 manifests_option = _manifests("Read environments.yaml and manifests from this directory.")
 new_manifests_option = _manifests("Write the files to this directory.")
-one_environment_option = common_option(
-    "-e, --environment NAME",
-    "Work on this environment; required if there are several.",
-    shell_complete=environment_names,
-)
 _environments = partial(
     common_option,
     "--environments FILE",
@@ -170,9 +137,7 @@ def _programs(context: click.Context, option: click.Parameter, value: bool) -> b
     return not _require_restriction(context, option, value)
 
 
-add_restrictions = _collect(
-    "restrictions",
-    Restrictions,
+_RESTRICTIONS = (
     _environments(),
     common_option(
         "--against DIR",
@@ -201,23 +166,10 @@ add_restrictions = _collect(
         callback=_programs,
     ),
 )
-"""Add the options of `Restrictions`; the command gets them as its argument `restrictions`."""
-
-
-def _selection(
-    manifests: Path,
-    environment: str | tuple[str, ...] | None,
-    restrictions: Restrictions,
-    only: tuple[str, ...] = (),
-    parallel: int | None = None,
-) -> Selection:
-    names = environment or ()
-    environments = (names,) if isinstance(names, str) else names
-    return Selection(manifests, environments, only, parallel, restrictions)
 
 
 def add_selection(*, revokes: bool) -> Decorator:
-    """Add the options of `Selection`; the command gets them as its argument `selection`.
+    """Add the options of a `Selection`, which the command names `selection`.
 
     Args:
         revokes: True if the command, or its plan file, can revoke keys; it then refuses an empty
@@ -226,7 +178,7 @@ def add_selection(*, revokes: bool) -> Decorator:
     repeatable = partial(
         common_option, multiple=True, callback=_not_empty("work on all") if revokes else None
     )
-    return _add_selection(
+    return _add(
         manifests_option,
         repeatable(
             "-e, --environment NAME",
@@ -243,48 +195,33 @@ def add_selection(*, revokes: bool) -> Decorator:
             "Send up to N simultaneous requests to each environment, instead of limits.parallel.",
             type=click.IntRange(1, 100),
         ),
+        *_RESTRICTIONS,
     )
 
 
-def _add_selection(*options: Decorator) -> Decorator:
-    collect = _collect("selection", _selection)
-    return lambda command: _add(*options)(add_restrictions(collect(command)))
-
-
-add_one_environment = _add_selection(manifests_option, one_environment_option)
-"""Add the options of a `Selection` of one environment; the argument is `selection` too."""
+add_one_environment = _add(
+    manifests_option,
+    common_option(
+        "-e, --environment NAME",
+        "Work on this environment; required if there are several.",
+        shell_complete=environment_names,
+    ),
+    *_RESTRICTIONS,
+)
+"""Add the options of a `Selection` of one environment; it is named `selection` too."""
 
 # The changes that a run may make
 
 
-def _plan_options(
-    *, only: tuple[str, ...], prune: bool, dedupe: bool, redeliver: bool
-) -> PlanOptions:
-    from provisioner.plan import PlanOptions
-
-    return PlanOptions(only=only, prune=prune, dedupe=dedupe, redeliver=redeliver)
-
-
-add_plan_flags = _collect(
-    "options",
-    _plan_options,
+add_plan_flags = _add(
     option("--prune", "Revoke owned keys that no manifest declares."),
     option("--dedupe", "Revoke duplicates of owned keys."),
     option("--redeliver", "Deliver a new token for every key to its sinks."),
-    keep="only",
 )
-"""Add the options of `PlanOptions`; the command gets them, with --only, as `options`."""
+"""Add the options of `PlanOptions`, which the command names `options`; --only is one too."""
 
 
-def _guard_overrides(*, max_revoke: int | None, allow_protected: bool) -> GuardOverrides:
-    from provisioner.plan import GuardOverrides
-
-    return GuardOverrides(max_revoke=max_revoke, allow_protected=allow_protected)
-
-
-add_guard_options = _collect(
-    "overrides",
-    _guard_overrides,
+_add_guard_options = _add(
     option(
         "--max-revoke N",
         "Allow up to N revocations in each environment, instead of guards.max_revoke.",
@@ -292,7 +229,7 @@ add_guard_options = _collect(
     ),
     option("--allow-protected", "Allow revoking keys that `protect: true` protects."),
 )
-"""Add the options of `GuardOverrides`; the command gets them as its argument `overrides`."""
+"""Add the options of `GuardOverrides`, which the command names `overrides`."""
 
 
 # The output
@@ -342,13 +279,12 @@ _OUTPUT_TARGETS = (
 
 
 def add_output_targets(*, events: bool) -> Decorator:
-    """Add the options of `OutputTargets`; the command gets them as `output_targets`.
+    """Add the options of `OutputTargets`, which the command names `output_targets`.
 
     Args:
         events: True if the command has events to write.
     """
-    options = _OUTPUT_TARGETS if events else _OUTPUT_TARGETS[:-1]
-    return _collect("output_targets", OutputTargets, *options)
+    return _add(*_OUTPUT_TARGETS if events else _OUTPUT_TARGETS[:-1])
 
 
 class OutputOptions(NamedTuple):
@@ -374,7 +310,7 @@ _OUTPUT_OPTIONS = (
     common_option(
         "--log-level",
         "Write log messages at this level and above to stderr.",
-        type=click.Choice(_LOG_LEVELS, case_sensitive=False),
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
         default="warning",
     ),
     common_option(
@@ -388,8 +324,8 @@ _OUTPUT_OPTIONS = (
 )
 
 
-def add_output_options(*formats: str) -> Decorator:
-    """Add the options of `OutputOptions`; the command gets them as its argument `output`.
+def add_output(*formats: str) -> Decorator:
+    """Add the options of `OutputOptions`, which the command names `output`.
 
     Args:
         formats: the choices of `--format`, the default first; empty for a command without it.
@@ -397,13 +333,65 @@ def add_output_options(*formats: str) -> Decorator:
     choices = f"--format [{'|'.join(formats)}]"
     text = "Print results on stdout in this format."
     own = (option(choices, text, default=formats[0]),) if formats else ()
-    return _collect("output", OutputOptions, *own, *_OUTPUT_OPTIONS)
+    return _add(*own, *_OUTPUT_OPTIONS)
 
 
 add_run_options = _add(
-    add_guard_options,
+    _add_guard_options,
     add_selection(revokes=True),
-    add_output_options(*formats_of("result")),
+    add_output(*formats_of("result")),
     add_output_targets(events=True),
 )
 """Add the options that `plan`, `apply`, `rotate` and `revoke` share."""
+
+
+# The values
+
+
+def arguments_of(command: Callable[..., object], given: Mapping[str, Any]) -> dict[str, object]:
+    """Return the arguments of a command: an option each, or a value of several options.
+
+    Args:
+        command: the function.
+        given: the values of its options and arguments by their names.
+    """
+    names = signature(command).parameters
+    values = {name: build(given) for name, build in _VALUES.items() if name in names}
+    return values | {name: given[name] for name in names if name in given}
+
+
+def _build(value: Callable[..., _Value], given: Mapping[str, Any]) -> _Value:
+    """Return a value whose fields are named as options; it has those that the command has."""
+    return value(**{name: given[name] for name in value.__annotations__ if name in given})
+
+
+def _selection(given: Mapping[str, Any]) -> Selection:
+    names = given["environment"] or ()
+    return Selection(
+        given["manifests"],
+        (names,) if isinstance(names, str) else names,
+        given.get("only", ()),
+        given.get("parallel"),
+        _build(Restrictions, given),
+    )
+
+
+def _plan_options(given: Mapping[str, Any]) -> PlanOptions:
+    from provisioner.plan import PlanOptions
+
+    return _build(PlanOptions, given)
+
+
+def _guard_overrides(given: Mapping[str, Any]) -> GuardOverrides:
+    from provisioner.plan import GuardOverrides
+
+    return _build(GuardOverrides, given)
+
+
+_VALUES: dict[str, Callable[[Mapping[str, Any]], object]] = {
+    "selection": _selection,
+    "options": _plan_options,
+    "overrides": _guard_overrides,
+    "output": partial(_build, OutputOptions),
+    "output_targets": partial(_build, OutputTargets),
+}

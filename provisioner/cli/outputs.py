@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from provisioner import __version__
+from provisioner.cli import github_actions
+from provisioner.cli.console import output_error
 from provisioner.cli.event_file import EventFile
 from provisioner.cli.exit_codes import INTERRUPTED, UNEXPECTED, USAGE
-from provisioner.cli.github_actions import Runner, without_commands
 from provisioner.cli.output_file import is_stream, open_output, write_all
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
@@ -26,7 +27,6 @@ from provisioner.errors.exceptions import (
 from provisioner.execution import PlanMade, RunEnded, RunStarted, ignore
 from provisioner.render.formats import render
 from provisioner.render.report import ReportInput
-from provisioner.render.validation_result import ValidationResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from provisioner.cli.options import OutputTargets
     from provisioner.cli.signals import Signals
     from provisioner.errors.failure import Failure
-    from provisioner.errors.problem import Place, Problem
     from provisioner.execution import Emit, RunResult
     from provisioner.model.environment import Environment
     from provisioner.plan import Plan
@@ -66,12 +65,11 @@ class Outputs:
         *,
         ci: bool,
     ) -> None:
-        runner = Runner(os.environ)
         self._command = command
         self._console = console
         self._reports = reports
-        self._runner = runner if ci and runner.present else None
-        self._examined = ValidationResult((), (), datetime.now(UTC))
+        self._in_ci = ci and github_actions.in_github_actions()
+        self._report = ReportInput(datetime.now(UTC))
         self._started = False
         self._stdout_error: OutputError | None = None
         self._refusal: Failure | None = None
@@ -84,30 +82,20 @@ class Outputs:
         try:
             yield
         except InvalidInputError as error:
-            report = self.report_input(error.sources, error.problems)
-            format_ = self._console.output.format
+            report = from_root(ReportInput(datetime.now(UTC), error.sources, error.problems))
             # Problems as text are printed on stderr when the command ends.
-            if format_ != "text":
+            if self._console.output.format != "text":
                 with self.printing():
-                    self._console.print_report(report, format_)
+                    self._console.print_report(report)
             self.write_reports(report)
             raise
 
-    def start(self, sources: tuple[str, ...], environments: Iterable[Environment]) -> None:
+    def start(self, sources: tuple[str, ...], environments: Iterable[Environment] = ()) -> None:
         """Emit that the run starts, once the manifests are valid."""
-        self._examined = _examined(sources, ())
-        self._emit_start(tuple(one.name for one in environments))
-
-    def report_input(
-        self,
-        files: tuple[str, ...],
-        problems: tuple[Problem, ...],
-        summary: str = "",
-        warnings: tuple[Problem, ...] = (),
-    ) -> ReportInput:
-        """Return the content of a report about manifests only."""
-        self._examined = _examined(files, problems, warnings)
-        return ReportInput(self._examined, summary)
+        self._report = ReportInput(datetime.now(UTC), sources)
+        self._started = True
+        names = tuple(one.name for one in environments)
+        self.emit(RunStarted(self._command, __version__, names))
 
     def plan_made(self, plan: Plan) -> None:
         """Emit that the plan is made."""
@@ -141,12 +129,13 @@ class Outputs:
             OutputError: as `write_reports`.
         """
         self._refusal = None if refusal is None else refusal.failure
-        if self._runner is not None:
+        if self._in_ci:
             values = {"changes": "true" if changes else "false", "digest": outcome.digest}
             if plan_file is not None:
                 values["plan-file"] = plan_file
-            self._runner.set_outputs(values)
-        self.write_reports(ReportInput(self._examined, outcome=outcome, refusal=self._refusal))
+            github_actions.set_outputs(values)
+        report = replace(self._report, outcome=outcome, refusal=self._refusal)
+        self.write_reports(from_root(report) if self._reports or self._in_ci else report)
 
     def write_reports(self, report: ReportInput) -> None:
         """Write the report files, and the summary of the step.
@@ -155,32 +144,25 @@ class Outputs:
             OutputError: if a report, or stdout before it, could not be written; the other reports
                 are written.
         """
-        if self._runner is not None:
-            if report.outcome is not None or report.validation.problems:
-                self._runner.summarize(render(report, "markdown"))
-            if report.validation.entries and self._console.output.format != "github":
+        if self._in_ci:
+            if report.outcome is not None or report.problems:
+                github_actions.append_summary(render(report, "markdown"))
+            if report.entries and self._console.output.format != "github":
                 # The runner reads commands from stderr too, and stdout may be data.
                 self._console.print_commands(render(report, "github"))
         failed = None
         for file, (format_, stream) in self._reports.items():
+            text = render(report, format_)
+            if is_stream(file):
+                text = github_actions.without_commands(text, format_)
             try:
-                text = render(report, format_)
-                if is_stream(file):
-                    text = without_commands(text, format_)
                 write_all(stream, text.encode())
             except BrokenPipeError:
                 pass  # the reader has gone, as may happen on stdout
             except OSError as error:
-                failed = failed or (file, error.strerror)
-        if failed is not None:
-            file, reason = failed
-            raise OutputError(
-                Code.OUTPUT_FAILED,
-                f"The report {file!r} could not be written: {reason}.",
-                remedy="Changes already made stay in place; `provision list` shows the keys.",
-            )
-        if self._stdout_error is not None:
-            raise self._stdout_error
+                failed = failed or output_error(error, f"report {file!r}")
+        if failed := failed or self._stdout_error:
+            raise failed
 
     def finish(self, exit_code: int) -> int:
         """Set the exit code of the run, and return it."""
@@ -189,13 +171,9 @@ class Outputs:
 
     def close(self) -> None:
         """Emit that the run ended."""
-        self._emit_start(())
-        self.emit(RunEnded(self.exit_code, self._refusal))
-
-    def _emit_start(self, environments: tuple[str, ...]) -> None:
         if not self._started:
-            self._started = True
-            self.emit(RunStarted(self._command, __version__, environments))
+            self.start(())
+        self.emit(RunEnded(self.exit_code, self._refusal))
 
 
 @contextmanager
@@ -219,14 +197,15 @@ def open_outputs(
     Raises:
         WrongUsageError: if a file cannot be written, or is given for two outputs.
     """
+    events = output_targets.events
+    event_files = () if events is None or events.startswith("/dev/") else (events,)
+    report_files = tuple(file for _, file in output_targets.reports)
+    _require_distinct(*map(str, other_files), *event_files, *report_files)
     with ExitStack() as stack:
-        reports: dict[str, tuple[str, BinaryIO]] = {}
-        events = output_targets.events
-        event_files = () if events is None or events.startswith("/dev/") else (events,)
-        report_files = tuple(file for _, file in output_targets.reports)
-        _require_distinct(*map(str, other_files), *event_files, *report_files)
-        for format_, file in output_targets.reports:
-            reports[file] = format_, stack.enter_context(open_output(file, "--report"))
+        reports = {
+            file: (format_, stack.enter_context(open_output(file, "--report")))
+            for format_, file in output_targets.reports
+        }
         event_file = None
         if events is not None:
             event_file = EventFile(events, console.run_id)
@@ -234,21 +213,17 @@ def open_outputs(
         outputs = Outputs(command, console, reports, event_file, ci=output_targets.ci)
         try:
             yield outputs
-        except ProvisionError as error:
-            signal_code = None if signals is None else signals.exit_code
-            outputs.exit_code = error.exit_code if signal_code is None else signal_code
-            raise
-        except click.UsageError:
-            outputs.exit_code = USAGE
-            raise
-        except click.Abort:
-            outputs.exit_code = INTERRUPTED
-            raise
-        except Exception:
-            outputs.exit_code = UNEXPECTED
-            raise
-        except BaseException:
-            outputs.exit_code = INTERRUPTED
+        except BaseException as error:
+            match error:
+                case ProvisionError():
+                    signal_code = signals.exit_code if signals else None
+                    outputs.exit_code = signal_code or error.exit_code
+                case click.UsageError():
+                    outputs.exit_code = USAGE
+                case Exception() if not isinstance(error, click.Abort):
+                    outputs.exit_code = UNEXPECTED
+                case _:
+                    outputs.exit_code = INTERRUPTED
             raise
         finally:
             outputs.close()
@@ -258,8 +233,7 @@ def _require_distinct(*files: str) -> None:
     """Raise if two of the paths are one file, because one output would be lost."""
     paths: set[str] = set()
     for file in files:
-        path = os.path.realpath(file)
-        if path in paths:
+        if (path := os.path.realpath(file)) in paths:
             raise WrongUsageError(
                 Code.REPORT_UNWRITABLE,
                 f"{file!r} is given for two outputs.",
@@ -269,34 +243,18 @@ def _require_distinct(*files: str) -> None:
         paths.add(path)
 
 
-def _examined(
-    files: Iterable[str], problems: Iterable[Problem], warnings: Iterable[Problem] = ()
-) -> ValidationResult:
-    variables = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")
+def from_root(report: ReportInput) -> ReportInput:
+    """Return a report with the paths of manifests from the root of the repository, if below it."""
     try:
         here = os.path.realpath(os.curdir)
-        root = os.path.realpath(next(filter(None, map(os.environ.get, variables)), here))
-    except FileNotFoundError:  # the working directory is gone: leave the paths as they are
-        return ValidationResult(tuple(files), tuple(problems), datetime.now(UTC), tuple(warnings))
+    except FileNotFoundError:  # the working directory is gone
+        return report
+    variables = map(os.environ.get, ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"))
+    root = os.path.realpath(next(filter(None, variables), here))
 
-    def from_root(file: str) -> str:
-        """Return the path from the root of the repository; unchanged if it is not below it."""
+    def path_of(file: str) -> str:
         absolute = Path(here, file)
         path = Path(os.path.realpath(absolute.parent), absolute.name)
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
 
-    def relocated(place: Place) -> Place:
-        return place._replace(file=from_root(place.file))
-
-    def all_relocated(found: Iterable[Problem]) -> tuple[Problem, ...]:
-        return tuple(
-            replace(one, place=relocated(one.place), related=one.related and relocated(one.related))
-            for one in found
-        )
-
-    return ValidationResult(
-        tuple(map(from_root, files)),
-        all_relocated(problems),
-        datetime.now(UTC),
-        all_relocated(warnings),
-    )
+    return report.relocated(path_of)

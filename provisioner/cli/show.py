@@ -13,7 +13,6 @@ from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Update
 from provisioner.render.outcome.text import plan_text, result_text
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
-from provisioner.render.validation_result import ValidationResult
 from provisioner.runtime.log_context import extra
 
 if TYPE_CHECKING:
@@ -47,10 +46,9 @@ def show_result(result: RunResult, console: Console, refusal: RefusedError | Non
 def _print_report(
     outcome: Plan | RunResult, console: Console, refusal: RefusedError | None
 ) -> None:
-    manifests = ValidationResult((), (), outcome.created_at)
-    failure = None if refusal is None else refusal.failure
-    report = ReportInput(manifests, outcome=outcome, refusal=failure)
-    console.print_report(report, console.output.format)
+    failure = refusal.failure if refusal else None
+    report = ReportInput(outcome.created_at, outcome=outcome, refusal=failure)
+    console.print_report(report)
 
 
 def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
@@ -70,7 +68,7 @@ def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
 
 def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
     """Show the plan, ask for confirmation, and return the answer."""
-    console.print_stderr(plan_text(plan, console.error_palette))
+    console.print_stderr(plan_text(plan, console.palette_of(sys.stderr)))
     question = f"Apply this to {', '.join(environments)}?"
     if click.confirm(question, default=False, err=True):
         return True

@@ -1,20 +1,21 @@
-"""The signals that stop a command, SIGINT and SIGTERM."""
+"""The signals that stop a command in an orderly way, SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
-import threading
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING
 
-from provisioner.runtime.cancellation import Cancellation
+import click
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    Command = Callable[..., int]
     _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 _EXIT_CODE_BASE = 128
@@ -29,6 +30,8 @@ class Signals:
     """The signals that the process got, and the stop that they request."""
 
     def __init__(self) -> None:
+        from provisioner.runtime.cancellation import Cancellation
+
         self.stop = Cancellation()
         self._first: int | None = None
         self._count = 0
@@ -42,6 +45,9 @@ class Signals:
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Request a stop when a signal arrives, until the end of the block."""
+        import socket
+        import threading
+
         # A Python handler runs only when the main thread wakes up, which may take long. So a
         # thread reads the numbers of the signals from a socket.
         receiver, sender = socket.socketpair()
@@ -91,3 +97,29 @@ class Signals:
     def _remember(self, number: int, _: FrameType | None) -> None:
         """Keep the signal from ending the process, and remember it for the main thread."""
         self._first = self._first or number
+
+
+def stoppable(command: Command) -> Command:
+    """Catch signals while a command runs; the command gets them as its argument `signals`.
+
+    They are caught even during its imports. An error after a signal is reported, and the exit code
+    is that of the signal. An unexpected exception takes precedence over both.
+    """
+
+    @wraps(command)
+    def run_stoppable(**arguments: object) -> int:
+        from provisioner.errors.exceptions import ProvisionError
+
+        signals = Signals()
+        with signals.caught():
+            try:
+                return command(signals=signals, **arguments)
+            except ProvisionError as error:
+                if signals.exit_code is None:
+                    raise
+                from provisioner.cli.console import report_error
+
+                report_error(error, click.get_current_context().obj)
+                return signals.exit_code
+
+    return run_stoppable

@@ -13,7 +13,6 @@ _ROW = re.compile(r"^\| (\d+) \| (.+) \|$", re.MULTILINE)
 _PARAGRAPHS = re.compile(r"^### `(\w+)`\n(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\([^)\s]+\)")
 _ESCAPED = re.compile(r"\\(?=[^\w\s])")
-_ITEM = "- "
 
 
 def load() -> dict[str, str]:
@@ -37,31 +36,21 @@ def first_sentence(text: str) -> str:
 
 def wrap(text: str, width: int) -> str:
     """Return an explanation with its paragraphs and list items wrapped to a number of columns."""
-    return "\n".join(
-        line or ""
-        for paragraph in text.split("\n\n")
-        for block in (*_blocks(paragraph), "")
-        for line in _wrapped(block, width)
-    ).rstrip()
+    lines: list[str] = []
+    for paragraph in text.split("\n\n"):
+        for block in re.split(r"\n(?=- )", paragraph):
+            lines += textwrap.wrap(
+                " ".join(block.split()),
+                width,
+                subsequent_indent="  " if block.startswith("- ") else "",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip()
 
 
 def _plain(markdown: str) -> str:
     """Return Markdown without links and escapes, in ASCII, which every terminal can show."""
     text = _ESCAPED.sub("", _LINK.sub(r"\1", markdown.strip()))
     return text.replace("\N{HORIZONTAL ELLIPSIS}", "...")
-
-
-def _blocks(paragraph: str) -> list[str]:
-    """Return the items of a list, or the whole paragraph."""
-    return re.split(rf"\n(?={_ITEM})", paragraph)
-
-
-def _wrapped(block: str, width: int) -> list[str]:
-    indent = "  " if block.startswith(_ITEM) else ""
-    return textwrap.wrap(
-        " ".join(block.split()),
-        width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [""]

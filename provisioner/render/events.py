@@ -20,8 +20,7 @@ from provisioner.execution import (
 from provisioner.plan import Unobserved
 from provisioner.render.json import failure_document
 from provisioner.render.outcome.json import action_identity, environment_error, row_outcome
-from provisioner.render.outcome.rows import describe_result
-from provisioner.render.outcome.summary import plan_summary, result_summary
+from provisioner.render.outcome.rows import describe_result, plan_summary, result_summary
 
 if TYPE_CHECKING:
     from provisioner.execution import Event
@@ -57,11 +56,8 @@ def event_document(event: Event) -> Document:  # noqa: PLR0911 - one for each ev
             head = {"event": "action_begun", "environment": event.environment}
             return head | action_identity(event.action)
         case StepsSettled():
-            return {
-                "event": "steps_settled",
-                "environment": event.environment,
-                "steps": event.steps,
-            }
+            head = {"event": "steps_settled", "environment": event.environment}
+            return head | {"steps": event.steps}
         case ActionEnded(result=result):
             outcome = row_outcome(describe_result(result))
             del outcome["record"]
@@ -82,11 +78,8 @@ def event_document(event: Event) -> Document:  # noqa: PLR0911 - one for each ev
                 "error": environment_error(finished),
             }
         case RunEnded():
-            return {
-                "event": "run_ended",
-                "exit_code": event.exit_code,
-                "refusal": failure_document(event.refusal),
-            }
+            refusal = failure_document(event.refusal)
+            return {"event": "run_ended", "exit_code": event.exit_code, "refusal": refusal}
         case _:
             assert_never(event)
 

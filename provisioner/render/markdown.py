@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Problem
-    from provisioner.render.validation_result import ValidationResult
+    from provisioner.render.report import ReportInput
 
 MAX_PAGE_BYTES = 64_000
 """Bytes of a page. A comment on GitHub holds 65 536 characters; the rest is for other text."""
@@ -99,15 +99,15 @@ def failure_cells(failure: Failure) -> tuple[str, str]:
     return inline_code(failure.code), message_cell(failure.text)
 
 
-def problems_markdown(validation: ValidationResult) -> str:
+def problems_markdown(report: ReportInput) -> str:
     """Return the page of the problems and warnings of manifests."""
-    count = len(validation.problems)
+    count = len(report.problems)
     page = [
         f"## {pluralize(count, 'problem')}; nothing was sent."
         if count
-        else f"## {pluralize(len(validation.files), 'file')}, no problems."
+        else f"## {pluralize(len(report.files), 'file')}, no problems."
     ]
-    for problems, noun in ((validation.problems, "problem"), (validation.warnings, "warning")):
+    for problems, noun in ((report.problems, "problem"), (report.warnings, "warning")):
         table = Table("", noun, ("position", "code", noun), problems, _problem_cells)
         page += table.lines(MAX_PAGE_BYTES - size_of(page))[0]
     return "\n".join(page) + "\n"

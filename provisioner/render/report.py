@@ -1,29 +1,26 @@
-"""The content of a report, and the interface of a report format."""
+"""The content of a report: the manifests with their problems, and the outcome of a command."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from provisioner.manifests import COUNTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from provisioner.audit.key_audit import FleetAudit
     from provisioner.errors.failure import Failure
+    from provisioner.errors.problem import Problem
     from provisioner.execution import RunResult
     from provisioner.plan import Plan
-    from provisioner.render.json import Document
-    from provisioner.render.text import Palette
-    from provisioner.render.validation_result import ValidationResult
 
-Content = Literal["problems", "plan", "result", "report"]
-"""The contents that a format can show: the problems of manifests, a plan, its result, an audit."""
-
-CONTENTS: tuple[Content, ...] = get_args(Content)
-
-Syntax = Literal["text", "commands", "markup", "json"]
-"""The syntax of a format: text for people, commands for a CI runner, Markdown, HTML and XML, or
-JSON. It decides how secrets are masked and how a name is kept from being a command for a runner."""
+_LINE = re.compile(r"\bline \d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,10 @@ class ReportInput:
     """The content of a report.
 
     Attributes:
-        validation: the manifests, with their problems.
+        created_at: when the manifests were read.
+        files: every manifest that was read, in order; one without a problem is valid.
+        problems: the problems of manifests, in order.
+        warnings: findings in manifests that are allowed but probably a mistake; they fail nothing.
         summary: the line that text shows for manifests without problems.
         outcome: the plan, the result of carrying it out, or the audit of live keys; None if the
             command made none of them.
@@ -39,25 +39,47 @@ class ReportInput:
         quiet: whether text omits keys that need no attention from an audit.
     """
 
-    validation: ValidationResult
+    created_at: datetime
+    files: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     summary: str = ""
     outcome: Plan | RunResult | FleetAudit | None = None
     refusal: Failure | None = None
     quiet: bool = False
 
+    @property
+    def entries(self) -> tuple[tuple[Problem, bool], ...]:
+        """Each problem, then each warning; the second value is true for a warning."""
+        problems = ((one, False) for one in self.problems)
+        return (*problems, *((one, True) for one in self.warnings))
 
-@dataclass(frozen=True, slots=True)
-class ReportFormat:
-    """One format of reports, named as its module in `provisioner.render.formats`.
+    @property
+    def fingerprinted(self) -> Iterator[tuple[Problem, bool, str]]:
+        """Each of `entries` with a distinct fingerprint, which stays the same when lines move."""
+        occurrences: Counter[tuple[str, str, str]] = Counter()
+        for problem, warns in self.entries:
+            # A message may name the line of another place, which moves too, and counts keys.
+            message = COUNTS.sub("", _LINE.sub("line", problem.message))
+            identity = problem.place.file, problem.code, message
+            text = "\0".join((*identity, str(occurrences[identity])))
+            occurrences[identity] += 1
+            yield problem, warns, sha256(text.encode(errors="backslashreplace")).hexdigest()
 
-    Attributes:
-        shows: the contents that it can show. A format that shows only problems shows those of the
-            manifests of any command.
-        syntax: the syntax of what it renders.
-        render: returns the report: text, or a document for JSON. It imports what it needs when it
-            runs, because the command line imports every format for its help.
-    """
+    def relocated(self, path_of: Callable[[str], str]) -> ReportInput:
+        """Return this report with other paths of the manifests."""
 
-    shows: tuple[Content, ...]
-    syntax: Syntax
-    render: Callable[[ReportInput, Palette], str | Document | list[Document]]
+        def relocate(problem: Problem) -> Problem:
+            place, related = problem.place, problem.related
+            return replace(
+                problem,
+                place=place._replace(file=path_of(place.file)),
+                related=related and related._replace(file=path_of(related.file)),
+            )
+
+        return replace(
+            self,
+            files=tuple(map(path_of, self.files)),
+            problems=tuple(map(relocate, self.problems)),
+            warnings=tuple(map(relocate, self.warnings)),
+        )

@@ -5,7 +5,6 @@ Names come from servers and files, so unprintable characters in them are escaped
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from provisioner.errors.pluralize import pluralize
@@ -24,26 +23,21 @@ _MAX_CELL_WIDTH = 60
 Tone = Literal["good", "bad", "warn", "dim", "strong"]
 
 
-class Palette(NamedTuple):
-    """The escape sequence of a terminal for each tone; none without colours."""
+_COLOURS: Mapping[Tone, int] = {"good": 32, "bad": 31, "warn": 33, "dim": 2, "strong": 1}
+"""The parameter of the escape sequence of each tone."""
 
-    sequences: Mapping[Tone, str] = MappingProxyType({})
+
+class Palette(NamedTuple):
+    """The colours of a terminal, or none."""
+
+    coloured: bool
 
     def paint(self, tone: Tone, text: str) -> str:
         """Return the text in a colour of this palette."""
-        return f"{self.sequences[tone]}{text}\x1b[0m" if self.sequences else text
+        return f"\x1b[{_COLOURS[tone]}m{text}\x1b[0m" if self.coloured else text
 
 
-PLAIN = Palette()
-COLOUR = Palette(
-    {
-        "good": "\x1b[32m",
-        "bad": "\x1b[31m",
-        "warn": "\x1b[33m",
-        "dim": "\x1b[2m",
-        "strong": "\x1b[1m",
-    }
-)
+PLAIN, COLOUR = Palette(coloured=False), Palette(coloured=True)
 
 
 def visible(text: str) -> str:

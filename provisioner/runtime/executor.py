@@ -69,18 +69,15 @@ class ThreadExecutor(Executor):
             if not self._closed:
                 self._closed = True
                 if cancel_futures:
-                    self._cancel()
+                    # A thread may take some of the work at the same time.
+                    with suppress(Empty):
+                        while (item := self._queue.get_nowait()) is not None:
+                            item[0].cancel()
                 for _ in self._threads:
                     self._queue.put(None)
         if wait:
             for thread in self._threads:
                 thread.join()
-
-    def _cancel(self) -> None:
-        """Cancel the work that no thread has taken; a thread may take some at the same time."""
-        with suppress(Empty):
-            while (item := self._queue.get_nowait()) is not None:
-                item[0].cancel()
 
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:

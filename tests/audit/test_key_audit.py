@@ -33,11 +33,12 @@ from provisioner.errors.failure import Failure
 from provisioner.model.observed import HiddenRoles, NoRoles, ObservedKey
 from provisioner.model.sink_content import ApiKeyToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import Unobserved
-from provisioner.render.audit.html import audit_html
-from provisioner.render.audit.json import audit_document
-from provisioner.render.audit.markdown import audit_markdown
 from provisioner.render.audit.rows import NOTE_MEANINGS
-from provisioner.render.audit.text import audit_text
+from provisioner.render.formats import render
+from provisioner.render.formats.json import audit_document
+from provisioner.render.formats.markdown import audit_markdown
+from provisioner.render.formats.text import audit_text
+from provisioner.render.report import ReportInput
 from provisioner.render.text import PLAIN
 from provisioner.sinks.file import FileAddress
 
@@ -371,6 +372,10 @@ def test_markdown_fits_into_a_step_summary() -> None:
     many = audit_markdown(audit_of(3_000, environments=1_500))
     assert len(many.encode()) < 1 << 20
     assert "more environments, not shown here." in many
+
+
+def audit_html(found: FleetAudit) -> str:
+    return render(ReportInput(NOW, outcome=found), "html")
 
 
 class Balanced(HTMLParser):

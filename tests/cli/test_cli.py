@@ -456,7 +456,7 @@ def test_colour_follows_option_variables_and_terminal(run, small, monkeypatch) -
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch, hurried: type[Cancellation]) -> None:
     """Make commands of this process wait a fiftieth of the time."""
-    monkeypatch.setattr("provisioner.cli.signals.Cancellation", hurried)
+    monkeypatch.setattr("provisioner.runtime.cancellation.Cancellation", hurried)
 
 
 def is_create(request: Request) -> bool:

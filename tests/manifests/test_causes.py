@@ -13,7 +13,7 @@ from builders import NOW
 from provisioner.cli.check_manifests import check
 from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import COUNTS, Manifests, keys, load, look_alikes, resolve
-from provisioner.render.validation_result import ValidationResult
+from provisioner.render.report import ReportInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -589,7 +589,7 @@ def test_a_problem_is_the_same_when_a_key_or_an_environment_is_added(write: Writ
             *names, environments=environments, deliver=[{"aws": "a{environment}{name}"}]
         )
         problem = only(write(text, each=", policy: {max_lifetime: 30d}"))
-        prints |= {one[2] for one in ValidationResult((), (problem,), NOW).fingerprinted}
+        prints |= {one[2] for one in ReportInput(NOW, (), (problem,)).fingerprinted}
     assert len(prints) == 1
     for counted in (' (for "a" and 1 other key)', " (in a and 2 other environments)"):
         assert COUNTS.sub("", f"x{counted}: y") == "x: y"

@@ -54,7 +54,7 @@ from provisioner.plan import (
     sinks_to_read,
 )
 from provisioner.render.outcome.json import plan_document
-from provisioner.render.outcome.summary import plan_summary
+from provisioner.render.outcome.rows import plan_summary
 from provisioner.render.outcome.text import plan_text
 from provisioner.render.text import PLAIN
 from provisioner.sinks.aws import AwsAddress

@@ -29,7 +29,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     formats = copy / "provisioner" / "render" / "formats"
     (formats / "teamcity.py").write_text(example[1], encoding="utf-8")
     registry = (formats / "__init__.py").read_text(encoding="utf-8")
-    changed = registry.replace('NAMES = ("text",', 'NAMES = ("text", "teamcity",', 1)
+    entry = re.search(r"^1\. Add `(.*)` to `FORMATS`", SECTION, re.MULTILINE)
+    assert entry is not None
+    changed = registry.replace('    "json": Format', f'    {entry[1]}\n    "json": Format', 1)
     assert changed != registry
     (formats / "__init__.py").write_text(changed, encoding="utf-8")
     return copy

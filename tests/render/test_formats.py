@@ -23,7 +23,7 @@ from markdown_it import MarkdownIt
 
 from provisioner import schemas
 from provisioner.cli import main, options
-from provisioner.cli.github_actions import Runner
+from provisioner.cli.github_actions import set_outputs
 from provisioner.errors.failure import Failure
 from provisioner.errors.problem import Place, Problem
 from provisioner.execution import (
@@ -42,12 +42,11 @@ from provisioner.plan import (
     Unmanaged,
     Unobserved,
 )
-from provisioner.render.formats import NAMES, formats_of, render
+from provisioner.render.formats import FORMATS, formats_of, render
 from provisioner.render.markdown import MAX_PAGE_BYTES, problems_markdown
 from provisioner.render.outcome.markdown import plan_markdown, result_markdown
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
-from provisioner.render.validation_result import ValidationResult
 
 OUTPUT_FORMATS = formats_of("problems")
 
@@ -130,13 +129,13 @@ problems = st.lists(st.builds(Problem, places, codes, names, st.none() | places)
 few = settings(max_examples=30)
 
 
-def examined(found: tuple[Problem, ...], *sound: str) -> ValidationResult:
-    return ValidationResult(sound, found, NOW)
+def examined(found: tuple[Problem, ...], *sound: str) -> ReportInput:
+    return ReportInput(NOW, sound, found)
 
 
 def rendered(name: str, found: tuple[Problem, ...], *sound: str) -> str:
     """Return the problems in the format of this name."""
-    return render(ReportInput(examined(found, *sound)), name)
+    return render(examined(found, *sound), name)
 
 
 def suite_of(report: str) -> TestSuite:
@@ -535,7 +534,7 @@ def outputs_of(file: Path) -> dict[str, str]:
 def test_report_option_offers_every_format() -> None:
     """`--report` accepts exactly the formats that can show the problems of manifests."""
     assert options.REPORT_FORMATS == OUTPUT_FORMATS
-    assert {*NAMES} - {*OUTPUT_FORMATS} == {"html"}
+    assert {*FORMATS} - {*OUTPUT_FORMATS} == {"html"}
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])
@@ -969,11 +968,11 @@ def test_a_summary_never_exceeds_the_limit_of_github(runner, run) -> None:
 
 def test_a_value_cannot_start_another_output(runner) -> None:
     """A path with line breaks is one value."""
-    file = str(runner / "GITHUB_OUTPUT")
-    Runner({"GITHUB_OUTPUT": file}).set_outputs(
-        {"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"}
-    )
-    assert outputs_of(Path(file)) == {"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"}
+    set_outputs({"plan-file": "a\nchanges=true\nx<<EOF\n", "b": "c"})
+    assert outputs_of(runner / "GITHUB_OUTPUT") == {
+        "plan-file": "a\nchanges=true\nx<<EOF\n",
+        "b": "c",
+    }
 
 
 def test_reports_are_regular_files_without_secrets(here, run, monkeypatch) -> None:

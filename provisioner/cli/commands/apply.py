@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli import options
 from provisioner.cli.command_help import DocumentedCommand, option
-from provisioner.cli.options import add_plan_flags, add_run_options
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.signals import Signals, stoppable
 
 if TYPE_CHECKING:
     from provisioner.cli.execute import Job
-    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
-    from provisioner.cli.signals import Signals
     from provisioner.plan import GuardOverrides, PlanOptions
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
@@ -42,14 +40,14 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
     "Change nothing unless the plan has this digest, sha256:...",
     callback=_digest,
 )
-@add_plan_flags
-@add_run_options
+@options.add_plan_flags
+@options.add_run_options
 @stoppable
 def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
     file: Path | None,
-    selection: Selection,
-    output: OutputOptions,
-    output_targets: OutputTargets,
+    selection: options.Selection,
+    output: options.OutputOptions,
+    output_targets: options.OutputTargets,
     options: PlanOptions,
     overrides: GuardOverrides,
     *,

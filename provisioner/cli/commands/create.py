@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import add_one_environment, add_output_options
-from provisioner.cli.stoppable import stoppable
-
-if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, Selection
-    from provisioner.cli.signals import Signals
+from provisioner.cli.options import OutputOptions, Selection, add_one_environment, add_output
+from provisioner.cli.signals import Signals, stoppable
 
 
 @click.command(cls=DocumentedCommand)
@@ -26,7 +21,7 @@ if TYPE_CHECKING:
     type=click.Path(allow_dash=True, readable=False),
 )
 @add_one_environment
-@add_output_options()
+@add_output()
 @stoppable
 def create(
     selection: Selection, depth: str, body: str, output: OutputOptions, signals: Signals

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import add_output_options, add_selection
-from provisioner.cli.stoppable import stoppable
-
-if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, Selection
-    from provisioner.cli.signals import Signals
+from provisioner.cli.options import OutputOptions, Selection, add_output, add_selection
+from provisioner.cli.signals import Signals, stoppable
 
 
 @click.command(cls=DocumentedCommand)
 @add_selection(revokes=False)
-@add_output_options("text", "json")
+@add_output("text", "json")
 @stoppable
 def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int:
     """Check credentials, permissions, limits and sinks.
@@ -53,6 +47,4 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
         console.print_text(diagnosis_text(diagnoses, console.palette, quiet=output.quiet))
     if examiner.internal_error is not None:
         raise examiner.internal_error
-    if signals.exit_code is not None:
-        return signals.exit_code
-    return INCOMPLETE if any(one.failed for one in diagnoses) else 0
+    return signals.exit_code or (INCOMPLETE if any(one.failed for one in diagnoses) else 0)

@@ -11,14 +11,12 @@ import click
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import add_one_environment, add_output_options
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.options import OutputOptions, Selection, add_one_environment, add_output
+from provisioner.cli.signals import Signals, stoppable
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError, WrongUsageError
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, Selection
-    from provisioner.cli.signals import Signals
     from provisioner.operations.export import ExportedManifest
 
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
 )
 @add_one_environment
-@add_output_options()
+@add_output()
 @stoppable
 def export(selection: Selection, file: Path | None, output: OutputOptions, signals: Signals) -> int:
     """Write a manifest for the keys in a workspace.
@@ -120,22 +118,14 @@ def _require_manifest(exported: ExportedManifest, environment: str) -> None:
 
 def _write_new(file: Path, text: str) -> None:
     """Write a new file atomically, which only the current user can read."""
-    from tempfile import TemporaryDirectory
+    from provisioner.runtime.atomic_write import write_atomically
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Hidden, so that no run reads it if this process is killed and leaves it behind.
-        with TemporaryDirectory(dir=file.parent, prefix=".") as folder:
-            new = Path(folder, "new")
-            new.touch(0o600)
-            with new.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            try:
-                os.link(new, file)
-            except FileExistsError:
-                raise _exists(file) from None
+        try:
+            write_atomically(file, text.encode(), replace=False)
+        except FileExistsError:
+            raise _exists(file) from None
     except OSError as error:
         raise WrongUsageError(
             Code.NOT_WRITABLE,

@@ -29,15 +29,12 @@ def init(manifests: Path) -> int:
         # Write them to another directory:
         $ provision init --manifests ops/api-keys
     """
+    import shlex
+
     from provisioner.cli.starter_files import write_first_files
 
     for path in write_first_files(manifests):
         click.echo(f"wrote {path.as_posix()}")
-    click.echo("Next: provision plan" + _option(manifests), err=True)
+    option = "" if manifests.as_posix() == "manifests" else f" -m {shlex.quote(str(manifests))}"
+    click.echo(f"Next: provision plan{option}", err=True)
     return 0
-
-
-def _option(manifests: Path) -> str:
-    import shlex
-
-    return "" if manifests.as_posix() == "manifests" else f" -m {shlex.quote(str(manifests))}"

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.exit_codes import INCOMPLETE
-from provisioner.cli.options import add_output_options, add_selection
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.options import OutputOptions, Selection, add_output, add_selection
+from provisioner.cli.signals import Signals, stoppable
 from provisioner.errors.codes import Code
-
-if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, Selection
-    from provisioner.cli.signals import Signals
 
 
 @click.command("list", cls=DocumentedCommand)
 @add_selection(revokes=False)
-@add_output_options("text", "json")
+@add_output("text", "json")
 @stoppable
 def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> int:
     """List the keys in each environment.
@@ -66,6 +60,4 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     for failed in failures:
         console.print_failure(failed.failure, failed.environment)
     code = early_exit_code(signals, guard_workspaces(observed), observed)
-    if code is not None:
-        return code
-    return INCOMPLETE if failures else 0
+    return code or (INCOMPLETE if failures else 0)

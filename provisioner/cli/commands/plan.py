@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli import options
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import add_plan_flags, add_run_options
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.signals import Signals, stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
-    from provisioner.cli.signals import Signals
     from provisioner.plan import GuardOverrides, PlanOptions
 
 
@@ -26,13 +24,13 @@ if TYPE_CHECKING:
     name="file",
     type=click.Path(path_type=Path),
 )
-@add_plan_flags
-@add_run_options
+@options.add_plan_flags
+@options.add_run_options
 @stoppable
 def plan(  # noqa: PLR0913 - one for each part of a command line
-    selection: Selection,
-    output: OutputOptions,
-    output_targets: OutputTargets,
+    selection: options.Selection,
+    output: options.OutputOptions,
+    output_targets: options.OutputTargets,
     options: PlanOptions,
     overrides: GuardOverrides,
     *,

@@ -8,18 +8,13 @@ import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import add_output_options, add_selection
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.options import OutputOptions, Selection, add_output, add_selection
+from provisioner.cli.signals import Signals, stoppable
 from provisioner.errors.codes import Code
 from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import timedelta
-
-    from provisioner.cli.options import OutputOptions, Selection
-    from provisioner.cli.signals import Signals
-    from provisioner.model.sink_content import SinkContent
 
 
 def _duration(
@@ -40,7 +35,7 @@ def _duration(
     callback=_duration,
 )
 @add_selection(revokes=False)
-@add_output_options(*formats_of("report"))
+@add_output(*formats_of("report"))
 @stoppable
 def report(
     selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
@@ -58,16 +53,19 @@ def report(
         # Write the report as one HTML page:
         $ provision report --format html > report.html
     """
+    import logging
+
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
+    from provisioner.errors.pluralize import pluralize
+    from provisioner.model.sink_content import Unavailable
     from provisioner.plan import PlanOptions, Unobserved
     from provisioner.plan.findings import EXPIRING_WITHIN
     from provisioner.reconcile.guards import guard_workspaces
     from provisioner.render.report import ReportInput
-    from provisioner.render.validation_result import ValidationResult
 
     console = Console(output)
     with console.problems_as_data():
@@ -77,7 +75,11 @@ def report(
         observed = reconciler.observe()
         outcomes = reconciler.read_key_sinks(observed, request)
     read = [one for one in outcomes if not isinstance(one, Unobserved)]
-    _warn_of_unavailable(content for _, contents in read for content in contents.values())
+    found = [content for _, contents in read for content in contents.values()]
+    if unavailable := sum(isinstance(one, Unavailable) for one in found):
+        logging.getLogger("provisioner").warning(
+            "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
+        )
     inputs = (
         one
         if isinstance(one, Unobserved)
@@ -87,9 +89,8 @@ def report(
         for one in outcomes
     )
     fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
-    manifests = ValidationResult(prepared.manifests.sources, (), prepared.now)
-    content = ReportInput(manifests, outcome=fleet_audit, quiet=output.quiet)
-    console.print_report(content, output.format)
+    content = ReportInput(prepared.now, outcome=fleet_audit, quiet=output.quiet)
+    console.print_report(content)
     for one in fleet_audit.unobserved:
         console.print_failure(one.failure, one.environment)
     code = early_exit_code(signals, guard_workspaces(observed), outcomes)
@@ -105,16 +106,3 @@ def report(
         return INCOMPLETE
     overdue = fleet_audit.due or fleet_audit.missing
     return CHANGES if expiring_within is not None and overdue else 0
-
-
-def _warn_of_unavailable(sink_contents: Iterable[SinkContent]) -> None:
-    """Log how many sinks could not be read."""
-    import logging
-
-    from provisioner.errors.pluralize import pluralize
-    from provisioner.model.sink_content import Unavailable
-
-    if unavailable := sum(isinstance(one, Unavailable) for one in sink_contents):
-        logging.getLogger("provisioner").warning(
-            "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
-        )

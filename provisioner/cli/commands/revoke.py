@@ -8,12 +8,10 @@ import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
-from provisioner.cli.options import add_run_options
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.options import OutputOptions, OutputTargets, Selection, add_run_options
+from provisioner.cli.signals import Signals, stoppable
 
 if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, OutputTargets, Selection
-    from provisioner.cli.signals import Signals
     from provisioner.plan import GuardOverrides
 
 

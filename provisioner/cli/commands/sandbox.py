@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
-from provisioner.cli.stoppable import stoppable
+from provisioner.cli.signals import Signals, stoppable
 from provisioner.errors.codes import Code
-
-if TYPE_CHECKING:
-    from provisioner.cli.signals import Signals
 
 
 @click.command(cls=DocumentedCommand)

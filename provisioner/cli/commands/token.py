@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.completion_items import key_names
-from provisioner.cli.options import add_one_environment, add_output_options
-from provisioner.cli.stoppable import stoppable
-
-if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, Selection
-    from provisioner.cli.signals import Signals
+from provisioner.cli.options import OutputOptions, Selection, add_one_environment, add_output
+from provisioner.cli.signals import Signals, stoppable
 
 
 @click.command(cls=DocumentedCommand)
@@ -27,7 +22,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
 )
 @add_one_environment
-@add_output_options()
+@add_output()
 @stoppable
 def token(
     name: str, selection: Selection, file: Path, output: OutputOptions, signals: Signals

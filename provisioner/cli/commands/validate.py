@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli import options
 from provisioner.cli.command_help import DocumentedCommand
 from provisioner.cli.exit_codes import INVALID
-from provisioner.cli.options import (
-    add_output_options,
-    add_output_targets,
-    environments_option,
-    manifests_option,
-)
 from provisioner.render.formats import formats_of
-
-if TYPE_CHECKING:
-    from provisioner.cli.options import OutputOptions, OutputTargets
 
 
 @click.command(cls=DocumentedCommand)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
-@manifests_option
-@environments_option
-@add_output_options(*formats_of("problems"))
-@add_output_targets(events=False)
+@options.manifests_option
+@options.environments_option
+@options.add_output(*formats_of("problems"))
+@options.add_output_targets(events=False)
 def validate(
     paths: tuple[Path, ...],
     manifests: Path,
     environments_file: Path | None,
-    output: OutputOptions,
-    output_targets: OutputTargets,
+    output: options.OutputOptions,
+    output_targets: options.OutputTargets,
 ) -> int:
     """Check manifests offline, without credentials.
 
@@ -52,18 +43,16 @@ def validate(
 
     from provisioner.cli.check_manifests import check
     from provisioner.cli.console import Console
-    from provisioner.cli.outputs import open_outputs
+    from provisioner.cli.outputs import from_root, open_outputs
 
     console = Console(output)
     with open_outputs("validate", output_targets, console) as outputs:
         checked = check(paths or (manifests,), datetime.now(UTC), environments_file)
         for warning in checked.warnings:
             logging.getLogger("provisioner").warning("%s", warning)
-        report = outputs.report_input(
-            checked.files, checked.problems, checked.summary, checked.warnings
-        )
+        report = from_root(checked)
         if output.format != "text" or checked.problems or not output.quiet:
             with outputs.printing():
-                console.print_report(report, output.format)
+                console.print_report(report)
         outputs.write_reports(report)
     return INVALID if checked.problems else 0

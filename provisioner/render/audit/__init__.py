@@ -1,1 +1,1 @@
-"""The audit of `provision report` as text, JSON, Markdown or an HTML page."""
+"""What the formats of an audit share, and the template of its HTML page."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def render(report: ReportInput, _: Palette) -> str:
         f"::{'warning' if warns else 'error'} file={_property(problem.place.file)},"
         f"line={problem.place.line},col={problem.place.column},"
         f"title={_property(problem.code)}::{_data(problem.message)}\n"
-        for problem, warns in report.validation.entries
+        for problem, warns in report.entries
     )
 
 
@@ -33,6 +32,3 @@ def _data(text: str) -> str:
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-FORMAT = ReportFormat(("problems",), "commands", render)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -29,8 +28,5 @@ def render(report: ReportInput, _: Palette) -> list[Document]:
                 },
             },
         }
-        for problem, warns, fingerprint in report.validation.fingerprinted
+        for problem, warns, fingerprint in report.fingerprinted
     ]
-
-
-FORMAT = ReportFormat(("problems",), "json", render)

@@ -12,7 +12,6 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
-from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -30,31 +29,26 @@ def render(report: ReportInput, _: Palette) -> str:
 
     JUnit has no warnings, so they are the output of the suite.
     """
-    result = report.validation
     by_file: dict[str, list[Problem]] = defaultdict(list)
-    for problem in result.problems:
+    for problem in report.problems:
         by_file[problem.place.file].append(problem)
-    files = tuple(dict.fromkeys((*result.files, *by_file)))
-    checked_at = result.checked_at.astimezone(UTC)
+    files = tuple(dict.fromkeys((*report.files, *by_file)))
+    created_at = report.created_at.astimezone(UTC)
     opening = (
-        f'<testsuite name="{_SUITE}" timestamp="{checked_at:%Y-%m-%dT%H:%M:%S}" '
+        f'<testsuite name="{_SUITE}" timestamp="{created_at:%Y-%m-%dT%H:%M:%S}" '
         f'hostname="localhost" tests="{len(files)}" failures="{len(by_file)}" errors="0" time="0">'
     )
+    warnings = "\n".join(_escape_xml(f"warning: {warning}") for warning in report.warnings)
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         opening,
         "  <properties/>",
         *(line for file in files for line in _case(file, by_file.get(file, ()))),
-        _suite_output(result.warnings),
+        f"  <system-out>{warnings}</system-out>" if warnings else "  <system-out/>",
         "  <system-err/>",
         "</testsuite>",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _suite_output(warnings: Sequence[Problem]) -> str:
-    lines = "\n".join(_escape_xml(f"warning: {warning}") for warning in warnings)
-    return f"  <system-out>{lines}</system-out>" if lines else "  <system-out/>"
 
 
 def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:
@@ -72,6 +66,3 @@ def _case(file: str, problems: Sequence[Problem]) -> Iterator[str]:
 def _escape_xml(text: str) -> str:
     """Return text for XML, which forbids most unprintable characters."""
     return escape(visible(text))
-
-
-FORMAT = ReportFormat(("problems",), "markup", render)

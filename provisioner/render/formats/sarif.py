@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from provisioner import __version__
+from provisioner.errors import explanations
 from provisioner.errors.codes import PROBLEM_CODES, WARNINGS, Code
-from provisioner.render.report import ReportFormat
 from provisioner.render.text import visible
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ _ROOT = "%SRCROOT%"
 
 def render(report: ReportInput, _: Palette) -> Document:
     """Return one run with a rule for each code, and a result for each problem or warning."""
-    from provisioner.errors import explanations
-
     meanings = {
         code: explanations.first_sentence(text) for code, text in explanations.load().items()
     }
@@ -48,7 +46,7 @@ def render(report: ReportInput, _: Palette) -> Document:
                 "columnKind": "unicodeCodePoints",
                 "results": [
                     _result(problem, index[problem.code], fingerprint, warns=warns)
-                    for problem, warns, fingerprint in report.validation.fingerprinted
+                    for problem, warns, fingerprint in report.fingerprinted
                 ],
             }
         ],
@@ -79,17 +77,14 @@ def _result(problem: Problem, rule: int, fingerprint: str, *, warns: bool) -> Do
 
 
 def _location(place: Place) -> Document:
+    uri = quote(place.file.encode(errors="backslashreplace"))
+    below_root = {"uri": uri, "uriBaseId": _ROOT}
     return {
         "physicalLocation": {
-            "artifactLocation": _artifact(place.file),
+            "artifactLocation": {"uri": f"file://{uri}"} if uri.startswith("/") else below_root,
             "region": {"startLine": place.line, "startColumn": place.column},
         }
     }
-
-
-def _artifact(file: str) -> Document:
-    uri = quote(file.encode(errors="backslashreplace"))
-    return {"uri": f"file://{uri}"} if file.startswith("/") else {"uri": uri, "uriBaseId": _ROOT}
 
 
 def _message(text: str) -> str:
@@ -98,6 +93,3 @@ def _message(text: str) -> str:
     if "](" in escaped:
         escaped = escaped.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
     return escaped
-
-
-FORMAT = ReportFormat(("problems",), "json", render)

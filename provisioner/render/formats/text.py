@@ -1,39 +1,85 @@
-"""Text for people, with colours on a terminal."""
+"""Text for people, with colours on a terminal.
+
+An audit is one table for each environment, the keys that expire first on top.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.render.report import CONTENTS, ReportFormat
-from provisioner.render.text import failure_line, problems_text
+from provisioner.audit.key_audit import FleetAudit
+from provisioner.execution import RunResult
+from provisioner.plan import Plan, Unobserved
+from provisioner.render.audit.rows import KeyRow, describe_key, summary_parts
+from provisioner.render.outcome.text import plan_text, result_text
+from provisioner.render.text import align_columns, failure_line, heading, problems_text, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.audit.key_audit import EnvironmentAudit
     from provisioner.render.report import ReportInput
     from provisioner.render.text import Palette
+
+_HEAD = KeyRow("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
 
 
 def render(report: ReportInput, palette: Palette) -> str:
     """Return the outcome of a command, or the problems of the manifests if there is none."""
-    from provisioner.audit.key_audit import FleetAudit
-    from provisioner.execution import RunResult
-    from provisioner.plan import Plan
-    from provisioner.render.audit.text import audit_text
-    from provisioner.render.outcome.text import plan_text, result_text
-
-    outcome, refusal = report.outcome, report.refusal
-    reason = "" if refusal is None else f"{failure_line(refusal, palette)}\n"
-    match outcome:
-        case Plan():
-            return plan_text(outcome, palette) + reason
-        case RunResult():
-            return result_text(outcome, palette, refused=refusal is not None) + reason
-        case FleetAudit():
-            return audit_text(outcome, palette, quiet=report.quiet)
+    refusal = report.refusal
+    reason = f"{failure_line(refusal, palette)}\n" if refusal else ""
+    match report.outcome:
+        case Plan() as plan:
+            return plan_text(plan, palette) + reason
+        case RunResult() as result:
+            return result_text(result, palette, refused=refusal is not None) + reason
+        case FleetAudit() as audit:
+            return audit_text(audit, palette, quiet=report.quiet)
         case None:
-            problems = report.validation.problems
+            problems = report.problems
             return problems_text(problems, palette) if problems else f"{report.summary}\n"
-        case _:
-            assert_never(outcome)
+        case other:
+            assert_never(other)
 
 
-FORMAT = ReportFormat(CONTENTS, "text", render)
+def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
+    """Return a table for each environment, and a summary line.
+
+    Args:
+        audit: the audit.
+        palette: the colours.
+        quiet: whether to omit keys without a note; when no key has one, the text is empty.
+    """
+    parts = [
+        "\n".join(_environment(one, palette, quiet=quiet))
+        for one in audit.environments
+        if not quiet or isinstance(one, Unobserved) or one.missing or one.notes
+    ]
+    if quiet and not parts:
+        return ""
+    summary = palette.paint("strong", f"Report: {', '.join(summary_parts(audit))}.")
+    return "\n\n".join([*parts, summary]) + "\n"
+
+
+def _environment(
+    one: EnvironmentAudit | Unobserved, palette: Palette, *, quiet: bool
+) -> Iterator[str]:
+    if isinstance(one, Unobserved):
+        yield heading(one.environment, one.url, None, palette)
+        yield failure_line(one.failure, palette)
+        return
+    yield heading(one.environment, one.url, one.generation, palette)
+    for name in one.missing:
+        yield palette.paint("bad", f"  ! {visible(name)}  missing: declared, but not live")
+    keys = [key for key in one.keys if key.notes or not quiet]
+    if keys:
+        rows = (KeyRow(*map(visible, describe_key(key))) for key in keys)
+        head, *lines = align_columns([_HEAD, *rows])
+        yield palette.paint("dim", f"    {head}")
+        for key, line in zip(keys, lines, strict=True):
+            if key.due:
+                yield palette.paint("bad", f"  ! {line}")
+            else:
+                yield palette.paint("warn", f"  ? {line}") if key.notes else f"  = {line}"
+    elif not one.missing:
+        yield palette.paint("dim", "  = no live keys")

@@ -8,8 +8,13 @@ from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Drift, Unobserved, Update
 from provisioner.render.json import failure_document
-from provisioner.render.outcome.rows import describe_action, finding_kind, rows_of
-from provisioner.render.outcome.summary import plan_summary, result_summary
+from provisioner.render.outcome.rows import (
+    describe_action,
+    finding_kind,
+    plan_summary,
+    result_summary,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
@@ -34,11 +39,7 @@ def result_document(result: RunResult, refusal: Failure | None = None) -> Docume
 def action_identity(action: Action) -> Document:
     """Return the fields that identify an action in its environment: kind, name and key ids."""
     description = describe_action(action)
-    return {
-        "action": description.kind,
-        "name": action.name,
-        "ids": list(description.key_ids),
-    }
+    return {"action": description.kind, "name": action.name, "ids": list(description.key_ids)}
 
 
 def environment_error(part: Planned | Executed | Unobserved) -> Document | None:

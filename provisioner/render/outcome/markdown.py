@@ -21,12 +21,15 @@ from provisioner.render.markdown import (
     name_cell,
     size_of,
 )
-from provisioner.render.outcome.rows import describe_action, describe_sinks, finding_kind, rows_of
-from provisioner.render.outcome.summary import (
+from provisioner.render.outcome.rows import (
+    describe_action,
+    describe_sinks,
+    finding_kind,
     plan_summary,
     plan_summary_line,
     result_summary,
     result_summary_line,
+    rows_of,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +63,10 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
         [one for one in rows if one[1].status == "planned"],
         lambda one: _action_cells(one[0], one[1].action),
     )
-    summaries = [plan_summary(part) | {"blocked": _blocked(part)} for part in parts]
+    summaries = []
+    for part in parts:
+        blocked = [one for one in part.actions if one.blocked] if isinstance(part, Planned) else []
+        summaries.append(plan_summary(part) | {"blocked": len(blocked)})
     return _page(plan, plan_summary_line(plan), summaries, rows, actions, refusal)
 
 
@@ -111,9 +117,8 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
         list(zip(plans, summaries, strict=True)),
         lambda one: _summary_cells(*one),
     )
-    failures = [*_unobserved(plans), *_failed(rows), *_skipped(rows)]
     head = ("environment", "action", "name", "code", "message")
-    errors = Table("Not done", "failure", head, failures, lambda cells: cells)
+    errors = Table("Not done", "failure", head, list(_not_done(plans, rows)), lambda cells: cells)
     findings = Table(
         "Findings",
         "finding",
@@ -138,11 +143,6 @@ def _plan_of(part: _Part) -> EnvironmentPlan:
     return part.planned if isinstance(part, Executed) else part
 
 
-def _blocked(part: EnvironmentPlan) -> int:
-    actions = part.actions if isinstance(part, Planned) else ()
-    return sum(action.blocked is not None for action in actions)
-
-
 def _notes(planned: Sequence[Planned]) -> list[str]:
     """Return the lines of the notes, at most `_MAX_NOTES` of them."""
     notes = [(part.environment, note) for part in planned for note in part.notes]
@@ -161,21 +161,17 @@ def _summary_cells(part: EnvironmentPlan, summary: dict[str, int]) -> tuple[str,
     return (name_cell(part.environment), *numbers)
 
 
-def _unobserved(parts: Sequence[EnvironmentPlan]) -> Iterator[tuple[str, ...]]:
-    for part in parts:
+def _not_done(
+    plans: Sequence[EnvironmentPlan], rows: Sequence[_EnvironmentRow]
+) -> Iterator[tuple[str, ...]]:
+    """Yield unobserved environments, failed actions, and each reason why some were skipped."""
+    for part in plans:
         if isinstance(part, Unobserved):
             yield name_cell(part.environment), "not reached", "", *failure_cells(part.failure)
-
-
-def _failed(rows: Sequence[_EnvironmentRow]) -> Iterator[tuple[str, ...]]:
     for environment, row in rows:
         if row.status == "failed" and row.failure:
             kind, name = describe_action(row.action).kind, name_cell(row.action.name)
             yield name_cell(environment), kind, name, *failure_cells(row.failure)
-
-
-def _skipped(rows: Sequence[_EnvironmentRow]) -> Iterator[tuple[str, ...]]:
-    """Yield one row for each reason why actions of an environment were skipped."""
     reasons = Counter((place, row.failure) for place, row in rows if row.status == "skipped")
     for (environment, failure), number in reasons.items():
         if failure:

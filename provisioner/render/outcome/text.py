@@ -8,16 +8,22 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
-from provisioner.render.outcome.rows import describe_action, describe_sinks, finding_kind, rows_of
-from provisioner.render.outcome.summary import plan_summary_line, result_summary_line
+from provisioner.render.outcome.rows import (
+    describe_action,
+    describe_sinks,
+    finding_kind,
+    plan_summary_line,
+    result_summary_line,
+    rows_of,
+)
 from provisioner.render.text import align_columns, failure_line, heading, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from provisioner.execution import RunResult
     from provisioner.plan import Action, Plan, Planned
-    from provisioner.render.outcome.rows import Description, Row
+    from provisioner.render.outcome.rows import Row
     from provisioner.render.text import Palette
 
 
@@ -47,10 +53,10 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
     planned = part.planned if isinstance(part, Executed) else part
     yield heading(planned.environment, planned.url, planned.generation, palette)
     rows = tuple(rows_of(part))
-    descriptions = [describe_action(row.action) for row in rows]
-    lines = _aligned([row.action for row in rows], descriptions)
-    for row, description, line in zip(rows, descriptions, lines, strict=True):
-        yield from _row_lines(row, description, line, palette)
+    any_sinks = any(row.action.sinks for row in rows)
+    lines = align_columns([_cells(row.action, any_sinks=any_sinks) for row in rows])
+    for row, line in zip(rows, lines, strict=True):
+        yield from _row_lines(row, line, palette)
     if planned.kept:
         yield palette.paint("dim", f"  = {pluralize(len(planned.kept), 'key')} {keep}")
     for finding in planned.findings:
@@ -60,9 +66,10 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
         yield palette.paint("dim", "  = nothing to do")
 
 
-def _row_lines(row: Row, description: Description, line: str, palette: Palette) -> Iterator[str]:
+def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
     match row.status:
         case "planned" | "done":
+            description = describe_action(row.action)
             yield palette.paint(description.tone, f"  {description.symbol} {line}")
         case "created by another run":
             yield palette.paint("dim", f"  = {line}  created by another run")
@@ -76,20 +83,14 @@ def _row_lines(row: Row, description: Description, line: str, palette: Palette) 
             assert_never(row.status)
 
 
-def _aligned(actions: Sequence[Action], descriptions: Sequence[Description]) -> list[str]:
-    any_sinks = any(action.sinks for action in actions)
-    return align_columns(
-        [
-            (
-                visible(action.name),
-                visible(description.details),
-                f"expires {format_timestamp(action.expires_at)}",
-                f"role {visible(action.role)}" if action.role else "no role",
-                *((visible(describe_sinks(action)),) if any_sinks else ()),
-                f"{visible(action.place.file)}:{action.place.line}"
-                if action.place
-                else "in no manifest",
-            )
-            for action, description in zip(actions, descriptions, strict=True)
-        ]
+def _cells(action: Action, *, any_sinks: bool) -> tuple[str, ...]:
+    sinks = (visible(describe_sinks(action)),) if any_sinks else ()
+    place = action.place
+    return (
+        visible(action.name),
+        visible(describe_action(action).details),
+        f"expires {format_timestamp(action.expires_at)}",
+        f"role {visible(action.role)}" if action.role else "no role",
+        *sinks,
+        f"{visible(place.file)}:{place.line}" if place else "in no manifest",
     )
