@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What failed, and what to do about it; never contains a secret.
+    """A failure with what to do about it; never contains a secret.
 
     Attributes:
         code: the code, which docs/errors.md explains.

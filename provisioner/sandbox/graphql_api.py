@@ -25,7 +25,7 @@ from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
 from provisioner.sandbox.graphql_call import ANY_ERROR, Call, token_refused
 from provisioner.sandbox.rejected import RejectedError
-from provisioner.sandbox.store import UnusableError
+from provisioner.sandbox.store import SandboxUnusableError
 from provisioner.sandbox.variables import invalid_variables
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def answer(call: Call, request: Request) -> Response:
     if not result.errors:
         return json_answer(200, {"data": result.data})
     causes = [error.original_error for error in result.errors]
-    unusable = next((cause for cause in causes if isinstance(cause, UnusableError)), None)
+    unusable = next((cause for cause in causes if isinstance(cause, SandboxUnusableError)), None)
     if unusable is not None and not any((result.data or {}).values()):
         raise unusable
     # An unexpected error, such as a forbidden null (legacy `905`), has no extensions of its own.

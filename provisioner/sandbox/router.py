@@ -10,7 +10,7 @@ from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import Request, Response, json_answer
 from provisioner.sandbox.graphql_call import Call
 from provisioner.sandbox.rejected import RejectedError
-from provisioner.sandbox.store import UNUSABLE, UnusableError
+from provisioner.sandbox.store import UNUSABLE, SandboxUnusableError
 
 if TYPE_CHECKING:
     from provisioner.sandbox.store import Store
@@ -29,7 +29,7 @@ def answer(store: Store, session_seconds: float, request: Request) -> Response:
         return _answered(store, session_seconds, request)
     except RejectedError as error:
         return json_answer(error.status, error.body())
-    except UnusableError as error:
+    except SandboxUnusableError as error:
         if store.commits > commits:
             # Something was committed, so an answer that nothing was changed would be wrong.
             raise ConnectionError from error

@@ -98,7 +98,7 @@ class User:
     role_id: str
 
 
-class UnusableError(WorkspaceError):
+class SandboxUnusableError(WorkspaceError):
     """The file cannot be read or written now; nothing was changed.
 
     Attributes:
@@ -120,7 +120,7 @@ class Store:
         lock_wait: seconds to wait for another program's lock.
 
     Raises:
-        UnusableError: the file is not a workspace of that dialect, or cannot be used.
+        SandboxUnusableError: the file is not a workspace of that dialect, or cannot be used.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Store:
         self._thread = threading.local()
         try:
             self.workspace_id, secret = self._open()
-        except UnusableError:
+        except SandboxUnusableError:
             self.close()
             raise
         self.secret = bytes.fromhex(secret)
@@ -157,7 +157,7 @@ class Store:
             raise _read_only(self._file)
         workspace_id, dialect, secret = rows[0]
         if dialect != self.dialect:
-            raise UnusableError(
+            raise SandboxUnusableError(
                 f"{self._file} is a workspace of sandbox:{dialect}, not of sandbox:{self.dialect}.",
                 f"Set `url` to sandbox:{dialect}, or move the file away.",
             )
@@ -287,10 +287,10 @@ class Store:
 
 @contextmanager
 def _translate_errors(file: Path) -> Iterator[None]:
-    """Convert errors of the database or the disk into an `UnusableError`.
+    """Convert errors of the database or the disk into a `SandboxUnusableError`.
 
     Raises:
-        UnusableError: the file cannot be used.
+        SandboxUnusableError: the file cannot be used.
         sqlite3.IntegrityError: a written row violates a constraint; it is not converted.
     """
     try:
@@ -301,18 +301,18 @@ def _translate_errors(file: Path) -> Iterator[None]:
         raise _unusable_error(file, error) from error
 
 
-def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> UnusableError:
-    """Return an `UnusableError` with the reason and the remedy for an error of a file."""
+def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> SandboxUnusableError:
+    """Return a `SandboxUnusableError` with the reason and the remedy for an error of a file."""
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     reason = text[:1].lower() + text[1:]
     not_opened = text.startswith("unable to open")
     if is_out_of_descriptors(error) or (not_opened and not can_open(_FILES_PER_CONNECTION)):
-        return UnusableError(
+        return SandboxUnusableError(
             f"This process has reached its limit on open files and cannot open {file}.",
             "Raise the limit (`ulimit -n`), or work on fewer environments at once.",
         )
     if _is_locked(error):
-        return UnusableError(
+        return SandboxUnusableError(
             f"{file} is locked by another program.",
             "Close that program or wait until it finishes, then run again.",
         )
@@ -327,7 +327,7 @@ def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> UnusableError
     remedy = "Free disk space, or raise the limit on file sizes (`ulimit -f`)."
     if not_opened or text.startswith("File name too long"):
         remedy = "Use a folder with a shorter path, at most about 500 characters."
-    return UnusableError(f"The embedded Twenty cannot write {file}: {reason}.", remedy)
+    return SandboxUnusableError(f"The embedded Twenty cannot write {file}: {reason}.", remedy)
 
 
 def _can_write(file: Path) -> bool:
@@ -340,16 +340,16 @@ def _can_write(file: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK) and os.access(existing, os.W_OK)
 
 
-def _read_only(file: Path) -> UnusableError:
-    return UnusableError(
+def _read_only(file: Path) -> SandboxUnusableError:
+    return SandboxUnusableError(
         f"The embedded Twenty cannot write {file}: this user may not write to the file or its "
         "folder.",
         f"Make {file.parent} writable, or run as the user who owns it.",
     )
 
 
-def _not_a_workspace(file: Path, reason: str = "") -> UnusableError:
-    return UnusableError(
+def _not_a_workspace(file: Path, reason: str = "") -> SandboxUnusableError:
+    return SandboxUnusableError(
         f"{file} is not a workspace of the embedded Twenty{reason}.",
         "Move the file away; the next run creates a new workspace in its place.",
     )

@@ -12,7 +12,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.workspace import WITH_PERMISSIONS, Created, NotCreated, Unknown
 from provisioner.twenty.client import GRAPHQL
-from provisioner.twenty.dispatch import BulkCreate, batch_size, batches
+from provisioner.twenty.dispatch import Dispatcher, batch_size, batches
 from provisioner.twenty.records import record_id
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ _REFUSED_CODES = frozenset({"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED",
 _REFUSED_TEXTS = ("Cannot query field", "Unknown type", "Unknown argument", "Syntax Error")
 
 
-class CoreBulkCreate(BulkCreate):
+class CoreBulkCreate(Dispatcher):
     """Documents of one or several creates.
 
     Args:

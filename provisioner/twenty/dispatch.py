@@ -54,7 +54,7 @@ _SAME_FOR_ALL = frozenset(
 )
 
 
-class BulkCreate(ABC):
+class Dispatcher(ABC):
     """One bulk create: sends groups of keys, and reports the outcome of each key.
 
     It stops sending to a server that loses several answers in a row, since the caller checks first

@@ -17,7 +17,7 @@ from provisioner.errors.failure import Failure
 from provisioner.model.expiry import format_milliseconds, format_timestamp
 from provisioner.model.observed import NoRoles
 from provisioner.model.workspace import Capabilities, Created, NotCreated, Unknown
-from provisioner.twenty.dispatch import BulkCreate, batches
+from provisioner.twenty.dispatch import Dispatcher, batches
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
 from provisioner.twenty.server_workspace import PROBE, ServerWorkspace
@@ -116,7 +116,7 @@ class LegacyWorkspace(ServerWorkspace):
         return found[1] if answer.ok and found else None
 
 
-class _LegacyBulkCreate(BulkCreate):
+class _LegacyBulkCreate(Dispatcher):
     """Requests of whole batches; each creates all of its keys or none."""
 
     def _request(self, group: Group) -> Answer:

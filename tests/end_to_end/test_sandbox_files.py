@@ -17,7 +17,7 @@ import pytest
 import requests
 from sandbox_control import Sandbox, dialect_of
 
-from provisioner.sandbox.store import Store, UnusableError
+from provisioner.sandbox.store import SandboxUnusableError, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,7 +233,7 @@ def test_a_request_that_fails_after_its_commit_gets_no_answer(
     with Sandbox(tmp_path / "state") as sandbox:
         role = sandbox.role("Admin").id
         session = sandbox.session_token()
-        roles = iter([UnusableError("It is locked.", "Wait.")])
+        roles = iter([SandboxUnusableError("It is locked.", "Wait.")])
 
         def locked_once(_: Store) -> tuple[SeededRole, ...]:
             raise next(roles)

@@ -1,1 +1,1 @@
-"""What the formats of an audit share, and the template of its HTML page."""
+"""The parts that the formats of an audit share, and the template of its HTML page."""
