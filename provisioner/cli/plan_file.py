@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from provisioner.planfile.write import document, may_overwrite, text, why_unwrit
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.render.outcome.json import plan_document
 from provisioner.render.text import visible
+from provisioner.runtime.atomic_write import write_atomically
 
 if TYPE_CHECKING:
     from provisioner.cli.console import Console
@@ -75,7 +75,9 @@ def write(file: Path, content: PlanFileInput, console: Console, *, stopped: bool
     path, shown = Path(os.path.realpath(file)), visible(file.as_posix())
     try:
         if reason is None:
-            _replace(path, text(document(content)))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = text(document(content)).encode("ascii")
+            write_atomically(path, data, mode=0o666, secret=False)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
@@ -215,17 +217,3 @@ def _not_writable(file: Path, error: OSError) -> WrongUsageError:
         f"{file.as_posix()} cannot be written: {reason_of(error)}.",
         remedy="Use --out with a file that you can write.",
     )
-
-
-def _replace(file: Path, content: str) -> None:
-    """Write a temporary file and rename it; the mode is the default, it contains no secret."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{secrets.token_hex(8)}.plan")
-    try:
-        with temporary.open("x", encoding="ascii") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,7 +21,14 @@ class ForeignOwnerError(OSError):
     """A new file belongs to another user: its file system assigns files to somebody else."""
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
+def write_atomically(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = 0o600,
+    replace: bool = True,
+    secret: bool = True,
+) -> None:
     """Write a file whose folder exists.
 
     Args:
@@ -29,12 +36,13 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, replace: boo
         data: its new content.
         mode: its permissions, less those that the umask removes.
         replace: False to raise if the file exists.
+        secret: False to write also where new files belong to another user.
 
     Raises:
         FileExistsError: the file exists and is not to be replaced.
         OSError: the file was not written; an existing one is unchanged.
     """
-    with temporary_file(path.parent, data, mode=mode) as new:
+    with temporary_file(path.parent, data, mode=mode, secret=secret) as new:
         if replace:
             new.replace(path)
         else:
@@ -43,7 +51,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, replace: boo
 
 
 @contextmanager
-def temporary_file(folder: Path, data: bytes, *, mode: int = 0o600) -> Iterator[Path]:
+def temporary_file(
+    folder: Path, data: bytes, *, mode: int = 0o600, secret: bool = True
+) -> Iterator[Path]:
     """Create a file in a temporary folder inside this one, and remove the folder afterwards.
 
     Raises:
@@ -60,7 +70,7 @@ def temporary_file(folder: Path, data: bytes, *, mode: int = 0o600) -> Iterator[
         new = Path(name, "new")
         descriptor = os.open(new, _CREATE_FLAGS, mode)
         with os.fdopen(descriptor, "wb") as file:
-            if sys.platform != "win32" and os.fstat(descriptor).st_uid != os.geteuid():
+            if secret and sys.platform != "win32" and os.fstat(descriptor).st_uid != os.geteuid():
                 raise ForeignOwnerError(None, "new files there belong to another user")
             file.write(data)
             file.flush()

@@ -123,7 +123,7 @@ def _write_new(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write_atomically(file, text.encode(), replace=False)
+            write_atomically(file, text.encode(), replace=False, secret=False)
         except FileExistsError:
             raise _exists(file) from None
     except OSError as error:
