@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from project_copy import ROOT, copy_project, example_in, run
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MANIFEST = """\
 version: 1
@@ -27,13 +27,9 @@ keys:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Provide a copy of the project with the example, made as the page says."""
-    copy = tmp_path_factory.mktemp("copy")
-    for folder in ("provisioner", "schemas", ".ci", "docs"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = copy_project(tmp_path_factory.mktemp("copy"), "provisioner", "schemas", ".ci", "docs")
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-    example = re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert example is not None
-    (copy / "provisioner/sinks/systemd.py").write_text(example[1], encoding="utf-8")
+    (copy / "provisioner/sinks/systemd.py").write_text(example_in(page), encoding="utf-8")
     registry = copy / "provisioner/sinks/registry.py"
     text = registry.read_text(encoding="utf-8")
     registry.write_text(text.replace('KINDS = ("file",', 'KINDS = ("file", "systemd",', 1))
@@ -49,18 +45,6 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "manifests/environments.yaml").write_text(environments)
     (tmp_path / "manifests/keys.yaml").write_text(MANIFEST)
     return tmp_path
-
-
-def run(copy: Path, project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "provisioner", *arguments],
-        cwd=project,
-        env={"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def test_the_example_delivers_a_token(copy: Path, project: Path) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from project_copy import ROOT, copy_project, example_in, run
 
 from provisioner.render.formats import FORMATS, formats_of
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## A report format\n")[2].partition("\n## ")[0]
 
@@ -21,13 +23,9 @@ SECTION = PAGE.partition("## A report format\n")[2].partition("\n## ")[0]
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Provide a copy of the project with the example, made as the page says."""
-    copy = tmp_path_factory.mktemp("copy")
-    for folder in ("provisioner", "schemas", "docs"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    example = re.search(r"^```python\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
-    assert example is not None
+    copy = copy_project(tmp_path_factory.mktemp("copy"), "provisioner", "schemas", "docs")
     formats = copy / "provisioner" / "render" / "formats"
-    (formats / "teamcity.py").write_text(example[1], encoding="utf-8")
+    (formats / "teamcity.py").write_text(example_in(SECTION), encoding="utf-8")
     registry = (formats / "__init__.py").read_text(encoding="utf-8")
     entry = re.search(r"^1\. Add `(.*)` to `FORMATS`", SECTION, re.MULTILINE)
     assert entry is not None
@@ -35,18 +33,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert changed != registry
     (formats / "__init__.py").write_text(changed, encoding="utf-8")
     return copy
-
-
-def run(copy: Path, project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "provisioner", *arguments],
-        cwd=project,
-        env={"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 @pytest.fixture
