@@ -30,8 +30,10 @@ from urllib.parse import quote
 
 import pytest
 from hostile import (
+    IMPATIENT,
     LIMIT_MEGABYTES,
     LIMIT_SECONDS,
+    PATIENT,
     Completed,
     HostileRequest,
     HostileServer,
@@ -305,6 +307,11 @@ PARALLEL_CASES = 3
 """The number of cases that one test runs in parallel; they mostly wait."""
 
 
+def timeout_for(expected: str) -> str:
+    """Return a short timeout only where the case expects that answers never end."""
+    return IMPATIENT if TIMEOUT in expected else PATIENT
+
+
 def run_cases(check: Callable[[str, Workdir], None], cases: Iterable[str], folder: Path) -> None:
     """Check cases in parallel, each in its own folder.
 
@@ -346,7 +353,7 @@ def test_no_answer_holds_a_run_or_fills_its_memory(tmp_path: Path, cases: list[s
         command = COMMANDS[[*WIRE].index(case) % len(COMMANDS)]
         with HostileServer(behave) as server:
             # A response that is refused for its content must not lose a race against the timeout.
-            workdir.write_manifests(server.url, timeout="400ms" if TIMEOUT in expected else "2s")
+            workdir.write_manifests(server.url, timeout=timeout_for(expected))
             ran = check_run(workdir.run(command, "--log-level", "debug"))
             assert ran.code == 4
             # `doctor` words its remedies differently.
@@ -496,7 +503,7 @@ def test_no_list_harms(tmp_path: Path, cases: list[str]) -> None:
         with HostileServer(
             answers(body, Date=format_datetime(datetime.now(UTC), usegmt=True))
         ) as server:
-            workdir.write_manifests(server.url, generation="core", timeout="3s")
+            workdir.write_manifests(server.url, generation="core")
             ran = check_run(workdir.run(command, "--log-level", "debug"))
             if not expected:
                 again = check_run(workdir.run("plan", "--format", "json", "--log-format", "json"))
@@ -597,7 +604,7 @@ def test_no_list_goes_on_for_ever(tmp_path: Path, cases: list[str]) -> None:
     def check(case: str, workdir: Workdir) -> None:
         behave, expected = PAGES[case]
         with HostileServer(behave) as server:
-            workdir.write_manifests(server.url, generation="legacy", timeout="1s")
+            workdir.write_manifests(server.url, generation="legacy", timeout=timeout_for(expected))
             ran = check_run(workdir.run("plan", "--log-level", "error"))
             assert (ran.code, bool(re.search(expected, ran.out))) == (4, True)
             assert all(entry.startswith(b"GET /rest/apiKeys?limit=60") for entry in server.received)
@@ -724,7 +731,7 @@ def test_no_answer_to_a_sign_in_harms(tmp_path: Path, cases: list[str]) -> None:
         workdir.variables = {"MAIL": "mail-canary@e.com", "WORD": "passwordCanary"}
         with HostileServer(answers(SIGN_INS[case])) as server:
             sign_in = {"email": "${MAIL}", "password": "${WORD}"}
-            workdir.write_manifests(server.url, auth=sign_in, timeout="5s")
+            workdir.write_manifests(server.url, auth=sign_in)
             ran = check_run(workdir.run("list", "--log-level", "debug"), "passwordCanary")
             assert ran.code == 4
             assert not re.search("[cC]anary", ran.output)
@@ -908,9 +915,7 @@ def test_no_sink_harms(tmp_path: Path, cases: list[str]) -> None:
             }
             sinks = [{"gitlab": "acme/billing", "variable": "KEY"}, {"vault": "secret/twenty/one"}]
             sink = sinks[[*SINKS].index(case) % 2]
-            workdir.write_manifests(
-                "sandbox:", ({"name": "svc-one", "deliver": [sink]},), timeout="30s"
-            )
+            workdir.write_manifests("sandbox:", ({"name": "svc-one", "deliver": [sink]},))
             ran = check_run(workdir.run("plan", "--log-level", "debug"), secret)
             assert (ran.code, expected in ran.output) == (4, True)
             assert all(secret.encode() in entry for entry in server.received)
