@@ -11,6 +11,7 @@ import os
 import subprocess
 import threading
 from collections import Counter
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -36,7 +37,7 @@ class KillPoint:
     """A middleware that kills a process at one of its requests and then handles none.
 
     Attributes:
-        process: the process to kill.
+        process: the process to kill; its first request may come before it is set.
         fired: true once the process was killed.
         disabled: true once all requests are handled again.
     """
@@ -47,7 +48,7 @@ class KillPoint:
         self._arrived = 0
         self._handling = 0
         self._changed = threading.Condition()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Future[subprocess.Popen[bytes]] = Future()
         self.fired = False
         self.disabled = False
 
@@ -84,8 +85,7 @@ class KillPoint:
         return self.fired
 
     def _kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
+        self.process.result(30).kill()
         self.fired = True
 
 
@@ -145,10 +145,11 @@ def test_a_run_killed_at_any_request_is_finished_by_the_next_one(
         with Sandbox(None, dialect, around=kill_point, journal=journal) as sandbox:
             write_manifests(folder, sandbox.url, dialect)
             monkeypatch.setenv("TOKEN", sandbox.session_token())
-            kill_point.process = Provision(
+            process = Provision(
                 "apply", "-m", folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            assert kill_point.process.wait(30) == -9, number
+            kill_point.process.set_result(process)
+            assert process.wait(30) == -9, number
             kill_point.disable()
             assert main(["apply", "-m", str(folder)]) == 0, number
             live = Counter(key.name for key in sandbox.keys() if key.revoked_at is None)
