@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,13 +124,14 @@ def test_a_run_killed_at_any_request_is_finished_by_the_next_one(
             laboratory.reset()
             sink.clear()
             open_shop(project, laboratory, sink)
-            processes: list[subprocess.Popen[str]] = []
-            laboratory.kill_at(number, when, lambda: processes[0].kill())  # noqa: B023, PLW0108 - of this turn
-            processes.append(project.start("apply"))
-            out, err = processes[0].communicate(timeout=60)
-            if processes[0].returncode == 0:
+            started: Future[subprocess.Popen[str]] = Future()
+            laboratory.kill_at(number, when, lambda: started.result(30).kill())  # noqa: B023 - of this turn
+            process = project.start("apply")
+            started.set_result(process)
+            out, err = process.communicate(timeout=60)
+            if process.returncode == 0:
                 break
-            assert processes[0].returncode == -signal.SIGKILL, (number, out, err)
+            assert process.returncode == -signal.SIGKILL, (number, out, err)
             kills += 1
             assert_converges(laboratory, run, sink)
     # Two requests for each delivery, and those for creating the keys.
@@ -264,19 +266,19 @@ def test_the_run_after_a_killed_one_replaces_older_secrets(
             github.stored_secrets[name.upper().replace("-", "_")].updated_at = datetime(
                 2026, 1, 1, tzinfo=UTC
             )
-        processes: list[subprocess.Popen[str]] = []
+        started: Future[subprocess.Popen[str]] = Future()
         answer_request = github.server.answer
         puts = []
 
         def answer(request):
             puts.append(request.method == "PUT")
-            if sum(puts) == 3 and puts[-1] and processes:
-                processes.pop().kill()
+            if sum(puts) == 3 and puts[-1]:
+                started.result(30).kill()
             return answer_request(request)
 
         github.server.answer = answer
         process = project.start("apply")
-        processes.append(process)
+        started.set_result(process)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         assert any(github.stored(name) is None for name in NAMES[3:]) or any(
