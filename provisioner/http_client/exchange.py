@@ -1,7 +1,11 @@
-"""The values that go into the HTTP client and come out of it; they need none of its libraries."""
+"""The values that go into the HTTP client and come out of it; they need none of its libraries.
+
+A JSON text of a server is bounded in what it becomes in memory.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +19,15 @@ if TYPE_CHECKING:
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _MAX_WAIT = 1e9
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
+_MAX_VALUES = 500_000
+"""Values in one JSON text; an object of a few bytes takes a hundred times as many in memory."""
+
+_MAX_DEPTH = 64
+"""Nesting levels of one JSON text, as in manifests; deeper ones could not be written again."""
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""A decoded JSON value."""
+
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -108,3 +121,35 @@ def _parse_date(header: str | None) -> datetime | None:
         return parsedate_to_datetime(header).astimezone(UTC) if header else None
     except (ValueError, OverflowError):
         return None
+
+
+def json_of(raw: bytes, max_values: int = _MAX_VALUES) -> Json:
+    """Return the value of a JSON text in UTF-8.
+
+    Raises:
+        ValueError: the text is not JSON, has more than `max_values` values, is nested too deep, or
+            has a string that is not valid Unicode.
+    """
+    if sum(map(raw.count, (b"{", b"[", b","))) > max_values:
+        raise ValueError("too many values")
+    try:
+        value: Json = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ValueError("nested too deep")
+    if b"\\ud" in raw or b"\\uD" in raw:
+        json.dumps(value, ensure_ascii=False).encode()  # raises for half a surrogate pair
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

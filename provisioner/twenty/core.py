@@ -7,7 +7,8 @@ of a key comes back (docs/twenty-api.md, "Generations").
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from provisioner.model.environment import Limits
     from provisioner.model.key import Depth
     from provisioner.model.observed import Observation
     from provisioner.model.workspace import CreateObserver, Json, NewKey, Record, Release
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Client
 
 _QUERY_ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"
@@ -64,19 +63,17 @@ _LIST_RETRIES = 10
 _LIST_RETRY_DELAY = 0.3
 
 
+@dataclass(eq=False)
 class CoreWorkspace(ServerWorkspace):
     """A workspace of the core generation."""
 
-    generation: Literal["core"] = "core"
+    generation = "core"
     chooses_ids = False
     keys_have_roles = True
     batches = False
-
-    def __init__(self, client: Client, limits: Limits) -> None:
-        super().__init__(client, limits)
-        self._accepts_several: bool | None = None
-        self._role_queries: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
-        self._permissions: dict[str, Record] | None = None
+    _accepts_several: bool | None = None
+    _role_queries: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
+    _permissions: dict[str, Record] | None = None
 
     def observe(self) -> Observation:
         """Read keys and roles in one document; only the keys if the roles are hidden.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.model.key import Depth
-    from provisioner.model.workspace import CreateObserver, Json, NewKey, Record
+    from provisioner.model.workspace import Json, NewKey, Record
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Client
     from provisioner.twenty.dispatch import Group
 
 KEY = "id name expiresAt revokedAt createdAt updatedAt"
@@ -53,33 +53,19 @@ _REFUSED_CODES = frozenset({"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED",
 _REFUSED_TEXTS = ("Cannot query field", "Unknown type", "Unknown argument", "Syntax Error")
 
 
+@dataclass(eq=False, kw_only=True)
 class CoreBulkCreate(Dispatcher):
     """Documents of one or several creates.
 
-    Args:
-        client: to send with.
-        parallel: documents in flight at once.
-        observer: receives the outcome of every key.
-        complete: adds to the record of a key of depth 2 what its selection does not show.
-        accepts_several: whether the server accepts several creates in a document, if that is known.
-
     Attributes:
-        accepts_several: the same, updated by the answers of the server.
+        complete: adds to the record of a key of depth 2 what its selection does not show.
+        accepts_several: whether the server accepts several creates in a document, if that is known;
+            updated by the answers of the server.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        parallel: int,
-        observer: CreateObserver,
-        *,
-        complete: Callable[[Record], Record],
-        accepts_several: bool | None,
-    ) -> None:
-        super().__init__(client, parallel, observer)
-        self._complete = complete
-        self._ids: set[str] = set()
-        self.accepts_several = accepts_several
+    complete: Callable[[Record], Record]
+    accepts_several: bool | None
+    _ids: set[str] = field(default_factory=set, init=False)
 
     def send_all(self, keys: Sequence[NewKey]) -> None:
         """Send every key once, after finding out how many a document may create."""
@@ -97,14 +83,14 @@ class CoreBulkCreate(Dispatcher):
     def _request(self, group: Group) -> Answer:
         document, variables = _document(group)
         body: Json = {"query": document, "variables": variables}
-        return self._client.create(GRAPHQL, body, several=len(group) > 1)
+        return self.client.send("POST", GRAPHQL, body, repeatable=False, several=len(group) > 1)
 
     def _on_answer(self, group: Group, answer: Answer) -> None:
         several = len(group) > 1
         if answer.complete:
             self.accepts_several = several or self.accepts_several
             for index, key in enumerate(group):
-                self._observer.on_outcome(key, self._created(key, answer.result(f"k{index}")))
+                self.observer.on_outcome(key, self._created(key, answer.result(f"k{index}")))
         elif several and answer.has_error(_ONLY_ONE):
             self.accepts_several = False
             for key in group:
@@ -117,7 +103,7 @@ class CoreBulkCreate(Dispatcher):
 
         If it shows one id for two keys, the second key counts as unknown.
         """
-        name = self._client.environment
+        name = self.client.environment
         found = record_id(entry)
         if found is None or found[1].get("name") != key.name:
             return _unexpected(f"{name} did not return the key {key.name!r} in its response.")
@@ -126,7 +112,7 @@ class CoreBulkCreate(Dispatcher):
             if id_ in self._ids:
                 return _unexpected(f"{name} returned the same id for several keys.")
             self._ids.add(id_)
-        return Created(id_, self._complete(record) if key.depth == WITH_PERMISSIONS else record)
+        return Created(id_, self.complete(record) if key.depth == WITH_PERMISSIONS else record)
 
     def _refused_outcome(self, answer: Answer, *, several: bool) -> NotCreated | Unknown:
         """Return the outcome that a failed answer proves.
@@ -135,7 +121,7 @@ class CoreBulkCreate(Dispatcher):
         other failure is unknown: 2.x stores a key before its role, so an error about the role may
         come after the commit, and the first of several creates may be done.
         """
-        cause = self._client.explain(answer)
+        cause = self.client.explain(answer)
         if answer.server_failed or (answer.ok and not answer.errors):
             return Unknown(cause)
         never_ran = not answer.has_data and (
@@ -156,17 +142,16 @@ def _unexpected(message: str) -> Unknown:
 
 def _document(group: Group) -> tuple[str, dict[str, Json]]:
     """Return a mutation that creates the keys one after the other, and its variables."""
-    parameters = ",".join(f"$k{index}:CreateApiKeyInput!" for index in range(len(group)))
-    creates = " ".join(
-        f"k{index}:createApiKey(input:$k{index}){{{SELECTION[key.depth]}}}"
-        for index, key in enumerate(group)
-    )
-    variables: dict[str, Json] = {f"k{index}": _input(key) for index, key in enumerate(group)}
-    return f"mutation({parameters}){{{creates}}}", variables
-
-
-def _input(key: NewKey) -> Json:
-    fields: dict[str, Json] = {"name": key.name, "expiresAt": key.expires_at}
-    fields |= {"roleId": key.role_id} if key.role_id is not None else {}
-    fields |= {"revokedAt": key.revoked_at} if key.revoked_at is not None else {}
-    return fields
+    parameters: list[str] = []
+    creates: list[str] = []
+    variables: dict[str, Json] = {}
+    for index, key in enumerate(group):
+        fields: dict[str, Json] = {"name": key.name, "expiresAt": key.expires_at}
+        if key.role_id is not None:
+            fields["roleId"] = key.role_id
+        if key.revoked_at is not None:
+            fields["revokedAt"] = key.revoked_at
+        variables[f"k{index}"] = fields
+        parameters.append(f"$k{index}:CreateApiKeyInput!")
+        creates.append(f"k{index}:createApiKey(input:$k{index}){{{SELECTION[key.depth]}}}")
+    return f"mutation({','.join(parameters)}){{{' '.join(creates)}}}", variables
