@@ -136,31 +136,31 @@ class HttpClient:
             self._manager.clear()
 
     def _open(self) -> PoolManager:
+        """Prepare the connections, unless another thread already has."""
+        route = self._route
         with self._lock:
-            if self._manager is None:
-                manager = _pool_manager(self._route, self._connections, self._client_certificate)
-                manager.pool_classes_by_scheme = POOL_CLASSES
-                self._manager = manager
-            return self._manager
-
-
-def _pool_manager(route: Route, connections: int, client_certificate: Secret | None) -> PoolManager:
-    options: dict[str, Any] = {"maxsize": connections}
-    if urlsplit(route.base).scheme == "https":
-        options["ssl_context"] = tls_context(
-            route.ca_path, route.ca_pem, client_certificate, verify=route.verify
-        )
-        if route.server_name:
-            options["server_hostname"] = route.server_name
-    proxy = _proxy_of(route.base) if route.proxy is None else route.proxy
-    if not proxy:
-        return PoolManager(**options)
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if proxy.startswith("https:"):
-        options["proxy_ssl_context"] = tls_context(route.ca_path)
-    credential = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
-    headers = make_headers(proxy_basic_auth=credential or None)
-    return ProxyManager(proxy, proxy_headers=headers, **options)
+            if self._manager is not None:
+                return self._manager
+            options: dict[str, Any] = {"maxsize": self._connections}
+            if urlsplit(route.base).scheme == "https":
+                options["ssl_context"] = tls_context(
+                    route.ca_path, route.ca_pem, self._client_certificate, verify=route.verify
+                )
+                if route.server_name:
+                    options["server_hostname"] = route.server_name
+            proxy = _proxy_of(route.base) if route.proxy is None else route.proxy
+            if proxy:
+                proxy = proxy if "://" in proxy else f"http://{proxy}"
+                if proxy.startswith("https:"):
+                    options["proxy_ssl_context"] = tls_context(route.ca_path)
+                credential = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
+                headers = make_headers(proxy_basic_auth=credential or None)
+                manager: PoolManager = ProxyManager(proxy, proxy_headers=headers, **options)
+            else:
+                manager = PoolManager(**options)
+            manager.pool_classes_by_scheme = POOL_CLASSES
+            self._manager = manager
+            return manager
 
 
 def _proxy_of(url: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.errors.codes import Code
@@ -20,16 +21,16 @@ GRACE = 5.0
 STOPPED = Failure(Code.STOPPED, "The run was stopped before this started. Run again to finish.")
 
 
+@dataclass(eq=False)
 class Cancellation:
     """Flag that stops a run, and the waits that the flag ends.
 
-    Args:
+    Attributes:
         grace: seconds that work in flight may still take.
     """
 
-    def __init__(self, grace: float = GRACE) -> None:
-        self._grace = grace
-        self._requested: Future[float] = Future()
+    grace: float = GRACE
+    _requested: Future[float] = field(default_factory=Future, init=False)
 
     @property
     def requested(self) -> bool:
@@ -75,4 +76,4 @@ class Cancellation:
 
     def _left(self) -> float:
         """Return the seconds left of the grace period, once a stop is requested."""
-        return max(0.0, self._requested.result() + self._grace - self.now())
+        return max(0.0, self._requested.result() + self.grace - self.now())

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -31,7 +32,7 @@ class ThreadExecutor(Executor):
         self._max_workers = max_workers
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], None]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -41,18 +42,7 @@ class ThreadExecutor(Executor):
             RuntimeError: after the shutdown.
         """
         future: Future[T] = Future()
-        context = copy_context()
-
-        def call() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = context.run(fn, *args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - the future hands it on
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
+        call = partial(copy_context().run, fn, *args, **kwargs)
         with self._lock:
             if self._closed:
                 raise RuntimeError("submitted after the shutdown")
@@ -81,4 +71,12 @@ class ThreadExecutor(Executor):
 
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:
-            item[1]()
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - the future hands it on
+                future.set_exception(error)
+            else:
+                future.set_result(result)

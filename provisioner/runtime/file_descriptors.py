@@ -43,7 +43,11 @@ def max_parallel(each: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _LIMIT
-    return max(1, (soft - _open_count() - _RESERVED) // each)
+    in_use = 0
+    for folder in _DESCRIPTOR_FOLDERS:
+        with suppress(OSError):
+            in_use = in_use or len(os.listdir(folder))  # noqa: PTH208 - only the count is needed
+    return max(1, (soft - in_use - _RESERVED) // each)
 
 
 def too_many_open_files(environment: str) -> WorkspaceError:
@@ -82,10 +86,3 @@ def is_out_of_descriptors(error: BaseException) -> bool:
         if len(errors) > _MAX_ERRORS:
             break
     return any(f"[Errno {number}]" in str(error) for number in _ERRNOS)
-
-
-def _open_count() -> int:
-    for folder in _DESCRIPTOR_FOLDERS:
-        with suppress(OSError):
-            return len(os.listdir(folder))  # noqa: PTH208 - only the count is needed
-    return 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ _KILL_TIMEOUT = 1.0
 """Seconds for a killed program to terminate."""
 
 
+@dataclass(eq=False)
 class Processes:
     """The programs of one run; each leads a session of its own, which is killed as a whole."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._closed = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set, init=False)
+    _closed: bool = field(default=False, init=False)
 
     @contextmanager
     def running(  # noqa: PLR0913 - the options of `Popen` that differ

@@ -140,6 +140,7 @@ class Files:
         return FileSink(address, self._files[real, address.format])
 
 
+@dataclass(frozen=True, slots=True)
 class FileSink:
     """One variable of a dotenv file, or one top-level member of a JSON object.
 
@@ -148,9 +149,8 @@ class FileSink:
     Everything else in the file is kept byte for byte.
     """
 
-    def __init__(self, address: FileAddress, file: _File) -> None:
-        self._address = address
-        self._file = file
+    address: FileAddress
+    file: _File
 
     def check(self) -> None:
         """Check that the file can be written, has its format, and is not tracked by git.
@@ -158,9 +158,10 @@ class FileSink:
         Raises:
             SinkError: the file certainly cannot hold a token, or not safely.
         """
-        with _as_sink_errors(self._address):
-            self._file.check()
-            self._file.value(self._address.variable)
+        with _as_sink_errors(self.address):
+            self.file.check_usable()
+            self.file.probe()
+            self.file.value(self.address.variable)
 
     def read(self) -> Content:
         """Return the value of the variable; NoToken without the file, the variable or a value.
@@ -168,8 +169,8 @@ class FileSink:
         Raises:
             SinkError: the file could not be read, or cannot hold the variable.
         """
-        with _as_sink_errors(self._address):
-            value = self._file.value(self._address.variable)
+        with _as_sink_errors(self.address):
+            value = self.file.value(self.address.variable)
         return StoredValue(Secret.received(value)) if value else NoToken()
 
     def write(self, token: Secret) -> None:
@@ -178,8 +179,8 @@ class FileSink:
         Raises:
             SinkError: the token was not written, or a power failure may lose it.
         """
-        with _as_sink_errors(self._address):
-            self._file.set_value(self._address.variable, token)
+        with _as_sink_errors(self.address):
+            self.file.set_value(self.address.variable, token)
 
 
 def _shared_locations(
@@ -244,11 +245,6 @@ class _File(DiskFile):
         self._parse_lock = threading.Lock()
         self._parsed: tuple[tuple[int, ...], Entries] | None = None
 
-    def check(self) -> None:
-        """Try what a write will do, without leaving anything behind."""
-        self._check_usable()
-        self.probe()
-
     def value(self, variable: str) -> str:
         """Return the value of a variable, empty without it; an unchanged file is parsed once."""
         entry = effective_entry(self._entries().get(variable, ()), self._format)
@@ -256,7 +252,7 @@ class _File(DiskFile):
 
     def set_value(self, variable: str, value: Secret) -> None:
         """Replace the value of a variable, or add the variable."""
-        self._check_usable()
+        self.check_usable()
 
         def new_content() -> bytes:
             text = with_value(self._text(), variable, value, self._format)
@@ -268,7 +264,8 @@ class _File(DiskFile):
     def _publication_failure(self) -> SinkFailure | None:
         return self._files.git.publication_failure(self.path)
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise if the file is not a regular one, or if git would publish it."""
         if self._publication_failure is not None:
             raise UnusableError(self._publication_failure)
         self._status()

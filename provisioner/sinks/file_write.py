@@ -14,6 +14,7 @@ import stat
 import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,7 +68,6 @@ class LockWait(NamedTuple):
 
 _LOCK_WAIT = LockWait()
 
-
 _LOCKED = SinkFailure(
     Code.SINK_UNAVAILABLE,
     "is in a folder that another process has locked",
@@ -108,19 +108,19 @@ def file_failure(error: OSError) -> SinkFailure:
     return SinkFailure(Code.SINK_DENIED if number in _DENIED else Code.SINK_FAILED, reason, remedy)
 
 
+@dataclass(eq=False)
 class Folders:
     """The folders of one run, each with what was found out about it.
 
-    Args:
+    Attributes:
         lock_wait: the time to wait for the locks in them.
         mounts: a file that lists the mounts, in the format of Linux.
     """
 
-    def __init__(self, lock_wait: LockWait = _LOCK_WAIT, mounts: Path = _MOUNTS) -> None:
-        self.lock_wait = lock_wait
-        self._mounts = mounts
-        self._lock = threading.Lock()
-        self._folders: dict[Path, Folder] = {}
+    lock_wait: LockWait = _LOCK_WAIT
+    mounts: Path = _MOUNTS
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _folders: dict[Path, Folder] = field(default_factory=dict, init=False)
 
     def at(self, path: Path) -> Folder:
         """Return the folder of a path without symbolic links; the folder need not exist yet."""
@@ -131,7 +131,7 @@ class Folders:
     def mount_points(self) -> frozenset[str]:
         """Return the paths where something is mounted, including single files; empty if unknown."""
         try:
-            lines = self._mounts.read_bytes().splitlines()
+            lines = self.mounts.read_bytes().splitlines()
         except OSError:
             return frozenset()
         points = (line.split(b" ")[4] for line in lines)
@@ -313,17 +313,18 @@ class DiskFile:
             yield descriptor
 
 
+@dataclass(eq=False, slots=True)
 class _Lock:
     """A lock between threads and processes, which waits for its full time only once.
 
     Attributes:
         mutex: held by the thread that has the lock or waits for it.
+        abandoned: a wait that timed out, in its thread.
     """
 
-    def __init__(self, lock_wait: LockWait) -> None:
-        self._lock_wait = lock_wait
-        self.mutex = threading.Lock()
-        self._abandoned: Future[None] | None = None
+    lock_wait: LockWait
+    mutex: threading.Lock = field(default_factory=threading.Lock)
+    abandoned: Future[None] | None = None
 
     @contextmanager
     def acquired(self, descriptor: int, *, wait: bool = True) -> Iterator[None]:
@@ -340,7 +341,7 @@ class _Lock:
         waiting: Future[None] | None = None
         try:
             with self.mutex:
-                abandoned, wait_time = self._abandoned, self._lock_wait
+                abandoned, wait_time = self.abandoned, self.lock_wait
                 if abandoned is not None and not abandoned.done():
                     raise UnusableError(_LOCKED)
                 if not _try_lock(descriptor):
@@ -353,7 +354,7 @@ class _Lock:
                     try:
                         waiting.result(wait_time.after_timeout if abandoned else wait_time.first)
                     except TimeoutError:
-                        self._abandoned = waiting
+                        self.abandoned = waiting
                         raise UnusableError(_LOCKED) from None
                 yield
         finally:

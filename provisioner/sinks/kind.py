@@ -123,7 +123,7 @@ class OptionValues:
             default: the value if the option is not written and declares no default itself.
             allowed: the values that it may have, if they depend on another option.
         """
-        option = self._kind.option(name)
+        option = next(one for one in self._kind.options if one.name == name)
         value = self._written[name][0] if name in self._written else option.default or default
         return self._checked(name, 0, value, allowed or option.allowed)
 
@@ -196,7 +196,3 @@ class SinkKind(Generic[A]):
     def name(self) -> str:
         """Return the name of the kind."""
         return self.options[0].name
-
-    def option(self, name: str) -> Option:
-        """Return the option with this name."""
-        return next(one for one in self.options if one.name == name)

@@ -37,6 +37,8 @@ def read_all(
     """
 
     def read(address: Address) -> SinkContent:
+        if stop.requested:
+            return Unavailable(STOPPED)
         try:
             content = open_sink(address).read()
         except SinkError as error:
@@ -48,7 +50,7 @@ def read_all(
             return NotAToken()
         return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at)
 
-    return _each(addresses, read, stop, Unavailable(STOPPED))
+    return _each(addresses, read)
 
 
 def check_all(
@@ -66,25 +68,23 @@ def check_all(
     """
 
     def check(address: Address) -> Failure | None:
+        if stop.requested:
+            return STOPPED
         try:
             open_sink(address).check()
         except SinkError as error:
             return error.failure
         return None
 
-    failures: dict[Address, Failure | None] = _each(addresses, check, stop, STOPPED)
+    failures = _each(addresses, check)
     return {address: failure for address, failure in failures.items() if failure is not None}
 
 
 def _each(
-    addresses: Iterable[Address],
-    visit: Callable[[Address], _Result],
-    stop: Cancellation,
-    stopped: _Result,
+    addresses: Iterable[Address], visit: Callable[[Address], _Result]
 ) -> dict[Address, _Result]:
     unique = tuple(dict.fromkeys(addresses))
     if not unique:
         return {}
     with ThreadExecutor(_PARALLEL) as threads:
-        results = threads.map(lambda address: stopped if stop.requested else visit(address), unique)
-        return dict(zip(unique, results, strict=True))
+        return dict(zip(unique, threads.map(visit, unique), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from provisioner.errors.codes import Code
@@ -101,9 +102,8 @@ class SinkFailure(NamedTuple):
         return sink_error(self.code, f"{address} {self.reason}.", self.remedy)
 
 
-def unsuitable(reason: str, remedy: str) -> SinkFailure:
-    """Return the failure of a sink that cannot hold a token, whatever the permissions."""
-    return SinkFailure(Code.SINK_UNSUITABLE, reason, remedy)
+unsuitable = partial(SinkFailure, Code.SINK_UNSUITABLE)
+"""The failure of a sink that cannot hold a token, whatever the permissions."""
 
 
 def unusable(code: Code, reason: str, remedy: str) -> SinkFailure:

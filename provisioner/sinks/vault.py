@@ -21,8 +21,7 @@ from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
-from provisioner.http_client.exchange import Route, ca_path_of
-from provisioner.http_client.json_text import json_of
+from provisioner.http_client.exchange import Route, ca_path_of, json_of
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Required, TypedDict
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
-from provisioner.http_client.json_text import json_of
+from provisioner.http_client.exchange import json_of
 from provisioner.secret import MASK, masked
 from provisioner.twenty.rate_limit import Rate
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
+    from provisioner.model.environment import Generation
     from provisioner.model.workspace import Json
 
 _MAX_QUOTE = 300
@@ -271,6 +272,20 @@ def throttling(answer: Answer) -> Throttling | None:
         if isinstance(seconds, (int, float)) and seconds >= 0:
             wait = float(min(seconds, _MAX_RETRY_AFTER))
     return Throttling(wait, rate, rate_limited or bool(_NGINX_BUSY.match(answer.excerpt)))
+
+
+def generation_of(answer: Answer) -> Generation | None:
+    """Return the generation that answers legacy's list of keys like this; None if neither does.
+
+    Legacy has `data.apiKeys` (legacy-0.60 `910-list-detect`), core a bare array (1.10 and 2.21
+    `911-list-detect`) or a page of one (about 2.4x, not recorded).
+    """
+    if not answer.ok:
+        return None
+    if answer.result("apiKeys") is not None:
+        return "legacy"
+    entries = answer.body.get("data") if isinstance(answer.body, dict) else answer.body
+    return "core" if isinstance(entries, list) else None
 
 
 def session_ended(answer: Answer) -> bool:

@@ -1,16 +1,15 @@
-"""Credentials of requests: a fixed token, or a session that is signed in and renewed."""
+"""Sessions of users: signed in at the first request, and renewed before they expire."""
 
 from __future__ import annotations
 
 import threading
 import time
 from math import inf
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import parse_timestamp
 from provisioner.secret import Secret, is_token
 from provisioner.twenty.answers import explain
@@ -19,7 +18,7 @@ from provisioner.twenty.transport import LostAnswerError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from provisioner.model.environment import Credential
+    from provisioner.model.environment import SignIn
     from provisioner.model.workspace import Json
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.transport import Transport
@@ -38,22 +37,6 @@ _TOKEN_FIELDS = ("accessOrWorkspaceAgnosticToken", "accessToken")
 _ENDPOINTS = ("/metadata", "/graphql")
 _RENEWAL_MARGIN = 30.0
 """Seconds before its expiry at which a session is renewed."""
-
-
-class FixedToken:
-    """A source of one token, of an API key or a session, which cannot be renewed."""
-
-    def __init__(self, token: Secret) -> None:
-        self._token = token
-
-    def token(self) -> Secret:
-        """Return the token."""
-        return self._token
-
-    def renew(self, stale: Secret) -> bool:
-        """Return False: there is no other token."""
-        del stale
-        return False
 
 
 class Session:
@@ -85,13 +68,11 @@ class Session:
                 self._token = self._sign_in()
             return self._token
 
-    def renew(self, stale: Secret) -> bool:
-        """Replace a token that the server just refused, unless another thread already has."""
+    def renew(self, stale: Secret) -> None:
+        """Forget a token that the server just refused, unless another thread already has."""
         with self._lock:
             if self._token is stale:
                 self._token = None
-        self.token()
-        return True
 
     def _sign_in(self) -> Secret:
         credential = self._credential
@@ -150,20 +131,6 @@ class Session:
             remedy="Check the variables that `auth` names, or use a session_token.",
         )
         return self._refusal
-
-
-TokenSource = FixedToken | Session
-
-
-def token_source_for(credential: Credential, transport: Transport) -> TokenSource:
-    """Return the token source of a credential."""
-    match credential:
-        case ApiToken(token=token) | SessionToken(token=token):
-            return FixedToken(token)
-        case SignIn():
-            return Session(transport, credential)
-        case _:
-            assert_never(credential)
 
 
 def _lifetime(expires_at: Json, server_time: datetime | None) -> float:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError
-from provisioner.twenty.auth import token_source_for
+from provisioner.model.environment import SignIn
+from provisioner.twenty.answers import generation_of
+from provisioner.twenty.auth import Session
 from provisioner.twenty.client import Client
 from provisioner.twenty.core import CoreWorkspace
-from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace, is_core
+from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace
 from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:
@@ -47,8 +49,12 @@ def connect(  # noqa: PLR0913 - all a workspace needs
         environment, address, stop, others_wait=others_wait, on_idle_closed=on_idle_closed
     )
     try:
-        client = Client(transport, token_source_for(credential, transport))
-        _check_pin(environment, client)
+        if isinstance(credential, SignIn):
+            client = Client(transport, Session(transport, credential))
+        else:
+            client = Client(transport, credential.token)
+        if environment.workspace is not None:
+            _check_pin(environment.name, environment.workspace, client)
         return _of_generation(environment, client)
     except BaseException:
         transport.close()
@@ -56,26 +62,23 @@ def connect(  # noqa: PLR0913 - all a workspace needs
 
 
 def _of_generation(environment: Environment, client: Client) -> Workspace:
-    match environment.generation:
+    generation, first_page = environment.generation, None
+    if generation is None:
+        first_page = client.request("GET", FIRST_PAGE, is_list=True)
+        generation = generation_of(first_page)
+        if generation is None:
+            raise client.refusal(first_page)
+    match generation:
         case "legacy":
-            return LegacyWorkspace(client, environment.limits)
+            return LegacyWorkspace(client, environment.limits, first_page)
         case "core":
             return CoreWorkspace(client, environment.limits)
-        case None:
-            answer = client.request("GET", FIRST_PAGE, is_list=True)
-            if answer.ok and answer.result("apiKeys") is not None:  # legacy-0.60 `910-list-detect`
-                return LegacyWorkspace(client, environment.limits, answer)
-            if is_core(answer):
-                return CoreWorkspace(client, environment.limits)
-            raise client.refusal(answer)
         case _:
-            assert_never(environment.generation)
+            assert_never(generation)
 
 
-def _check_pin(environment: Environment, client: Client) -> None:
+def _check_pin(environment: str, pinned: str, client: Client) -> None:
     """Compare the pinned workspace with the one in the credential's claims."""
-    if (pinned := environment.workspace) is None:
-        return
     claims = client.claims()
     actual = None if claims is None else claims.workspace
     if actual is None:
@@ -86,5 +89,5 @@ def _check_pin(environment: Environment, client: Client) -> None:
     else:
         code, problem = Code.WORKSPACE_MISMATCH, f"belongs to {actual}"
         remedy = "Use a credential of the pinned workspace, or correct the pin."
-    message = f"{environment.name} is pinned to workspace {pinned}, but its credential {problem}."
+    message = f"{environment} is pinned to workspace {pinned}, but its credential {problem}."
     raise RefusedError(code, message, remedy=remedy)

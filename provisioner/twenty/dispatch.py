@@ -6,8 +6,8 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
@@ -54,27 +54,27 @@ _SAME_FOR_ALL = frozenset(
 )
 
 
+@dataclass(eq=False)
 class Dispatcher(ABC):
     """One bulk create: sends groups of keys, and reports the outcome of each key.
 
     It stops sending to a server that loses several answers in a row, since the caller checks first
     what exists. It also stops after the credential is refused, since more refusals may lock it out.
 
-    Args:
+    Attributes:
         client: to send with.
         parallel: groups in flight at once.
         observer: receives the outcome of every key.
     """
 
-    def __init__(self, client: Client, parallel: int, observer: CreateObserver) -> None:
-        self._client = client
-        self._parallel = parallel
-        self._observer = observer
-        self._lock = threading.Lock()
-        self._lost_in_a_row = 0
-        self._max_group: int | None = None
-        self._refused: NotCreated | None = None
-        self._silent: NotSent | None = None
+    client: Client
+    parallel: int
+    observer: CreateObserver
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _lost_in_a_row: int = field(default=0, init=False)
+    _max_group: int | None = field(default=None, init=False)
+    _refused: NotCreated | None = field(default=None, init=False)
+    _silent: NotSent | None = field(default=None, init=False)
 
     @abstractmethod
     def _request(self, group: Group) -> Answer:
@@ -91,7 +91,7 @@ class Dispatcher(ABC):
 
     def send_groups(self, groups: Iterable[Group]) -> None:
         """Send several groups side by side."""
-        with ThreadExecutor(self._parallel) as threads:
+        with ThreadExecutor(self.parallel) as threads:
             for _ in threads.map(self.send, groups):
                 pass
 
@@ -99,13 +99,13 @@ class Dispatcher(ABC):
         """Send one group, in parts if it is too large, unless sending has stopped."""
         for part in split(group, self._max_group or len(group)):
             unsent = self._refused or self._silent
-            if self._refused is None and self._client.transport.stop.requested:
+            if self._refused is None and self.client.transport.stop.requested:
                 unsent = NotSent(STOPPED)
             if unsent is not None:
                 self.report(part, unsent)
                 continue
             for key in part:
-                self._observer.on_send(key)
+                self.observer.on_send(key)
             # A request of several keys is about none of them in particular.
             with bind(key=part[0].name) if len(part) == 1 else nullcontext():
                 self._exchange(part)
@@ -123,7 +123,7 @@ class Dispatcher(ABC):
         elif isinstance(outcome, NotCreated) and outcome.failure.code in _SAME_FOR_ALL:
             self._refused = outcome
         for key in group:
-            self._observer.on_outcome(key, outcome)
+            self.observer.on_outcome(key, outcome)
 
     def _exchange(self, group: Group) -> None:
         try:
@@ -145,11 +145,11 @@ class Dispatcher(ABC):
         """Count the answers that were lost in a row, and stop sending if there are too many."""
         with self._lock:
             self._lost_in_a_row = self._lost_in_a_row + 1 if lost else 0
-            if self._lost_in_a_row >= max(_MAX_LOST, 2 * self._parallel):
+            if self._lost_in_a_row >= max(_MAX_LOST, 2 * self.parallel):
                 self._silent = NotSent(
                     Failure(
                         Code.SERVER_ERROR,
-                        f"{self._lost_in_a_row} responses in a row from {self._client.environment} "
+                        f"{self._lost_in_a_row} responses in a row from {self.client.environment} "
                         "were lost, so this key was not sent.",
                         "Run again; if it fails again, check the server's log.",
                     )
@@ -161,7 +161,7 @@ class Dispatcher(ABC):
             first = self._max_group is None
             self._max_group = min(self._max_group or too_many, (too_many + 1) // 2)
         if first:
-            name = self._client.environment
+            name = self.client.environment
             message = (
                 "%s or a proxy in front of it does not accept requests with %d keys; sending "
                 "fewer keys per request"
@@ -176,11 +176,10 @@ def outcome_unsent(error: WorkspaceError) -> NotSent | NotCreated:
 
 def batches(keys: Sequence[NewKey], max_size: int, *, one_depth: bool) -> Iterator[Group]:
     """Yield the groups to send: keys with as many tries, and of one depth if so required."""
-
-    def kind(key: NewKey) -> tuple[int, int]:
-        return key.depth if one_depth else 0, key.tries
-
-    for (_, tries), group in groupby(sorted(keys, key=kind), key=kind):
+    groups: dict[tuple[int, int], list[NewKey]] = {}
+    for key in keys:
+        groups.setdefault((key.depth if one_depth else 0, key.tries), []).append(key)
+    for (_, tries), group in sorted(groups.items()):
         yield from split(tuple(group), batch_size(max_size, tries))
 
 

@@ -6,9 +6,10 @@ The client chooses the ids, a batch is one transaction, and keys have no roles (
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from provisioner.errors.codes import Code
@@ -17,20 +18,18 @@ from provisioner.errors.failure import Failure
 from provisioner.model.expiry import format_milliseconds, format_timestamp
 from provisioner.model.observed import NoRoles
 from provisioner.model.workspace import Capabilities, Created, NotCreated, Unknown
+from provisioner.twenty.answers import generation_of
 from provisioner.twenty.dispatch import Dispatcher, batches
-from provisioner.twenty.paging import list_keys
-from provisioner.twenty.records import record_id
+from provisioner.twenty.records import list_keys, record_id
 from provisioner.twenty.server_workspace import PROBE, ServerWorkspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from provisioner.model.environment import Limits
     from provisioner.model.key import Depth
     from provisioner.model.observed import Observation
     from provisioner.model.workspace import CreateObserver, Json, NewKey, Record
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Client
     from provisioner.twenty.dispatch import Group
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
@@ -42,37 +41,21 @@ _WHOLE_REQUEST = ("object 'apiKeys' not found", "'depth=")
 _EXISTS = ("Record already exists", "duplicate key value", "Created record not found")
 
 
-def is_core(answer: Answer) -> bool:
-    """Return whether `FIRST_PAGE` was answered as core does: a bare array, or a page of one.
-
-    1.10 and 2.21 `911-list-detect`; the page is of about 2.4x, and not recorded.
-    """
-    body = answer.body
-    is_page = isinstance(body, dict) and isinstance(body.get("data"), list)
-    return answer.ok and (isinstance(body, list) or is_page)
-
-
+@dataclass(eq=False)
 class LegacyWorkspace(ServerWorkspace):
-    """A workspace of the legacy generation.
+    """A workspace of the legacy generation; detection may have read its first page of keys."""
 
-    Args:
-        first_page: the first page of the keys, if detection has read it already.
-    """
-
-    generation: Literal["legacy"] = "legacy"
+    generation = "legacy"
     chooses_ids = True
     keys_have_roles = False
     batches = True
-
-    def __init__(self, client: Client, limits: Limits, first_page: Answer | None = None) -> None:
-        super().__init__(client, limits)
-        self._first_page = first_page
+    _first_page: Answer | None = None
 
     def observe(self) -> Observation:
         """Read all pages, which include revoked keys."""
         answer = self._first_page or self._client.request("GET", FIRST_PAGE, is_list=True)
         self._first_page = None
-        if is_core(answer):
+        if generation_of(answer) == "core":
             raise WorkspaceError(
                 Code.UNEXPECTED_ANSWER,
                 f"{self._client.environment} is declared as legacy, but its server is core.",
@@ -121,13 +104,19 @@ class _LegacyBulkCreate(Dispatcher):
 
     def _request(self, group: Group) -> Answer:
         path = f"/rest/batch/apiKeys?depth={group[0].depth}"
-        return self._client.create(path, [_body(key) for key in group])
+        body: list[Json] = []
+        for key in group:
+            fields: dict[str, Json] = {"id": key.id, "name": key.name, "expiresAt": key.expires_at}
+            if key.revoked_at is not None:
+                fields["revokedAt"] = key.revoked_at
+            body.append(fields)
+        return self.client.send("POST", path, body, repeatable=False)
 
     def _on_answer(self, group: Group, answer: Answer) -> None:
         if answer.ok:
             self._on_created(group, answer)
             return
-        cause = self._client.explain(answer)
+        cause = self.client.explain(answer)
         has_bad_record = (
             answer.status == HTTPStatus.BAD_REQUEST
             and cause.code == Code.REJECTED
@@ -150,25 +139,18 @@ class _LegacyBulkCreate(Dispatcher):
         created = dict(filter(None, map(record_id, entries)))
         cause = Failure(
             Code.UNEXPECTED_ANSWER,
-            f"{self._client.environment} responded with {answer.status} but did not "
+            f"{self.client.environment} responded with {answer.status} but did not "
             "return the created key.",
         )
         # A null in place of a record means that the id is softly deleted (`924`).
         complete = len(entries) == len(group)
         for index, key in enumerate(group):
             if key.id in created:
-                self._observer.on_outcome(key, Created(key.id, created[key.id]))
+                self.observer.on_outcome(key, Created(key.id, created[key.id]))
             else:
                 taken = complete and entries[index] is None
-                self._observer.on_outcome(key, Unknown(cause, "taken" if taken else "lost"))
+                self.observer.on_outcome(key, Unknown(cause, "taken" if taken else "lost"))
 
 
 def _path(key_id: str) -> str:
     return f"/rest/apiKeys/{quote(key_id, safe='')}"
-
-
-def _body(key: NewKey) -> Json:
-    body: dict[str, Json] = {"id": key.id, "name": key.name, "expiresAt": key.expires_at}
-    if key.revoked_at is not None:
-        body["revokedAt"] = key.revoked_at
-    return body

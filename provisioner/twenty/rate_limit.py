@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
 from typing import TYPE_CHECKING
@@ -110,17 +110,19 @@ class _Bucket:
             self.stretch *= _NEXT_STRETCH
 
 
+@dataclass(slots=True)
 class _RateEstimate:
-    """Estimate of the rate of a server that does not state it."""
+    """Estimate of the rate of a server that does not state it.
 
-    def __init__(self) -> None:
-        self._sent_at: list[float] = []
-        self._proven: Rate | None = None
-        self._double_at: float | None = None
+    Attributes:
+        sent_at: when each request was sent, before anything was refused.
+        proven: a rate that the server accepted, if enough requests were sent to tell.
+        double_at: when to try twice the rate, unless anything is refused before.
+    """
 
-    def on_send(self, now: float) -> None:
-        """Record that a request was sent before anything was refused."""
-        self._sent_at.append(now)
+    sent_at: list[float] = field(default_factory=list)
+    proven: Rate | None = None
+    double_at: float | None = None
 
     def on_first_refusal(self, now: float) -> Rate:
         """Return the rate that a limit by the minute must have if it accepted all but one more.
@@ -128,28 +130,28 @@ class _RateEstimate:
         Called for each of the first requests to be refused. A bucket of B requests that is refilled
         at B a minute accepts at most B * (1 + t / 60) in any t seconds.
         """
-        if self._sent_at:
-            self._sent_at.pop()
+        if self.sent_at:
+            self.sent_at.pop()
         rates = (
-            Rate(len(self._sent_at) - index, _MINUTE + now - sent_at)
-            for index, sent_at in enumerate(self._sent_at)
+            Rate(len(self.sent_at) - index, _MINUTE + now - sent_at)
+            for index, sent_at in enumerate(self.sent_at)
         )
-        self._proven = min(rates, key=lambda rate: rate.interval, default=None)
-        rate = _higher(_MIN_RATE, self._proven)
+        self.proven = min(rates, key=lambda rate: rate.interval, default=None)
+        rate = _higher(_MIN_RATE, self.proven)
         # Too few to tell, or the bucket was not full: a whole minute without refusal will show.
-        self._double_at = now + _MINUTE if rate is _MIN_RATE else None
+        self.double_at = now + _MINUTE if rate is _MIN_RATE else None
         return rate
 
     def on_refusal(self, rate: Rate) -> Rate:
         """Return the rate to try after this rate was too high."""
-        self._double_at = None
-        return _higher(rate.times(0.5), self._proven)
+        self.double_at = None
+        return _higher(rate.times(0.5), self.proven)
 
     def on_send_at_rate(self, now: float, rate: Rate) -> Rate:
         """Return the rate to try after this rate was not refused so far."""
-        if self._double_at is None or now < self._double_at:
+        if self.double_at is None or now < self.double_at:
             return rate
-        self._double_at = now + _MINUTE
+        self.double_at = now + _MINUTE
         return rate.times(2)
 
 
@@ -275,7 +277,7 @@ class RateLimit:
                 return _POLL_INTERVAL
             if (bucket := self._bucket) is None:
                 if self._estimate is not None:
-                    self._estimate.on_send(now)
+                    self._estimate.sent_at.append(now)
             else:
                 if self._estimate is not None:
                     bucket.rate = self._estimate.on_send_at_rate(now, bucket.rate)

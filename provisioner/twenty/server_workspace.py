@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +14,7 @@ from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import Observation
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret, is_token
+from provisioner.twenty.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from provisioner.model.observed import ObservedKey, Roles
     from provisioner.model.workspace import Record
     from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Client
 
 # `/metadata` mints on all recorded servers (legacy-0.60 `148`, core-1 `194`, core-2.21 `189`), and
 # accepts the id as a literal whatever type it declares for it (`920-mint-literal`).
@@ -34,15 +35,14 @@ PROBE = "{__typename}"
 """Query that any role may send; refused for an invalid, revoked or expired token (`921`, `929`)."""
 
 
+@dataclass(eq=False)
 class ServerWorkspace(ABC):
     """A workspace of any generation."""
 
-    generation: Generation
+    generation: ClassVar[Generation]
     batches: ClassVar[bool]
-
-    def __init__(self, client: Client, limits: Limits) -> None:
-        self._client = client
-        self._limits = limits
+    _client: Client
+    _limits: Limits
 
     def close_idle_connections(self) -> None:
         """Close idle connections."""
@@ -97,7 +97,7 @@ class ServerWorkspace(ABC):
 
     def verify_token(self, token: Secret) -> None:
         """Send one query with the token itself."""
-        answer = self._client.signed_in_with(token).graphql(PROBE)
+        answer = Client(self._client.transport, token).graphql(PROBE)
         if answer.complete:
             return
         failure = self._client.explain(answer)

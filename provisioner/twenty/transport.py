@@ -38,8 +38,7 @@ from provisioner.twenty.rate_limit import RateLimit, RequestAbandonedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.http_client.exchange import HttpAnswer
-    from provisioner.http_client.json_text import Json
+    from provisioner.http_client.exchange import HttpAnswer, Json
     from provisioner.model.environment import Environment
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.runtime.log_context import LogContext
@@ -271,7 +270,8 @@ class Transport:
             # The pages of a list have a time limit of their own.
             if isinstance(received, NoAnswer) or not (is_list and received.status in _SUCCESSES):
                 self._observe_left -= duration
-        self._log(method, path, duration, received)
+        if _LOG.isEnabledFor(logging.DEBUG):
+            self._log(method, path, duration, received)
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
         return _answer(received, duration, is_list=is_list)
@@ -280,8 +280,6 @@ class Transport:
         self, method: str, path: str, duration: float, received: HttpAnswer | NoAnswer
     ) -> None:
         """Log one exchange, without bodies."""
-        if not _LOG.isEnabledFor(logging.DEBUG):
-            return
         milliseconds = round(1000 * duration)
         fields: LogContext = {"method": method, "path": path, "duration_ms": milliseconds}
         result: object = "no answer"

@@ -325,7 +325,7 @@ def test_a_session_that_expires_during_a_run_is_renewed_once(serve, monkeypatch)
     workspace.observe()
     # From here on the server considers the client's token expired.
     stale = served.sandbox.session_token(seconds=-5)
-    session = workspace._client._token_source
+    session = workspace._client._credential
     session._token = Secret(stale)
     session._renew_at = float("inf")
     before = len(served.journal)
@@ -343,7 +343,7 @@ def test_signing_in_never_deadlocks_with_the_slots(serve, parallel: int) -> None
     served = serve(Dialect.CORE, create_seconds=0.005, session_seconds=2.0)
     workspace = served.workspace("sign-in", limits=limits_with(parallel=parallel))
     role = served.sandbox.role("Admin").id
-    session = workspace._client._token_source
+    session = workspace._client._credential
     calls: list[int] = []
 
     def expire(count: int) -> None:
@@ -565,7 +565,7 @@ def test_a_session_that_is_about_to_expire_is_renewed_before_it_is_used(serve) -
     workspace = served.workspace("sign-in")
     workspace.observe()
     signed_in = sum(b"getLoginToken" in one.body for one in served.journal)
-    workspace._client._token_source._renew_at = 0.0
+    workspace._client._credential._renew_at = 0.0
     workspace.observe()
     assert sum(b"getLoginToken" in one.body for one in served.journal) == signed_in + 1
 
@@ -600,7 +600,7 @@ def test_a_refused_sign_in_is_not_repeated_for_every_key(serve, connect) -> None
     workspace.observe()
     user = served.sandbox.user()
     served.sandbox.put_user(replace(user, password="another"))
-    workspace._client._token_source._renew_at = 0.0
+    workspace._client._credential._renew_at = 0.0
     role = served.sandbox.role("Admin").id
     outcomes = create(workspace, [new(f"k{n}", role_id=role) for n in range(50)])
     assert {one.failure.code for one in outcomes if isinstance(one, NotCreated)} == {
@@ -1413,7 +1413,7 @@ def test_permissions_that_cannot_be_read_leave_the_record_without_them(serve) ->
     [key] = served.sandbox.seed(["a"])
     served.sandbox.permit("Member", API_KEYS_FLAG)
     workspace = served.workspace()
-    workspace._client._token_source._token = Secret(served.sandbox.session_token("member"))
+    workspace._client._credential = Secret(served.sandbox.session_token("member"))
     [record] = workspace.records({key: 2}).values()
     assert record["name"] == "a"
     assert "permissionFlags" not in record["role"]
@@ -1529,12 +1529,12 @@ def test_hidden_roles_are_requested_only_once(serve) -> None:
 
 
 def documents() -> list[str]:
-    from provisioner.twenty import core, core_bulk_create
+    from provisioner.twenty import core
 
     keys = tuple(new(f"k{depth}", depth) for depth in (0, 1, 2))
-    creates = [core_bulk_create._document(keys[:count])[0] for count in (1, 2, 3)]
-    reads = [core._QUERY_ONE % selection for selection in core_bulk_create.SELECTION.values()]
-    lists = [core._LIST % (core_bulk_create.KEY, "getRoles"), core._PERMISSIONS]
+    creates = [core._document(keys[:count])[0] for count in (1, 2, 3)]
+    reads = [core._QUERY_ONE % selection for selection in core.SELECTION.values()]
+    lists = [core._LIST % (core.KEY, "getRoles"), core._PERMISSIONS]
     return [*creates, *reads, *lists, core._REVOKE]
 
 
