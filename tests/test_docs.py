@@ -27,7 +27,7 @@ from provisioner.manifests.document import MAX_PROBLEMS
 from provisioner.plan import Finding
 from provisioner.plan.actions import DeliverReason, Reason, RevokeReason
 from provisioner.runtime import cancellation, file_descriptors
-from provisioner.twenty import core
+from provisioner.twenty import core_bulk_create
 
 pytestmark = pytest.mark.fast
 
@@ -228,7 +228,7 @@ def test_documented_numbers_of_stopping_and_observing_equal_the_code():
     assert f"has {cancellation.GRACE:g} seconds" in words
     assert (signals._SIGNALS_UNTIL_EXIT, "A third signal ends it at once" in words) == (3, True)
     assert (create.MAX_ATTEMPTS, "eight attempts" in words) == (8, True)
-    assert f"up to {core._MAX_CREATES} per document" in text("docs/twenty-api.md")
+    assert f"up to {core_bulk_create._MAX_CREATES} per document" in text("docs/twenty-api.md")
 
 
 # Schemas

@@ -1,16 +1,14 @@
-"""Servers, answers and JSON: what goes into the HTTP client and comes out of it.
+"""The values that go into the HTTP client and come out of it; they need none of its libraries.
 
-Nothing here needs the libraries of the client.
+A JSON text of a server is bounded in what it becomes in memory.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _MAX_WAIT = 1e9
-_THIS_MACHINE = "127.0.0.1"
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _MAX_VALUES = 500_000
 """Values in one JSON text; an object of a few bytes takes a hundred times as many in memory."""
@@ -37,37 +34,6 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 def ca_path_of(environment: Mapping[str, str]) -> str | None:
     """Return the path of the CA certificates that the usual variables name; None without one."""
     return next(filter(None, map(environment.get, _CA_VARIABLES)), None)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address, as in a URL but without brackets, is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def canonical(host: str) -> str:
-    """Return one spelling for all spellings of a host.
-
-    `127.1`, `0x7f.1`, `::1` and `localhost.` are the same host.
-    """
-    name = host.lower().rstrip(".")
-    address: IPv4Address | IPv6Address
-    try:
-        # `inet_aton` accepts every spelling of an IPv4 address.
-        address = IPv4Address(socket.inet_aton(name))
-    except OSError:
-        try:
-            address = ip_address(name)
-        except ValueError:
-            return _THIS_MACHINE if is_loopback(name) else name
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
-    is_this_machine = address.is_unspecified or address == IPv6Address("::1")
-    return _THIS_MACHINE if is_this_machine else str(address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.errors.problem import Place, Problem
-from provisioner.http_client.exchange import is_loopback
+from provisioner.http_client.loopback import is_loopback
 from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes, identified
 from provisioner.manifests.document import Document, Mapping, Position, Sequence

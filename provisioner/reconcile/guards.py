@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError
 from provisioner.errors.pluralize import pluralize
-from provisioner.http_client.exchange import canonical
+from provisioner.http_client.loopback import canonical
 from provisioner.model.expiry import CLOCK_TOLERANCE
 from provisioner.model.globs import matches
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update

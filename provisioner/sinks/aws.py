@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
-from provisioner.http_client.exchange import is_loopback
+from provisioner.http_client.loopback import is_loopback
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
-from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of, is_loopback, json_of
+from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of, json_of
+from provisioner.http_client.loopback import is_loopback
 from provisioner.runtime.backoff import delay
 from provisioner.secret import Secret
 from provisioner.sinks.sink import SinkFailure, unusable

@@ -20,7 +20,8 @@ from provisioner.model.observed import NoRoles
 from provisioner.model.workspace import Capabilities, Created, NotCreated, Unknown
 from provisioner.twenty.answers import generation_of
 from provisioner.twenty.dispatch import Dispatcher, batches
-from provisioner.twenty.records import list_keys, record_id
+from provisioner.twenty.paging import list_keys
+from provisioner.twenty.records import record_id
 from provisioner.twenty.server_workspace import PROBE, ServerWorkspace
 
 if TYPE_CHECKING:

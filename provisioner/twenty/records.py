@@ -1,7 +1,4 @@
-"""Key records of every generation, on their own or in the pages of a list.
-
-They are read strictly: an incomplete key is an error, never a guess.
-"""
+"""Key records of every generation, read strictly: an incomplete key is an error, never a guess."""
 
 from __future__ import annotations
 
@@ -9,18 +6,12 @@ import json
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-from provisioner.errors.codes import Code
-from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import parse_timestamp
 from provisioner.model.observed import ObservedKey, Role
-from provisioner.twenty.answers import NOT_JSON, NotJson
 
 if TYPE_CHECKING:
     from provisioner.model.workspace import Json, Record
-    from provisioner.twenty.answers import Answer
-    from provisioner.twenty.client import Client
 
 
 _MAX_NAME = 100_000
@@ -28,19 +19,6 @@ _MAX_NAME = 100_000
 
 _MAX_RECORD = 256 * 1024
 """Characters of one record; a report has those of all keys that a run created."""
-
-_MAX_KEYS = 100_000
-_MAX_PAGES = 2_000
-"""More than any list of keys has; a server that goes beyond would never stop."""
-
-_MAX_CHARACTERS = 20_000_000
-"""Characters of all names and roles together, which stay in memory while pages are read."""
-
-_MAX_CURSOR = 8_000
-"""Characters of a cursor that still fit into the URL of the next page."""
-
-_MAX_TIMEOUTS = 5
-"""Time limit of all pages together, in timeouts of one answer."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 """Characters of an id, so that it stays one part of a path and one word of a text."""
@@ -149,97 +127,3 @@ def _timestamp(entry: Record, field: str) -> datetime:
         return parse_timestamp(text)
     except ValueError:
         raise IncompleteRecordError(f"a record without a date in {field!r}") from None
-
-
-def list_keys(client: Client, path: str, first: Answer) -> tuple[ObservedKey, ...]:
-    """Follow the cursors from the first page to the last.
-
-    Args:
-        client: to read with.
-        path: of the first page, with its query.
-        first: the answer with the first page. Its shape decides: `data.apiKeys` with `pageInfo` on
-            legacy, a bare array on core, `data` with `pageInfo` on core since about 2.4x.
-
-    Returns:
-        Every key once, even if it moved between two pages.
-
-    Raises:
-        WorkspaceError: a page is refused, incomplete or repeated, or the pages do not end.
-    """
-    keys: dict[str, ObservedKey] = {}
-    cursors: set[str] = set()
-    answer = first
-    duration = 0.0
-    characters = 0
-    while True:
-        if not answer.ok:
-            raise client.refusal(answer)
-        known_before = len(keys)
-        duration += answer.duration
-        try:
-            for key in map(read_key, _entries(answer.body)):
-                keys[key.id] = key
-                characters += len(key.name) + len(key.role or "")
-            cursor = _next_cursor(answer.body)
-            if cursor is None:
-                _check_count(first.body, len(keys))
-                return tuple(keys.values())
-        except IncompleteRecordError as incomplete:
-            raise unexpected_list(client, answer, str(incomplete)) from None
-        if cursor in cursors:
-            raise unexpected_list(client, answer, "the same page more than once")
-        if len(keys) == known_before:
-            why = "a page that adds no keys although it is not the last"
-            raise unexpected_list(client, answer, why)
-        if len(keys) > _MAX_KEYS or len(cursors) >= _MAX_PAGES or characters > _MAX_CHARACTERS:
-            raise unexpected_list(client, answer, "too many pages or keys")
-        if duration > _MAX_TIMEOUTS * client.transport.timeout:
-            raise WorkspaceError(
-                Code.TIMEOUT,
-                f"{client.environment} takes too long to list all pages of its keys.",
-                remedy="Run again, or raise limits.timeout.",
-            )
-        cursors.add(cursor)
-        next_page = f"{path}&starting_after={quote(cursor, safe='')}"
-        answer = client.request("GET", next_page, is_list=True)
-
-
-def unexpected_list(client: Client, answer: Answer, content: str) -> WorkspaceError:
-    """Return the error of an answer that has the status of a success and contains no list."""
-    content = "something that is not JSON" if answer.body is NOT_JSON else content
-    return WorkspaceError(
-        Code.UNEXPECTED_ANSWER,
-        f"{client.environment} responded to the request for its keys with {content}.",
-        remedy="Check that `url` is the address of Twenty itself, and run with --log-level debug.",
-    )
-
-
-def _check_count(body: Json | NotJson, count: int) -> None:
-    """Raise if there are fewer keys than the first page counts; some would be missing."""
-    total = body.get("totalCount") if isinstance(body, dict) else None
-    if isinstance(total, int) and count < total:
-        raise IncompleteRecordError(
-            f"{count} keys, although it reports a total of {str(total)[:20]}"
-        )
-
-
-def _entries(body: Json | NotJson) -> list[Json]:
-    if isinstance(body, NotJson):
-        raise IncompleteRecordError("something that is not JSON")
-    data = body.get("data") if isinstance(body, dict) else body
-    return require_list(data.get("apiKeys") if isinstance(data, dict) else data)
-
-
-def _next_cursor(body: Json | NotJson) -> str | None:
-    """Return the cursor of the next page, None after the last one."""
-    if isinstance(body, list):
-        return None
-    info = body.get("pageInfo") if isinstance(body, dict) else None
-    if not isinstance(info, dict) or not isinstance(info.get("hasNextPage"), bool):
-        raise IncompleteRecordError("a page without `hasNextPage`")
-    if not info["hasNextPage"]:
-        return None
-    cursor = info.get("endCursor")
-    if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR:
-        raise IncompleteRecordError("a page without the cursor for the next page")
-    return cursor

@@ -1529,12 +1529,12 @@ def test_hidden_roles_are_requested_only_once(serve) -> None:
 
 
 def documents() -> list[str]:
-    from provisioner.twenty import core
+    from provisioner.twenty import core, core_bulk_create
 
     keys = tuple(new(f"k{depth}", depth) for depth in (0, 1, 2))
-    creates = [core._document(keys[:count])[0] for count in (1, 2, 3)]
-    reads = [core._QUERY_ONE % selection for selection in core.SELECTION.values()]
-    lists = [core._LIST % (core.KEY, "getRoles"), core._PERMISSIONS]
+    creates = [core_bulk_create._document(keys[:count])[0] for count in (1, 2, 3)]
+    reads = [core._QUERY_ONE % selection for selection in core_bulk_create.SELECTION.values()]
+    lists = [core._LIST % (core_bulk_create.KEY, "getRoles"), core._PERMISSIONS]
     return [*creates, *reads, *lists, core._REVOKE]
 
 

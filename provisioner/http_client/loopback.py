@@ -1,0 +1,39 @@
+"""Hosts that are this machine, to which a credential may go unencrypted, and their names."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+_THIS_MACHINE = "127.0.0.1"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address, as in a URL but without brackets, is this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def canonical(host: str) -> str:
+    """Return one spelling for all spellings of a host.
+
+    `127.1`, `0x7f.1`, `::1` and `localhost.` are the same host.
+    """
+    name = host.lower().rstrip(".")
+    address: IPv4Address | IPv6Address
+    try:
+        # `inet_aton` accepts every spelling of an IPv4 address.
+        address = IPv4Address(socket.inet_aton(name))
+    except OSError:
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return _THIS_MACHINE if is_loopback(name) else name
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    is_this_machine = address.is_unspecified or address == IPv6Address("::1")
+    return _THIS_MACHINE if is_this_machine else str(address)
