@@ -11,7 +11,6 @@ from contextlib import suppress
 import click
 
 from provisioner import __version__
-from provisioner.cli.command_help import WIDTH
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
 from provisioner.cli.group import CommandGroup
 from provisioner.cli.standard_streams import flush_streams
@@ -20,26 +19,10 @@ _MAX_EXPLAINED = 3
 """Codes that the last line on stderr names at most, so that it stays short."""
 
 
-@click.group(
-    cls=CommandGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
-    epilog="Run `provision help COMMAND` to learn about a command, or `provision explain CODE` "
-    "to learn about an error code.",
-)
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="provision %(version)s")
 def provision() -> None:
-    """Manage the API keys of Twenty CRM workspaces with YAML manifests.
-
-    Manifests in git list the keys that each environment should have. `provision apply` creates
-    the missing ones; `provision plan` shows first what it would do.
-
-    Examples:
-        # Write a first project, which works without a server:
-        $ provision init
-
-        # Create the keys that the manifest declares:
-        $ provision apply
-    """
+    """Manage the API keys of Twenty CRM workspaces with YAML manifests."""
 
 
 def main(arguments: list[str] | None = None) -> int:
