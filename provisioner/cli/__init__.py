@@ -6,40 +6,23 @@ runs, so that `--help` is as fast as click itself.
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 
 import click
 
 from provisioner import __version__
-from provisioner.cli.command_help import WIDTH
 from provisioner.cli.exit_codes import INTERRUPTED, USAGE
 from provisioner.cli.group import CommandGroup
-from provisioner.cli.standard_streams import flush_streams
 
 _MAX_EXPLAINED = 3
 """Codes that the last line on stderr names at most, so that it stays short."""
 
 
-@click.group(
-    cls=CommandGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
-    epilog="Run `provision help COMMAND` to learn about a command, or `provision explain CODE` "
-    "to learn about an error code.",
-)
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="provision %(version)s")
 def provision() -> None:
-    """Manage the API keys of Twenty CRM workspaces with YAML manifests.
-
-    Manifests in git list the keys that each environment should have. `provision apply` creates
-    the missing ones; `provision plan` shows first what it would do.
-
-    Examples:
-        # Write a first project, which works without a server:
-        $ provision init
-
-        # Create the keys that the manifest declares:
-        $ provision apply
-    """
+    """Manage the API keys of Twenty CRM workspaces with YAML manifests."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         codes = " ".join([*dict.fromkeys(printed_codes)][:_MAX_EXPLAINED])
         with suppress(OSError):  # the exit code says what failed even if stderr is gone
             click.echo(f'Run "provision explain {codes}" to learn more.', err=True)
-    flush_streams()
+    _flush_streams()
     return exit_code
 
 
@@ -76,3 +59,15 @@ def _run(arguments: list[str] | None, printed_codes: list[str]) -> int:
 
         return report_error(error, printed_codes)
     return code if isinstance(code, int) else 0
+
+
+def _flush_streams() -> None:
+    """Flush stdout and stderr; the interpreter would exit with 120 if it could not do that."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # None if it was closed before the program started
+                stream.flush()
+        except OSError:
+            from provisioner.cli.output_file import discard_output
+
+            discard_output(stream)

@@ -68,7 +68,7 @@ class DocumentedCommand(click.Command):
         self, *arguments: Any, foreign_options: Mapping[str, str] | None = None, **named: Any
     ) -> None:
         super().__init__(*arguments, **named)
-        self.help, self.examples = split_examples(self.help)
+        self.help, _, self.examples = cleandoc(self.help or "").partition("\n\nExamples:\n")
         self.foreign_options = foreign_options or {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -109,23 +109,12 @@ class DocumentedCommand(click.Command):
                 formatter.write_text(", ".join(str(one.envvar) for one in with_variable))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples."""
+        """Write the examples as they are typed, each below a comment that says what it does."""
         del ctx
-        write_examples(formatter, self.examples)
-
-
-def split_examples(docstring: str | None) -> tuple[str, str]:
-    """Return the text of a docstring, and the examples at its end."""
-    text, _, examples = cleandoc(docstring or "").partition("\n\nExamples:\n")
-    return text, examples
-
-
-def write_examples(formatter: click.HelpFormatter, examples: str) -> None:
-    """Write invocations as they are typed, each below a comment that says what it does."""
-    with formatter.section("Examples"):
-        indent = " " * formatter.current_indent
-        for line in examples.splitlines():
-            formatter.write(f"{indent}{line.strip()}".rstrip() + "\n")
+        with formatter.section("Examples"):
+            indent = " " * formatter.current_indent
+            for line in self.examples.splitlines():
+                formatter.write(f"{indent}{line.strip()}".rstrip() + "\n")
 
 
 def _same_arguments(ctx: click.Context, words: Iterable[str], instead: str) -> str:

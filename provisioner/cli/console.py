@@ -16,8 +16,7 @@ from provisioner import __version__
 from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
-from provisioner.cli.output_file import write_all
-from provisioner.cli.standard_streams import discard_output
+from provisioner.cli.output_file import discard_output, write_all
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
     InvalidInputError,

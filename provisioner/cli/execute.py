@@ -15,12 +15,12 @@ from provisioner.cli.show import (
     environments_to_confirm,
     log_notes,
     show_result,
-    warn_if_nothing_selected,
 )
 from provisioner.errors.codes import Code
 from provisioner.errors.did_you_mean import did_you_mean
 from provisioner.errors.exceptions import StalePlanError, WrongUsageError
 from provisioner.errors.failure import Failure
+from provisioner.execution import PlanMade
 from provisioner.plan import Planned, Revoke, digest
 from provisioner.planfile.compare import digest_mismatch
 
@@ -107,9 +107,8 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
         with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             proposal = job.propose(reconciler)
             plan = proposal.plan
-            outputs.plan_made(plan)
-            log_notes(plan)
-            warn_if_nothing_selected(plan, prepared.selection)
+            outputs.emit(PlanMade(plan))
+            log_notes(plan, prepared.selection)
             missing: tuple[str, ...] = ()
             if selected_names is not None and not signals.stop.requested:
                 missing = selected_names.report_missing(plan, prepared.names, console)
@@ -123,7 +122,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
                 outputs.report_outcome(plan, changes=plan.changes)
                 return outputs.finish(INCOMPLETE if plan.incomplete or missing else 0)
             if agreed is not proposal:
-                outputs.plan_made(agreed.plan)
+                outputs.emit(PlanMade(agreed.plan))
             plan, refusal = agreed.plan, agreed.refusal
             if refusal is None:
                 announce_revocations(plan, console)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 import click
-
-from provisioner.cli.command_help import split_examples, write_examples
 
 COMMANDS = {
     "init": ("init", "Write a starter environments.yaml and manifest."),
@@ -30,13 +27,36 @@ COMMANDS = {
 }
 """Module and summary of each command, in the order of first use."""
 
+_PAGE = """\
+Usage: provision [OPTIONS] COMMAND [ARGS]...
+
+  Manage the API keys of Twenty CRM workspaces with YAML manifests.
+
+  Manifests in git list the keys that each environment should have. `provision
+  apply` creates the missing ones; `provision plan` shows first what it would
+  do.
+
+Commands:
+{commands}
+
+Options:
+  -V, --version  Show the version and exit.
+  -h, --help     Show this message and exit.
+
+Examples:
+  # Write a first project, which works without a server:
+  $ provision init
+
+  # Create the keys that the manifest declares:
+  $ provision apply
+
+  Run `provision help COMMAND` to learn about a command, or `provision explain
+  CODE` to learn about an error code."""
+"""The help page of the program, wrapped here since click imports two libraries to wrap text."""
+
 
 class CommandGroup(click.Group):
     """The group of all commands; it imports a command when that is run."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.help, self._examples = split_examples(self.help)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of first use."""
@@ -55,16 +75,11 @@ class CommandGroup(click.Group):
         command.short_help = summary
         return command
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, without importing any, and the options of the program itself."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-        click.Command.format_options(self, ctx, formatter)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, and where to read on."""
-        write_examples(formatter, self._examples)
-        super().format_epilog(ctx, formatter)
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help page, without importing any command."""
+        del ctx
+        commands = [f"  {name:10}  {summary}" for name, (_, summary) in COMMANDS.items()]
+        return _PAGE.format(commands="\n".join(commands))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -1,10 +1,10 @@
-"""An output file of a command, opened before the command does anything."""
+"""Output files of a command, opened before it does anything, and streams that fail later."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WrongUsageError
@@ -52,3 +52,9 @@ def write_all(stream: BinaryIO, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[stream.write(rest) or 0 :]
+
+
+def discard_output(stream: TextIO) -> None:
+    """Discard what a stream has buffered and everything that is written to it later."""
+    with open(os.devnull, "w", encoding="utf-8") as devnull:  # noqa: PTH123 - not a path of ours
+        os.dup2(devnull.fileno(), stream.fileno())

@@ -24,7 +24,7 @@ from provisioner.errors.exceptions import (
     ProvisionError,
     WrongUsageError,
 )
-from provisioner.execution import PlanMade, RunEnded, RunStarted, ignore
+from provisioner.execution import RunEnded, RunStarted, ignore
 from provisioner.render.formats import render
 from provisioner.render.report import ReportInput
 
@@ -96,10 +96,6 @@ class Outputs:
         self._started = True
         names = tuple(one.name for one in environments)
         self.emit(RunStarted(self._command, __version__, names))
-
-    def plan_made(self, plan: Plan) -> None:
-        """Emit that the plan is made."""
-        self.emit(PlanMade(plan))
 
     @contextmanager
     def printing(self) -> Iterator[None]:

@@ -168,7 +168,11 @@ def open_backends(
         if (refusal := combine_refusals(list(sinks.refusals(selected)))) is not None:
             raise refusal
         raise_limit()
-        needed = max(map(_descriptors, prepared.environments), default=1)
+        requests = (
+            one.limits.parallel * (_EMBEDDED_DESCRIPTORS if one.embedded else 1)
+            for one in prepared.environments
+        )
+        needed = max(requests, default=1) + _MIN_SINK_DESCRIPTORS
         if not can_open(needed):
             raise WorkspaceError(
                 Code.UNREACHABLE,
@@ -183,12 +187,6 @@ def open_backends(
             sinks.open,
             ThreadExecutor(width),
         )
-
-
-def _descriptors(environment: Environment) -> int:
-    """Return how many file descriptors the requests of an environment and one file need."""
-    per_request = _EMBEDDED_DESCRIPTORS if environment.embedded else 1
-    return environment.limits.parallel * per_request + _MIN_SINK_DESCRIPTORS
 
 
 def early_exit_code(

@@ -99,16 +99,15 @@ def announce_revocations(plan: Plan, console: Console) -> None:
                 console.print_stderr(f"{visible(message)}\n")
 
 
-def warn_if_nothing_selected(plan: Plan, selection: Selection) -> None:
-    """Warn if --only matches no key, which is most likely a typing error."""
+def log_notes(plan: Plan, selection: Selection) -> None:
+    """Log the notes of a plan, and a warning if --only matches no key, most likely a typing error.
+
+    Called before anything is asked or done.
+    """
     planned = [part for part in plan.environments if isinstance(part, Planned)]
-    if selection.only and planned and not any(part.actions or part.kept for part in planned):
-        _LOG.warning("no key matches --only %s", " ".join(selection.only))
-
-
-def log_notes(plan: Plan) -> None:
-    """Log the notes of a plan, before anything is asked or done."""
-    for part in plan.environments:
-        for note in part.notes if isinstance(part, Planned) else ():
+    for part in planned:
+        for note in part.notes:
             context = extra(environment=part.environment)
             _LOG.warning("%s: %s", part.environment, note, extra=context)
+    if selection.only and planned and not any(part.actions or part.kept for part in planned):
+        _LOG.warning("no key matches --only %s", " ".join(selection.only))

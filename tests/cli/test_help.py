@@ -86,6 +86,8 @@ def test_the_page_of_the_program_lists_its_commands_and_shows_examples(capsys) -
     listed = re.findall(r"^  ([a-z]+)  +(.+)$", text, re.MULTILINE)
     assert [name for name, _ in listed] == list(COMMANDS)
     assert all(re.fullmatch(r"[A-Z].*\.", summary) for _, summary in listed)
+    for option in provision.get_params(ROOT):
+        assert all(words in text for words in option.get_help_record(ROOT))
     examples = re.findall(r"^  \$ provision (\w+)$", text, re.MULTILINE)
     assert len(examples) == 2
     assert set(examples) <= set(COMMANDS)

@@ -58,8 +58,9 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
     from provisioner.cli.console import Console
     from provisioner.cli.outputs import open_outputs
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
-    from provisioner.cli.show import log_notes, show_plan, warn_if_nothing_selected
+    from provisioner.cli.show import log_notes, show_plan
     from provisioner.errors.exceptions import WrongUsageError
+    from provisioner.execution import PlanMade
     from provisioner.planfile.model import PlanFileInput
     from provisioner.render.outcome.json import plan_document
 
@@ -75,11 +76,10 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             proposal = reconciler.propose(request)
         new_plan, refusal = proposal.plan, proposal.refusal
-        outputs.plan_made(new_plan)
-        log_notes(new_plan)
+        outputs.emit(PlanMade(new_plan))
+        log_notes(new_plan, selection)
         with outputs.printing():
             show_plan(new_plan, console, refusal)
-        warn_if_nothing_selected(new_plan, selection)
         written = write_error = None
         if file is not None:
             content = PlanFileInput(
