@@ -53,7 +53,7 @@ def guard(
         for (environment, _, observation), plan in plans
         for reason in refusals(
             environment,
-            request.desired_in(environment),
+            request.desired.get(environment.name, ()),
             observation,
             plan,
             request.overrides,

@@ -23,7 +23,7 @@ from sandbox_control import Dialect
 
 from provisioner.execution import Done, Executed
 from provisioner.model.environment import SessionToken
-from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
@@ -70,7 +70,7 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
     )
     with Reconciler(
         (environment,),
-        workspace_opener(root, stop),
+        WorkspaceOpener(root, stop),
         SinkRegistry(root, {}, stop).open,
         ThreadExecutor(1),
         stop,

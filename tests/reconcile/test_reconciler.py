@@ -30,7 +30,7 @@ from provisioner.model.expiry import format_timestamp
 from provisioner.model.sink_content import NoToken
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
-from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
@@ -71,7 +71,7 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
 
     def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
         stop = hurried()
-        connect = workspace_opener(tmp_path, stop)
+        connect = WorkspaceOpener(tmp_path, stop)
         with Reconciler(
             (environment,), connect, SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(4), stop
         ) as reconciler:
@@ -348,7 +348,7 @@ def run_during(served: Any, hurried: Any, root: Path, during_wait: Callable[[], 
     )
     sinks = SinkRegistry(root, {}, stop)
     with Reconciler(
-        (shop,), workspace_opener(root, stop), sinks.open, ThreadExecutor(4), stop
+        (shop,), WorkspaceOpener(root, stop), sinks.open, ThreadExecutor(4), stop
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest({"shop": (key,)}, NOW))
         return reconciler.execute(proposal, lambda _: None)
@@ -418,7 +418,7 @@ def test_the_key_whose_token_is_delivered_is_kept_when_redelivering(
     stop = hurried()
     sinks = SinkRegistry(tmp_path, {}, stop)
     with Reconciler(
-        (shop,), workspace_opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
+        (shop,), WorkspaceOpener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
     ) as reconciler:
         [part] = reconciler.propose(PlanRequest({"shop": (key,)}, NOW, options)).plan.environments
     assert isinstance(part, Planned)
@@ -448,7 +448,7 @@ def test_a_bug_in_one_environments_sink_does_not_affect_the_other_environment(
         "b": (desired_key("x", WORKING, environment="b"),),
     }
     with Reconciler(
-        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        environments, WorkspaceOpener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest(desired, NOW))
         buggy, other = reconciler.execute(proposal, lambda _: None).environments
@@ -480,7 +480,7 @@ def test_a_bug_in_reading_a_sink_fails_only_its_environment(tmp_path, hurried) -
         "b": (desired_key("x", WORKING, environment="b"),),
     }
     with Reconciler(
-        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        environments, WorkspaceOpener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
     ) as reconciler:
         first, second = reconciler.propose(PlanRequest(desired, NOW)).plan.environments
     assert isinstance(first, Unobserved)
