@@ -131,8 +131,8 @@ def reconciler_of(
     several = len(prepared.environments) > 1
     with (
         open_backends(prepared, stop, others_wait=several) as (connect, open_sink, executor),
-        Reconciler(
-            prepared.environments, connect, open_sink, executor, stop, emit=emit
+        closing(
+            Reconciler(prepared.environments, connect, open_sink, executor, stop, emit=emit)
         ) as reconciler,
     ):
         yield reconciler

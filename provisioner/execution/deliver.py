@@ -114,7 +114,15 @@ class TokenDeliveries:
         """Deliver one token; return the delivery if another observation has to confirm it."""
         if self.context.stop.requested and not delivery.repeated:
             return None
-        self.context.progress.start(delivery.action, _in_flight(delivery))
+        in_flight = EXPIRY_PENDING
+        if not isinstance(delivery.action, Update):
+            advice = _advice(delivery.action, repeated=delivery.repeated)
+            in_flight = Failure(
+                Code.NOT_DELIVERED,
+                "The key exists, but the run ended while its token was being delivered. "
+                f"{advice or 'The next run delivers it.'}",
+            )
+        self.context.progress.start(delivery.action, in_flight)
         with bind(key=delivery.action.name):
             outcome = self._mint_and_write(delivery)
         if isinstance(outcome, Failure):
@@ -332,17 +340,6 @@ def delivery_not_started(action: Create | Rotate) -> Failure:
         Code.STOPPED,
         "The key exists, but the run was stopped before its token was delivered. "
         f"{_advice(action) or 'The next run delivers it.'}",
-    )
-
-
-def _in_flight(delivery: Delivery) -> Failure:
-    """Return the failure of a delivery that was in flight when the run ended."""
-    if isinstance(delivery.action, Update):
-        return EXPIRY_PENDING
-    return Failure(
-        Code.NOT_DELIVERED,
-        "The key exists, but the run ended while its token was being delivered. "
-        f"{_advice(delivery.action, repeated=delivery.repeated) or 'The next run delivers it.'}",
     )
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Never, Protocol, TypeVar
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
@@ -59,7 +59,6 @@ from provisioner.sinks.probe import check_all, read_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Executor, Future
-    from types import TracebackType
 
     from provisioner.execution import Emit
     from provisioner.model.sink_address import Address
@@ -68,7 +67,7 @@ if TYPE_CHECKING:
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
-_Input = TypeVar("_Input", Environment, ObservedEnvironment)
+_Input = TypeVar("_Input", bound=Environment | ObservedEnvironment)
 _Outcome = TypeVar("_Outcome")
 
 _SETTLE_DELAY = 2.0
@@ -77,7 +76,7 @@ _SETTLE_DELAY = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reconciler:
-    """The pipeline over the environments of one run; leaving its context closes the workspaces.
+    """The pipeline over the environments of one run; `close` closes their workspaces.
 
     Attributes:
         environments: the environments in the order of environments.yaml.
@@ -161,15 +160,8 @@ class Reconciler:
         self.stop.wait_for((opening,), graceful=False)
         return opening.result() if opening.done() else None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the workspaces, once their tasks have finished."""
         # A workspace is closed while its task still runs only if a stop left that task behind.
         self.executor.shutdown(wait=not self.stop.requested, cancel_futures=True)
         self._stack.close()
@@ -182,7 +174,7 @@ class Reconciler:
         futures = [self.executor.submit(partial(_attempt, one, task)) for one in each]
         self.stop.wait_for(futures, graceful=False)
         return tuple(
-            future.result() if future.done() else _unobserved(one, WorkspaceError.of(STOPPED))
+            future.result() if future.done() else _attempt(one, _raise_stopped)
             for one, future in zip(each, futures, strict=True)
         )
 
@@ -194,7 +186,7 @@ class Reconciler:
 
     def _open_and_observe(self, environment: Environment) -> ObservedEnvironment:
         if self.stop.requested:
-            raise WorkspaceError.of(STOPPED)
+            _raise_stopped(environment)
         workspace = self.connect(environment, self._stack)
         try:
             return ObservedEnvironment(environment, workspace, workspace.observe())
@@ -288,24 +280,21 @@ def _attempt(
     """Return the outcome of a task for one environment, whatever happens."""
     if isinstance(one, Unobserved):
         return one
+    environment = one if isinstance(one, Environment) else one.environment
     try:
-        with bind(environment=_environment_of(one).name):
+        with bind(environment=environment.name):
             return task(one)
     except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-        return _unobserved(one, error)
+        return _unobserved(environment.name, environment.url, error)
 
 
-def _environment_of(one: Environment | ObservedEnvironment) -> Environment:
-    return one if isinstance(one, Environment) else one.environment
+def _raise_stopped(_: object) -> Never:
+    """Fail as a task for an environment that a stop came before."""
+    raise WorkspaceError.of(STOPPED)
 
 
-def _unobserved(
-    one: Environment | ObservedEnvironment | Unobserved, error: Exception
-) -> Unobserved:
+def _unobserved(name: str, url: str, error: Exception) -> Unobserved:
     """Return the outcome of an environment that failed, with the refusal or bug behind it."""
-    if isinstance(one, Unobserved):
-        return one
-    name, url = _environment_of(one).name, _environment_of(one).url
     match error:
         case RefusedError():
             return Unobserved(name, url, error.failure, refusal=error)
