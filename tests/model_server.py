@@ -21,7 +21,7 @@ from builders import ADMIN, END, NOW, SECOND, WORKER, observation_with, observed
 
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.execution import Done, Execution, RunMarker
+from provisioner.execution import Done, Execution, ExecutionContext, Progress, RunMarker
 from provisioner.execution.deliver import REVERIFY_AFTER
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
 from provisioner.model.sink_content import NoToken, Unreadable
@@ -237,24 +237,27 @@ class ModelServer:
 
         self._actions = actions
         self._before = frozenset(row.id for row in self.rows if row.second < 0)
+        planned = part_with(*actions)
         return Execution(
-            part_with(*actions),
-            self._before,
-            self,
+            planned,
+            ExecutionContext(
+                planned.environment,
+                self,
+                existing_ids=self._before,
+                parallel=parallel,
+                stop=self.stop,
+                progress=Progress(planned, count, self.heard.append),
+            ),
             self.open,
-            parallel=parallel,
-            run_marker=self.run_marker,
-            stop=self.stop,
-            on_progress=count,
-            emit=self.heard.append,
-            reverify_after=self.long,
+            self.run_marker,
+            self.long,
         )
 
     def run(self, *actions: Action, parallel: int = 1) -> tuple[Result, ...]:
         """Carry out these actions, and return the results."""
         execution = self.execution(*actions, parallel=parallel)
         execution.run()
-        results = execution.progress.close().results
+        results = execution.context.progress.close().results
         assert tuple(one.action for one in results) == actions
         for one in results:
             if isinstance(one, Done) and isinstance(one.action, Update | Deliver | Revoke):

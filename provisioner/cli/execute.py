@@ -68,7 +68,8 @@ class Job(NamedTuple):
     def propose(self, reconciler: Reconciler) -> Proposal:
         """Return the proposal, refused if there is an objection."""
         proposal = reconciler.propose(self.request)
-        return proposal.refused(self.objection(proposal))
+        objection = self.objection(proposal)
+        return proposal if objection is None else proposal._replace(refusal=objection)
 
 
 def carry_out(  # noqa: PLR0913 - one for each part of a command line
@@ -159,13 +160,12 @@ def _agree(
     )
     if digest_before == digest_now or now.refusal is not None:
         return now
-    return now.refused(
-        StalePlanError(
-            Code.PLAN_STALE,
-            "The plan has changed since it was shown.",
-            remedy="Run the command again and review the new plan.",
-        )
+    stale = StalePlanError(
+        Code.PLAN_STALE,
+        "The plan has changed since it was shown.",
+        remedy="Run the command again and review the new plan.",
     )
+    return now._replace(refusal=stale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from provisioner.execution import Executed, ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
 from provisioner.model.environment import Environment
 from provisioner.plan import GuardOverrides, Unobserved
-from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
@@ -131,8 +131,8 @@ def reconciler_of(
     several = len(prepared.environments) > 1
     with (
         open_backends(prepared, stop, others_wait=several) as (connect, open_sink, executor),
-        Reconciler(
-            prepared.environments, connect, open_sink, executor, stop, emit=emit
+        closing(
+            Reconciler(prepared.environments, connect, open_sink, executor, stop, emit=emit)
         ) as reconciler,
     ):
         yield reconciler
@@ -183,7 +183,7 @@ def open_backends(
         room = max_parallel(needed + _SINK_DESCRIPTORS)
         width = max(1, min(_MAX_ENVIRONMENTS, len(prepared.environments), room))
         yield (
-            workspace_opener(root, stop, others_wait=others_wait),
+            WorkspaceOpener(root, stop, others_wait=others_wait),
             sinks.open,
             ThreadExecutor(width),
         )

@@ -11,7 +11,6 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import HiddenRoles, KnownRoles, by_name
 
 if TYPE_CHECKING:
@@ -41,10 +40,6 @@ class RunMarker:
     def apply_to(self, time: datetime) -> datetime:
         """Return the time in whole seconds plus the milliseconds of this marker."""
         return time.replace(microsecond=1000 * self.milliseconds)
-
-    def format(self, time: datetime) -> str:
-        """Format the time as RFC 3339, with the milliseconds of this marker."""
-        return format_milliseconds(self.apply_to(time))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import pending
 from provisioner.execution.conflict import Found, NewLiveKeys, NotFound
-from provisioner.execution.context import revoke_keys
+from provisioner.execution.deliver import Delivery
 from provisioner.execution.pending import PendingCreate
+from provisioner.execution.progress import revoke_keys
+from provisioner.model.expiry import format_milliseconds
 from provisioner.model.workspace import Created, NewKey
 from provisioner.plan import Rotate
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
@@ -23,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from provisioner.execution.conflict import Conflict, RunMarker
-    from provisioner.execution.context import ExecutionContext
-    from provisioner.execution.deliver import Delivery
+    from provisioner.execution.progress import ExecutionContext
     from provisioner.model.key import Depth
     from provisioner.model.workspace import Outcome, Record
     from provisioner.plan import Create
@@ -45,36 +47,30 @@ _RECORD_ATTEMPTS = 3
 """Attempts to read a record; after that the result has none."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class BulkCreate:
     """The creates of one environment.
 
-    Args:
+    Attributes:
         context: the environment.
-        actions: the actions that create a key and are not blocked.
         run_marker: the marker of this run.
     """
 
-    def __init__(
-        self,
-        context: ExecutionContext,
-        actions: Iterable[Create | Rotate],
-        run_marker: RunMarker,
-    ) -> None:
-        self._context = context
-        self._workspace = context.workspace
-        self._stop = context.stop
-        self._progress = context.progress
-        self._run_marker = run_marker
-        self._chooses_ids = context.workspace.chooses_ids
-        self._creates = {one.name: PendingCreate(one, str(uuid.uuid4())) for one in actions}
+    context: ExecutionContext
+    run_marker: RunMarker
+    _creates: dict[str, PendingCreate] = field(default_factory=dict, init=False)
 
-    def run(self) -> tuple[Delivery, ...]:
+    def run(self, actions: Iterable[Create | Rotate]) -> tuple[Delivery, ...]:
         """Create every key exactly once, or find out its state as far as possible.
+
+        Args:
+            actions: the actions that create a key and are not blocked.
 
         Returns:
             The tokens to deliver, each of the only new key of its name.
         """
-        if not self._creates or self._stop.requested:
+        self._creates.update({one.name: PendingCreate(one, str(uuid.uuid4())) for one in actions})
+        if not self._creates or self.context.stop.requested:
             return ()
         self._send(self._unresolved())
         can_list = self._resolve()
@@ -82,36 +78,42 @@ class BulkCreate:
             observed = self._final_observation() if can_list else None
             if observed is not None:
                 self._settle(observed)
-            elif not self._stop.requested:
+            elif not self.context.stop.requested:
                 # No key is known to be the only new one of its name.
                 for create in self._creates.values():
                     self._update(create._replace(unconfirmed=True))
                 _LOG.warning(
                     "%s: the keys could not be listed after creating; run again",
-                    self._context.environment,
+                    self.context.environment,
                 )
         for create in self._creates.values():
-            self._progress.settle(self._progress.result(create.action))
-        deliveries = map(pending.delivery, self._creates.values())
-        return tuple(delivery for delivery in deliveries if delivery is not None)
+            self.context.progress.settle(self.context.progress.result(create.action))
+        return tuple(
+            Delivery(create.action, create.kept.key.id, create.kept.key.expires_at)
+            for create in self._creates.values()
+            if create.kept is not None and not create.duplicates and not create.unconfirmed
+            if create.action.sinks
+        )
 
     def on_send(self, key: NewKey) -> None:
         """Record that the key is being sent, so that it may exist from now on."""
         create = self._creates[key.name]
-        self._progress.start(create.action, create.unknown)
+        self.context.progress.start(create.action, create.unknown)
 
     def on_outcome(self, key: NewKey, outcome: Outcome) -> None:
         """Record the outcome of a request for the key."""
         create = self._creates[key.name]
-        self._update(pending.answered(create, outcome, chooses_ids=self._chooses_ids))
+        self._update(
+            pending.answered(create, outcome, chooses_ids=self.context.workspace.chooses_ids)
+        )
 
     def _update(self, create: PendingCreate) -> None:
         """Record the next state of a create."""
         was_unresolved = self._creates[create.action.name].unresolved
         self._creates[create.action.name] = create
-        self._progress.update(pending.current_result(create))
+        self.context.progress.update(pending.current_result(create))
         if was_unresolved and not create.unresolved:
-            self._progress.count()
+            self.context.progress.count()
 
     def _unresolved(self) -> list[PendingCreate]:
         return [create for create in self._creates.values() if create.unresolved]
@@ -126,13 +128,13 @@ class BulkCreate:
             key = NewKey(
                 id=create.id,
                 name=action.name,
-                expires_at=self._run_marker.format(action.expires_at),
+                expires_at=format_milliseconds(self.run_marker.apply_to(action.expires_at)),
                 depth=action.depth,
                 role_id=action.role_id,
                 tries=create.tries,
             )
             keys.append(key)
-        self._workspace.create_many(keys, self)
+        self.context.workspace.create_many(keys, self)
 
     def _resolve(self) -> bool:
         """Look for the keys whose outcome is unknown, and create those that are still missing.
@@ -144,28 +146,28 @@ class BulkCreate:
         while (
             (unresolved := self._unresolved())
             and attempts < MAX_ATTEMPTS
-            and not self._stop.requested
+            and not self.context.stop.requested
         ):
             _LOG.info(
                 "%s: the outcome of %s is unknown; listing the keys again",
-                self._context.environment,
+                self.context.environment,
                 pluralize(len(unresolved), "create"),
             )
-            self._stop.sleep(delay(attempts))
+            self.context.stop.sleep(delay(attempts))
             listed = self._list_new_keys()
             can_list = listed is not None
             if listed is not None:
                 for create in unresolved:
                     self._update(pending.observed(create, self._conflict(listed, create)))
                 missing = self._unresolved()
-                if missing and not self._stop.requested:
+                if missing and not self.context.stop.requested:
                     self._send(missing)
             attempts = 0 if len(self._unresolved()) < len(unresolved) else attempts + 1
         return can_list
 
     def _final_observation(self) -> NewLiveKeys | None:
         """Observe until nothing more can appear, or return the last of several observations."""
-        self._stop.sleep(_SETTLE_DELAY)
+        self.context.stop.sleep(_SETTLE_DELAY)
         last: NewLiveKeys | None = None
         for attempt in range(MAX_ATTEMPTS):
             listed = self._list_new_keys()
@@ -173,7 +175,7 @@ class BulkCreate:
                 if self._is_final(listed, first=last is None):
                     return listed
                 last = listed
-            self._stop.sleep(max(_OBSERVE_DELAY, delay(attempt)))
+            self.context.stop.sleep(max(_OBSERVE_DELAY, delay(attempt)))
         return last
 
     def _is_final(self, listed: NewLiveKeys, *, first: bool) -> bool:
@@ -184,7 +186,7 @@ class BulkCreate:
             first: True for the first observation after the creates.
         """
         creates = self._with_keys()
-        own_keys = (create.own_keys(self._run_marker) for create in creates)
+        own_keys = (create.own_keys(self.run_marker) for create in creates)
         if first and listed.other_run_active(own_keys):
             return False
         for create in creates:
@@ -206,7 +208,7 @@ class BulkCreate:
             self._update(pending.finally_observed(create, self._conflict(listed, create)))
         duplicated = [create for create in self._creates.values() if create.duplicates]
         duplicates = [id_ for create in duplicated for id_ in create.duplicates]
-        failures = revoke_keys(self._context, duplicates)
+        failures = revoke_keys(self.context, duplicates)
         for create in duplicated:
             self._update(pending.duplicates_revoked(create, failures))
         self._read_records(roles_hidden=listed.roles_hidden)
@@ -237,14 +239,14 @@ class BulkCreate:
             missing = {id_: depth for id_, depth in depths.items() if id_ not in records}
             if not missing:
                 break
-            records |= self._workspace.records(missing)
+            records |= self.context.workspace.records(missing)
         return records
 
     def _conflict(self, listed: NewLiveKeys, create: PendingCreate) -> Conflict:
-        return listed.resolve(create.own_keys(self._run_marker))
+        return listed.resolve(create.own_keys(self.run_marker))
 
     def _list_new_keys(self) -> NewLiveKeys | None:
-        observation = self._context.observe()
+        observation = self.context.observe()
         if observation is None:
             return None
-        return NewLiveKeys(observation, self._context.existing_ids)
+        return NewLiveKeys(observation, self.context.existing_ids)

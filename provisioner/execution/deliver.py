@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from glob import escape
 from shlex import quote
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.execution.context import run_all
 from provisioner.execution.results import EXPIRY_PENDING, after_delivery
 from provisioner.model.observed import ObservedKey
 from provisioner.model.sink_content import Unreadable
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import EXPIRY_TOLERANCE, Rotate, Update
 from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
+from provisioner.runtime.executor import run_all
 from provisioner.runtime.log_context import bind
 from provisioner.sinks.sink import StoredValue, sink_error
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from provisioner.execution.context import ExecutionContext
+    from provisioner.execution.progress import ExecutionContext
     from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
     from provisioner.model.workspace import Workspace
@@ -76,42 +76,23 @@ class Delivery:
     repeated: bool = False
     reports: tuple[tuple[Address, Unreadable], ...] = ()
 
-    @property
-    def name(self) -> str:
-        """Return the name of the key."""
-        return self.action.name
 
-    @property
-    def advice(self) -> str:
-        """Return what to do if it fails; empty if the next run repeats it."""
-        if self.repeated:
-            return f"Run {_redeliver_command(self.name)}."
-        return _advice(self.action)
-
-
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenDeliveries:
     """The token deliveries of one environment; one that fails does not stop the others.
 
     Attributes:
-        former_tokens: by key id, tokens of keys that the run is about to revoke, which a sink held
-            before the write.
-
-    Args:
         context: the environment.
         open_sink: opens the sink of an address.
         reverify_after: seconds of writing to sinks after which a token is verified once more.
+        former_tokens: by key id, tokens of keys that the run is about to revoke, which a sink held
+            before the write.
     """
 
-    def __init__(
-        self, context: ExecutionContext, open_sink: OpenSink, reverify_after: float
-    ) -> None:
-        self._context = context
-        self._workspace = context.workspace
-        self._progress = context.progress
-        self._stop = context.stop
-        self._open_sink = open_sink
-        self._reverify_after = reverify_after
-        self.former_tokens: dict[str, Secret] = {}
+    context: ExecutionContext
+    open_sink: OpenSink
+    reverify_after: float
+    former_tokens: dict[str, Secret] = field(default_factory=dict, init=False)
 
     def run(self, deliveries: Iterable[Delivery]) -> None:
         """Deliver every token.
@@ -123,7 +104,7 @@ class TokenDeliveries:
             Exception: a bug that one delivery met, once all the others have finished.
         """
         for writes in range(1, _MAX_WRITES + 1):
-            written = run_all(self._deliver, deliveries, self._context.parallel)
+            written = run_all(self._deliver, deliveries, self.context.parallel)
             unconfirmed = [one for one in written if one is not None]
             if not unconfirmed:
                 break
@@ -131,10 +112,18 @@ class TokenDeliveries:
 
     def _deliver(self, delivery: Delivery) -> Delivery | None:
         """Deliver one token; return the delivery if another observation has to confirm it."""
-        if self._stop.requested and not delivery.repeated:
+        if self.context.stop.requested and not delivery.repeated:
             return None
-        self._progress.start(delivery.action, _in_flight(delivery))
-        with bind(key=delivery.name):
+        in_flight = EXPIRY_PENDING
+        if not isinstance(delivery.action, Update):
+            advice = _advice(delivery.action, repeated=delivery.repeated)
+            in_flight = Failure(
+                Code.NOT_DELIVERED,
+                "The key exists, but the run ended while its token was being delivered. "
+                f"{advice or 'The next run delivers it.'}",
+            )
+        self.context.progress.start(delivery.action, in_flight)
+        with bind(key=delivery.action.name):
             outcome = self._mint_and_write(delivery)
         if isinstance(outcome, Failure):
             self._fail(delivery, outcome)
@@ -145,12 +134,12 @@ class TokenDeliveries:
         return None
 
     def _succeed(self, delivery: Delivery) -> None:
-        self._progress.count()
-        self._progress.settle(after_delivery(self._progress.result(delivery.action)))
+        self.context.progress.count()
+        self.context.progress.settle(after_delivery(self.context.progress.result(delivery.action)))
 
     def _fail(self, delivery: Delivery, failure: Failure) -> None:
-        self._progress.count()
-        self._progress.fail(delivery.action, failure)
+        self.context.progress.count()
+        self.context.progress.fail(delivery.action, failure)
 
     def _mint_and_write(self, delivery: Delivery) -> Failure | Mapping[Address, Unreadable]:
         """Mint the token and write it to all sinks.
@@ -159,7 +148,7 @@ class TokenDeliveries:
             The first failure, or the reports of the sinks that cannot be read.
         """
         try:
-            token = mint(self._workspace, delivery.key_id, delivery.expires_at)
+            token = mint(self.context.workspace, delivery.key_id, delivery.expires_at)
         except WorkspaceError as error:
             return _advised(error.failure, delivery)
         minted_at = time.monotonic()
@@ -175,12 +164,12 @@ class TokenDeliveries:
         if failures:
             return failures[0]
         # The observation that confirms a report shows a revoked key too.
-        slow = time.monotonic() - minted_at > self._reverify_after
+        slow = time.monotonic() - minted_at > self.reverify_after
         return (self._reverify(token, delivery) if slow and not reports else None) or reports
 
     def _write(self, address: Address, token: Secret, delivery: Delivery) -> Unreadable | None:
         """Write the token to one sink and read it back; return the report if it cannot be read."""
-        sink = self._open_sink(address)
+        sink = self.open_sink(address)
         action = delivery.action
         if isinstance(action, Rotate) and action.at_once:
             former = sink.read()
@@ -207,13 +196,13 @@ class TokenDeliveries:
     def _reverify(self, token: Secret, delivery: Delivery) -> Failure | None:
         """Return a failure if another run has revoked the key while its token was being written."""
         try:
-            self._workspace.verify_token(token)
+            self.context.workspace.verify_token(token)
         except WorkspaceError as error:
             if error.code == Code.TOKEN_REFUSED:
                 return Failure(
                     error.code,
-                    f"The server no longer accepts the token for {delivery.name!r}: another run "
-                    "revoked its key during the delivery. Run again.",
+                    f"The server no longer accepts the token for {delivery.action.name!r}: another "
+                    "run revoked its key during the delivery. Run again.",
                 )
         return None
 
@@ -226,7 +215,7 @@ class TokenDeliveries:
         """
         observation = self._observe()
         if observation is not None and _other_run_active(deliveries, observation):
-            self._stop.sleep(_SETTLE_DELAY)
+            self.context.stop.sleep(_SETTLE_DELAY)
             observation = self._observe()
         repeated: list[Delivery] = []
         for delivery in deliveries:
@@ -240,7 +229,7 @@ class TokenDeliveries:
                     _LOG.warning(
                         "%s: another run was active while the token for key %s was being "
                         "delivered; delivering a token for key %s instead",
-                        *(delivery.name, delivery.key_id, id_),
+                        *(delivery.action.name, delivery.key_id, id_),
                     )
                     repeated.append(Delivery(delivery.action, id_, expires_at, repeated=True))
                 case _:
@@ -251,14 +240,14 @@ class TokenDeliveries:
         self, delivery: Delivery, observation: Observation | None, *, last: bool
     ) -> ObservedKey | Failure | None:
         """Return the key to deliver instead, or why there is none; None if the delivery stands."""
-        name, command = delivery.name, _redeliver_command(delivery.name)
+        name, command = delivery.action.name, _redeliver_command(delivery.action.name)
         if observation is None:
             return Failure(
                 Code.NOT_SETTLED,
                 f"The token for {name!r} was written, but the keys could not be listed afterwards, "
                 f"so another run may have delivered a newer key. Run {command}.",
             )
-        key = key_to_deliver(observation, self._context.existing_ids, delivery)
+        key = key_to_deliver(observation, self.context.existing_ids, delivery)
         if key is None:
             return Failure(
                 Code.TOKEN_REFUSED,
@@ -285,7 +274,7 @@ class TokenDeliveries:
             return False
         for address, before in delivery.reports:
             try:
-                now = self._open_sink(address).read()
+                now = self.open_sink(address).read()
             except SinkError:
                 return True
             if (
@@ -300,10 +289,10 @@ class TokenDeliveries:
     def _observe(self) -> Observation | None:
         """Return the workspace after the writes, or None if it could not be observed."""
         for attempt in range(MAX_ATTEMPTS):
-            observation = self._context.observe()
-            if observation is not None or self._stop.requested:
+            observation = self.context.observe()
+            if observation is not None or self.context.stop.requested:
                 return observation
-            self._stop.sleep(delay(attempt))
+            self.context.stop.sleep(delay(attempt))
         return None
 
 
@@ -323,7 +312,7 @@ def key_to_deliver(
     live = [
         key
         for key in observation.keys
-        if key.name == delivery.name and key.live(observation.server_time)
+        if key.name == delivery.action.name and key.live(observation.server_time)
     ]
     own = next((key for key in live if key.id == delivery.key_id), None)
     newer = [key for key in live if own is None or key.creation_order > own.creation_order]
@@ -337,7 +326,7 @@ def key_to_deliver(
 def _other_run_active(deliveries: list[Delivery], observation: Observation) -> bool:
     """Return whether a run that created another key may still be about to revoke a key."""
     since = observation.server_time - _RECENT
-    own_ids = {delivery.name: delivery.key_id for delivery in deliveries}
+    own_ids = {delivery.action.name: delivery.key_id for delivery in deliveries}
     return any(
         key.created_at > since and key.id != own_ids[key.name] and key.live(observation.server_time)
         for key in observation.keys
@@ -354,22 +343,17 @@ def delivery_not_started(action: Create | Rotate) -> Failure:
     )
 
 
-def _in_flight(delivery: Delivery) -> Failure:
-    """Return the failure of a delivery that was in flight when the run ended."""
-    if isinstance(delivery.action, Update):
-        return EXPIRY_PENDING
-    return Failure(
-        Code.NOT_DELIVERED,
-        "The key exists, but the run ended while its token was being delivered. "
-        f"{delivery.advice or 'The next run delivers it.'}",
-    )
-
-
-def _advice(action: Create | Rotate | Deliver | Update) -> str:
+def _advice(action: Create | Rotate | Deliver | Update, *, repeated: bool = False) -> str:
     """Return what to do if the delivery of an action fails and the next run does not repeat it.
 
     It is empty if the next run does, and for a rotation with `at_once`, whose result says it.
+
+    Args:
+        action: the action.
+        repeated: as in `Delivery`.
     """
+    if repeated:
+        return f"Run {_redeliver_command(action.name)}."
     if isinstance(action, Rotate) and action.reason == "asked":
         advice = f"The old key is still live: run `provision rotate {quote(action.name)}` again."
         return "" if action.at_once else advice
@@ -381,7 +365,8 @@ def _advice(action: Create | Rotate | Deliver | Update) -> str:
 
 def _advised(failure: Failure, delivery: Delivery) -> Failure:
     """Return the failure, followed by the advice of the delivery."""
-    return failure.advise(delivery.advice) if delivery.advice else failure
+    advice = _advice(delivery.action, repeated=delivery.repeated)
+    return failure.advise(advice) if advice else failure
 
 
 def _redeliver_command(name: str) -> str:

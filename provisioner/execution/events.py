@@ -6,7 +6,7 @@ Each class has the name of its event in `schemas/events.schema.json`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
@@ -100,16 +100,3 @@ Event = (
     | EnvironmentFinished
     | RunEnded
 )
-
-
-class Emit(Protocol):
-    """Receives the events of a run, from several threads; neither waits nor raises."""
-
-    def __call__(self, event: Event, /) -> None:
-        """Receive one event."""
-        ...
-
-
-def ignore(event: Event, /) -> None:
-    """Drop an event that nobody listens for."""
-    del event

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.execution.context import ExecutionContext, revoke_keys, run_all
 from provisioner.execution.create import BulkCreate
 from provisioner.execution.deliver import REVERIFY_AFTER, Delivery, TokenDeliveries
-from provisioner.execution.events import ignore
-from provisioner.execution.progress import Progress
+from provisioner.execution.progress import revoke_keys
 from provisioner.execution.results import OLD_KEY_PENDING, Done, Failed, completed, delivered
 from provisioner.execution.update import Updates
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
+from provisioner.runtime.executor import run_all
 from provisioner.runtime.log_context import bind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from provisioner.execution.conflict import RunMarker
-    from provisioner.execution.events import Emit
-    from provisioner.model.workspace import Workspace
+    from provisioner.execution.progress import ExecutionContext
     from provisioner.plan import Action, Planned
-    from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.sinks.sink import OpenSink
 
@@ -38,80 +36,51 @@ _NOT_REPLACED = Failure(
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Execution:
-    """The execution of one environment's plan; its `progress` has the results at any time.
+    """The execution of one environment's plan; the progress has the results at any time.
 
     No key is revoked or made to expire earlier before its replacement is delivered: the run creates
     keys and assigns roles first, then delivers tokens, and sets expiries and revokes keys last. The
     next run notices an expiry that is not set, but not always a missing token.
 
-    Args:
+    Attributes:
         planned: the environment's plan.
-        existing_ids: the ids of all keys that the workspace had when the plan was made.
-        workspace: the workspace to change.
+        context: the environment.
         open_sink: opens the sinks of the actions.
-        parallel: deliveries and updates at the same time.
         run_marker: the marker of this run.
-        stop: once requested, nothing starts.
-        on_progress: called with the number of steps whose outcome has become known; `Plan.steps` is
-            the total.
-        emit: receives the events of the actions.
         reverify_after: seconds of writing to sinks after which a token is verified once more.
     """
 
-    def __init__(  # noqa: PLR0913 - what a run knows of one environment
-        self,
-        planned: Planned,
-        existing_ids: frozenset[str],
-        workspace: Workspace,
-        open_sink: OpenSink,
-        *,
-        parallel: int,
-        run_marker: RunMarker,
-        stop: Cancellation,
-        on_progress: Callable[[int], None],
-        emit: Emit = ignore,
-        reverify_after: float = REVERIFY_AFTER,
-    ) -> None:
-        self._actions = planned.unblocked
-        self._with_sinks = {one.name: one for one in planned.actions if one.sinks}
-        self._open_sink = open_sink
-        self._run_marker = run_marker
-        self._reverify_after = reverify_after
-        self.progress = Progress(planned, on_progress, emit)
-        self._context = ExecutionContext(
-            planned.environment, workspace, existing_ids, parallel, stop, self.progress
-        )
+    planned: Planned
+    context: ExecutionContext
+    open_sink: OpenSink
+    run_marker: RunMarker
+    reverify_after: float = REVERIFY_AFTER
 
     def run(self) -> None:
         """Carry out every action that is not blocked."""
-        creates = (one for one in self._actions if isinstance(one, Create | Rotate))
-        updates = Updates(
-            self._context, tuple(one for one in self._actions if isinstance(one, Update))
-        )
-        deliveries = TokenDeliveries(self._context, self._open_sink, self._reverify_after)
+        actions, progress = self.planned.unblocked, self.context.progress
+        creates = (one for one in actions if isinstance(one, Create | Rotate))
+        updates = Updates(self.context, tuple(one for one in actions if isinstance(one, Update)))
+        deliveries = TokenDeliveries(self.context, self.open_sink, self.reverify_after)
 
-        created = BulkCreate(self._context, creates, self._run_marker).run()
+        created = BulkCreate(self.context, self.run_marker).run(creates)
         updates.assign_roles()
-        deliveries.run((*created, *self._deliveries_of_existing_keys()))
+        existing = (
+            Delivery(one, one.key_id, one.expires_at)
+            for one in actions
+            if isinstance(one, Deliver | Update) and one.sinks and not progress.finished(one)
+        )
+        deliveries.run((*created, *existing))
         updates.set_expiries()
-        run_all(self._expire_predecessors, self._delivered_rotations(), self._context.parallel)
+        run_all(self._expire_predecessors, self._delivered_rotations(), self.context.parallel)
         self._revoke(deliveries.former_tokens)
-
-    def _deliveries_of_existing_keys(self) -> Iterator[Delivery]:
-        """Yield the tokens of keys that existed before the run."""
-        for action in self._actions:
-            if (
-                isinstance(action, Deliver | Update)
-                and action.sinks
-                and not self.progress.finished(action)
-            ):
-                yield Delivery(action, action.key_id, action.expires_at)
 
     def _delivered_rotations(self) -> list[Rotate]:
         """Return the rotations whose successor is delivered."""
-        rotations = (one for one in self._actions if isinstance(one, Rotate))
-        return [one for one in rotations if delivered(self.progress.result(one))]
+        rotations = (one for one in self.planned.unblocked if isinstance(one, Rotate))
+        return [one for one in rotations if delivered(self.context.progress.result(one))]
 
     def _expire_predecessors(self, action: Rotate) -> None:
         """Give the predecessors of a key rotated on request an earlier expiry.
@@ -125,10 +94,10 @@ class Execution:
         try:
             with bind(key=action.name):
                 for key_id in action.predecessors:
-                    self._context.workspace.set_expiry(key_id, action.predecessor_expires_at)
+                    self.context.workspace.set_expiry(key_id, action.predecessor_expires_at)
         except WorkspaceError as error:
             failure = error.failure
-        self.progress.count()
+        self.context.progress.count()
         self._finish(action, failure)
 
     def _revoke(self, former_tokens: Mapping[str, Secret]) -> None:
@@ -145,19 +114,19 @@ class Execution:
         }
 
         def may_start(key_id: str) -> bool:
-            if self._context.stop.requested:
+            if self.context.stop.requested:
                 return False
-            self.progress.start(actions[key_id], _REVOCATION_IN_FLIGHT)
+            self.context.progress.start(actions[key_id], _REVOCATION_IN_FLIGHT)
             return True
 
         def on_revoked(key_id: str) -> None:
-            self.progress.count()
+            self.context.progress.count()
             if isinstance(action := actions[key_id], Revoke):
-                self.progress.finish(Done(action, key_id, None))
+                self.context.progress.finish(Done(action, key_id, None))
 
-        outcomes = revoke_keys(self._context, actions, may_start=may_start, on_revoked=on_revoked)
+        outcomes = revoke_keys(self.context, actions, may_start=may_start, on_revoked=on_revoked)
         if failed := sum(failure is not None for failure in outcomes.values()):
-            self.progress.count(failed)
+            self.context.progress.count(failed)
         for action in revoking:
             match action:
                 case Revoke():
@@ -174,22 +143,23 @@ class Execution:
 
     def _revoking_actions(self) -> Iterator[Revoke | Rotate]:
         """Yield the actions that revoke keys now, except duplicates of an undelivered key."""
+        with_sinks = {one.name: one for one in self.planned.actions if one.sinks}
         yield from (rotation for rotation in self._delivered_rotations() if rotation.at_once)
-        for action in self._actions:
+        for action in self.planned.unblocked:
             if isinstance(action, Revoke):
                 duplicate = action.reason == "duplicate"
-                kept = self._with_sinks.get(action.name) if duplicate else None
-                if kept is None or delivered(self.progress.result(kept)):
+                kept = with_sinks.get(action.name) if duplicate else None
+                if kept is None or delivered(self.context.progress.result(kept)):
                     yield action
-                elif not self._context.stop.requested:
-                    self.progress.finish(Failed(action, _NOT_REPLACED))
+                elif not self.context.stop.requested:
+                    self.context.progress.finish(Failed(action, _NOT_REPLACED))
 
     def _finish(self, action: Action, failure: Failure | None) -> None:
         """Record that the last step of an action failed, or that none did."""
         if failure is None:
-            self.progress.finish(completed(self.progress.result(action)))
+            self.context.progress.finish(completed(self.context.progress.result(action)))
         else:
-            self.progress.fail(action, failure)
+            self.context.progress.fail(action, failure)
 
     def _token_alive(self, key_id: str, former_tokens: Mapping[str, Secret]) -> Failure | None:
         """Return a failure if the server still accepts the known token of a revoked key."""
@@ -197,7 +167,7 @@ class Execution:
         if token is None:
             return None
         try:
-            self._context.workspace.verify_token(token)
+            self.context.workspace.verify_token(token)
         except WorkspaceError:
             return None
         return Failure(

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.execution.conflict import Found, OwnKeys
-from provisioner.execution.deliver import Delivery, delivery_not_started
-from provisioner.execution.results import CreatedByAnotherRun, Done, Failed, Skipped, Unfinished
-from provisioner.model.workspace import (
-    IN_FLIGHT,
-    Created,
-    NotCreated,
-    NotSent,
-    Unknown,
+from provisioner.execution.deliver import delivery_not_started
+from provisioner.execution.results import (
+    CreatedByAnotherRun,
+    Done,
+    Failed,
+    Skipped,
+    Unfinished,
     outcome_unknown,
 )
+from provisioner.model.workspace import IN_FLIGHT, Created, NotCreated, NotSent, Unknown
 from provisioner.runtime.cancellation import STOPPED
 
 if TYPE_CHECKING:
@@ -254,11 +254,3 @@ def _found_failure(create: PendingCreate, found: Found) -> Failure | None:
         Code.DUPLICATE_LEFT,
         f"This run created {duplicates} as {what} of {id_} and could not revoke {them}. {cause}",
     )
-
-
-def delivery(create: PendingCreate) -> Delivery | None:
-    """Return the delivery of the token of a create; None if there is nothing to deliver."""
-    kept = create.kept
-    if kept is None or create.duplicates or create.unconfirmed or not create.action.sinks:
-        return None
-    return Delivery(create.action, kept.key.id, kept.key.expires_at)

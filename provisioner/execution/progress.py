@@ -1,17 +1,19 @@
-"""The progress of one environment's actions: the workers write it, and everybody else reads it.
+"""The environment of an execution, and the progress of its actions.
 
-An action is pending until it starts, and running until it finishes as done or failed. Until then
-its result is the one that it would have if the run ended now. Each action starts at most once and
-finishes once.
+The workers write the progress, and everybody else reads it. An action is pending until it starts,
+and running until it finishes as done or failed. Until then its result is the one that it would have
+if the run ended now. Each action starts at most once and finishes once.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution.events import (
     ActionBegun,
     ActionEnded,
@@ -27,17 +29,40 @@ from provisioner.execution.results import (
     with_failure,
 )
 from provisioner.plan import Revoke, Rotate
+from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
 from provisioner.runtime.cancellation import STOPPED
+from provisioner.runtime.executor import run_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from provisioner.errors.failure import Failure
-    from provisioner.execution.events import Emit
+    from provisioner.execution.events import Event
     from provisioner.execution.results import Result
+    from provisioner.model.observed import Observation
+    from provisioner.model.workspace import Workspace
     from provisioner.plan import Action, Planned
+    from provisioner.runtime.cancellation import Cancellation
 
     _Key = tuple[type[Action], str]
+
+_LOG = logging.getLogger(__name__)
+
+_PARALLEL_REVOCATIONS = 8
+"""Revocations at the same time; the workspace applies its own limit as well."""
+
+
+class Emit(Protocol):
+    """Receives the events of a run, from several threads; neither waits nor raises."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Receive one event."""
+        ...
+
+
+def ignore(event: Event, /) -> None:
+    """Drop an event that nobody listens for."""
+    del event
 
 
 class Progress:
@@ -125,10 +150,15 @@ class Progress:
         Args:
             fallback: the failure of actions whose outcome is open, if a bug ended the run.
         """
-        return Executed(
-            self._planned,
-            tuple(self._ended(self.result(one), fallback) for one in self._planned.actions),
-        )
+        results = tuple(map(self.result, self._planned.actions))
+        if fallback is not None:
+            results = tuple(
+                _with_old_key(with_failure(one, fallback))
+                if is_open(one) and not self.finished(one.action)
+                else one
+                for one in results
+            )
+        return Executed(self._planned, results)
 
     def close(self, fallback: Failure | None = None) -> Executed:
         """Emit the results of all actions that are still open, and that the environment is done.
@@ -147,11 +177,6 @@ class Progress:
                 self._emit(EnvironmentFinished(self._planned.environment, executed))
                 self._executed = executed
             return self._executed
-
-    def _ended(self, result: Result, fallback: Failure | None) -> Result:
-        if fallback is None or self.finished(result.action) or not is_open(result):
-            return result
-        return _with_old_key(with_failure(result, fallback))
 
     def _emit_end(self, result: Result) -> None:
         key = _key(result.action)
@@ -178,3 +203,76 @@ def _with_old_key(result: Result) -> Result:
     else:
         return result
     return replace(result, failure=result.failure.advise(advice))
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionContext:
+    """The environment that an execution works on.
+
+    Attributes:
+        environment: its name, for messages.
+        workspace: the workspace to change.
+        existing_ids: the ids of all keys that the workspace had when the plan was made.
+        parallel: deliveries and updates at the same time.
+        stop: once requested, nothing starts.
+        progress: the record that the workers write.
+    """
+
+    environment: str
+    workspace: Workspace
+    existing_ids: frozenset[str]
+    parallel: int
+    stop: Cancellation
+    progress: Progress
+
+    def observe(self) -> Observation | None:
+        """Observe the workspace; return None if it cannot be listed now."""
+        try:
+            return self.workspace.observe()
+        except WorkspaceError as error:
+            _LOG.info("%s: %s", self.environment, error.failure.message)
+            return None
+
+
+def revoke_keys(
+    context: ExecutionContext,
+    key_ids: Iterable[str],
+    *,
+    may_start: Callable[[str], bool] = lambda _: True,
+    on_revoked: Callable[[str], None] = lambda _: None,
+) -> dict[str, Failure | None]:
+    """Revoke keys, and try each that fails again.
+
+    Args:
+        context: the environment of the keys.
+        key_ids: the ids of the keys.
+        may_start: called with the id of a key before each request for it; False skips the request.
+        on_revoked: called with the id of each key that has been revoked.
+
+    Returns:
+        The failure of each key that was tried; None if it has been revoked.
+
+    Raises:
+        Exception: a bug that one revocation met, once all the others have been tried.
+    """
+    outcomes: dict[str, Failure | None] = {}
+
+    def try_to_revoke(key_id: str) -> None:
+        if not may_start(key_id):
+            return
+        try:
+            context.workspace.revoke(key_id)
+        except WorkspaceError as error:
+            outcomes[key_id] = error.failure
+        else:
+            outcomes[key_id] = None
+            on_revoked(key_id)
+
+    remaining = tuple(key_ids)
+    for attempt in range(MAX_ATTEMPTS):
+        run_all(try_to_revoke, remaining, _PARALLEL_REVOCATIONS)
+        remaining = tuple(key_id for key_id in remaining if outcomes.get(key_id) is not None)
+        if not remaining:
+            break
+        context.stop.sleep(delay(attempt))
+    return outcomes

@@ -94,6 +94,14 @@ _OPEN_CODES = frozenset({Code.STOPPED, Code.OUTCOME_UNKNOWN, Code.NOT_DELIVERED}
 """Codes of failures that say that the run ended too early."""
 
 
+def outcome_unknown(cause: Failure) -> Failure:
+    """Return the failure of a key that may or may not exist and cannot be looked up any more."""
+    return Failure(
+        Code.OUTCOME_UNKNOWN,
+        f"{cause.text} The key may or may not exist; check with `provision list`.",
+    )
+
+
 def is_open(result: Result) -> bool:
     """Return whether the result says only that the run ended too early."""
     match result:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.execution.context import run_all
 from provisioner.execution.results import EXPIRY_PENDING, Done, Failed, delivered
+from provisioner.runtime.executor import run_all
 from provisioner.runtime.log_context import bind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from provisioner.execution.context import ExecutionContext
+    from provisioner.execution.progress import ExecutionContext
     from provisioner.model.observed import Observation
     from provisioner.plan import Update
 
@@ -29,20 +30,19 @@ _IN_FLIGHT = Failure(
 )
 
 
+@dataclass(slots=True, eq=False)
 class Updates:
     """The updates of one environment; one that fails does not stop the others.
 
-    Args:
+    Attributes:
         context: the environment.
         updates: the updates that are not blocked.
     """
 
-    def __init__(self, context: ExecutionContext, updates: tuple[Update, ...]) -> None:
-        self._context = context
-        self._progress = context.progress
-        self._updates = updates
-        self._observation_lock = threading.Lock()
-        self._observation: Observation | None = None
+    context: ExecutionContext
+    updates: tuple[Update, ...]
+    _observation_lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _observation: Observation | None = field(default=None, init=False)
 
     def assign_roles(self) -> None:
         """Assign the roles.
@@ -50,7 +50,7 @@ class Updates:
         Raises:
             Exception: a bug that one update met, once all the others have finished.
         """
-        self._run_all(self._assign_role, (one for one in self._updates if one.role_id is not None))
+        self._run_all(self._assign_role, (one for one in self.updates if one.role_id is not None))
 
     def set_expiries(self) -> None:
         """Set the expiry of keys whose token, if it has sinks, has been delivered.
@@ -60,42 +60,42 @@ class Updates:
         """
         selected = (
             one
-            for one in self._updates
+            for one in self.updates
             if one.sets_expiry
-            and not self._progress.finished(one)
-            and (not one.sinks or delivered(self._progress.result(one)))
+            and not self.context.progress.finished(one)
+            and (not one.sinks or delivered(self.context.progress.result(one)))
         )
         self._run_all(self._set_expiry, selected)
 
     def _run_all(self, step: Callable[[Update], None], updates: Iterable[Update]) -> None:
         def run_one(update: Update) -> None:
-            if self._context.stop.requested:
+            if self.context.stop.requested:
                 return
-            self._progress.start(update, _IN_FLIGHT)
+            self.context.progress.start(update, _IN_FLIGHT)
             try:
                 with bind(key=update.name):
                     step(update)
             except WorkspaceError as error:
-                self._progress.count()
-                self._progress.fail(update, error.failure)
+                self.context.progress.count()
+                self.context.progress.fail(update, error.failure)
 
-        run_all(run_one, updates, self._context.parallel)
+        run_all(run_one, updates, self.context.parallel)
 
     def _assign_role(self, update: Update) -> None:
         if update.role_id is not None and self._needs_role(update):
-            self._context.workspace.assign_role(update.key_id, update.role_id)
+            self.context.workspace.assign_role(update.key_id, update.role_id)
         if update.sets_expiry:
-            self._progress.update(Failed(update, EXPIRY_PENDING))
+            self.context.progress.update(Failed(update, EXPIRY_PENDING))
         else:
             self._finish(update)
 
     def _set_expiry(self, update: Update) -> None:
-        self._context.workspace.set_expiry(update.key_id, update.expires_at)
+        self.context.workspace.set_expiry(update.key_id, update.expires_at)
         self._finish(update)
 
     def _finish(self, update: Update) -> None:
-        self._progress.count()
-        self._progress.finish(Done(update, update.key_id, None))
+        self.context.progress.count()
+        self.context.progress.finish(Done(update, update.key_id, None))
 
     def _needs_role(self, update: Update) -> bool:
         """Return whether the key still lacks its role.
@@ -112,6 +112,6 @@ class Updates:
         """Return one observation, shared by all updates, that is later than the plan's."""
         with self._observation_lock:
             if self._observation is None:
-                self._context.stop.sleep(_ROLE_DELAY)
-                self._observation = self._context.workspace.observe()
+                self.context.stop.sleep(_ROLE_DELAY)
+                self._observation = self.context.workspace.observe()
             return self._observation

@@ -54,7 +54,3 @@ class Address(ABC):
     def shows_delivery(self) -> bool:
         """Return whether a later run can tell if the token was delivered."""
         return True
-
-    def options(self) -> dict[str, object]:
-        """Return every part of the address as JSON, with its kind."""
-        return {"kind": self.kind} | {one.name: getattr(self, one.name) for one in fields(self)}

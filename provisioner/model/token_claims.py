@@ -51,10 +51,11 @@ def claims_of(token: Secret) -> TokenClaims | None:
         return None
     if len(signature) != _SIGNATURE_LENGTHS.get(str(header_claims.get("alg")), len(signature)):
         return None
+    texts = {name: claim for name, claim in claims.items() if isinstance(claim, str)}
     return TokenClaims(
-        workspace=_text(claims.get("workspaceId")),
-        key=_text(claims.get("jti")),
-        kind=_text(claims.get("type")),
+        workspace=texts.get("workspaceId"),
+        key=texts.get("jti"),
+        kind=texts.get("type"),
         expires_at=_timestamp(claims.get("exp")),
         issued_at=_timestamp(claims.get("iat")),
     )
@@ -69,10 +70,6 @@ def _decode(part: str) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return decoded if isinstance(decoded, dict) else None
-
-
-def _text(claim: object) -> str | None:
-    return claim if isinstance(claim, str) else None
 
 
 def _timestamp(claim: object) -> datetime | None:

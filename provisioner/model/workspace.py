@@ -95,14 +95,6 @@ IN_FLIGHT = Failure(Code.TIMEOUT, "The request was still in flight when the run 
 """The cause if the grace period of a stop ended before the answer came."""
 
 
-def outcome_unknown(cause: Failure) -> Failure:
-    """Return the failure of a key that may or may not exist and cannot be looked up any more."""
-    return Failure(
-        Code.OUTCOME_UNKNOWN,
-        f"{cause.text} The key may or may not exist; check with `provision list`.",
-    )
-
-
 Release = Literal["1.x", "2.x"]
 """Releases of core; only 1.x lets an API key write (docs/twenty-api.md, "Generations")."""
 

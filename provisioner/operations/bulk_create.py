@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
+from provisioner.execution import outcome_unknown
 from provisioner.model.observed import KnownRoles
-from provisioner.model.workspace import (
-    IN_FLIGHT,
-    Created,
-    NewKey,
-    NotCreated,
-    NotSent,
-    Unknown,
-    outcome_unknown,
-)
+from provisioner.model.workspace import IN_FLIGHT, Created, NewKey, NotCreated, NotSent, Unknown
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 

@@ -18,6 +18,7 @@ from provisioner.plan.delivery import block_actions as block_actions
 from provisioner.plan.delivery import delivers_too_early as delivers_too_early
 from provisioner.plan.delivery import sinks_to_check as sinks_to_check
 from provisioner.plan.diff import plan_environment as plan_environment
+from provisioner.plan.diff import selected_keys as selected_keys
 from provisioner.plan.diff import sinks_to_read as sinks_to_read
 from provisioner.plan.digest import desired_key_json as desired_key_json
 from provisioner.plan.digest import digest as digest
@@ -30,6 +31,5 @@ from provisioner.plan.findings import Finding as Finding
 from provisioner.plan.findings import Unmanaged as Unmanaged
 from provisioner.plan.options import GuardOverrides as GuardOverrides
 from provisioner.plan.options import PlanOptions as PlanOptions
-from provisioner.plan.options import selected_keys as selected_keys
 from provisioner.plan.rotation import LiveKeys as LiveKeys
 from provisioner.plan.rotation import classify_live_keys as classify_live_keys

@@ -64,24 +64,23 @@ def block_actions(planned: Planned, failures: Mapping[Address, Failure]) -> Plan
     A due rotation goes ahead if at least one of its sinks works: the old key expires anyway, and
     serves the other sinks until then. The note names the sinks that are not delivered.
     """
+    actions: list[Action] = []
     notes: list[str] = []
-
-    def blocked(action: Action) -> Action:
+    for action in planned.actions:
         found = [failures[address] for address in action.sinks if address in failures]
         if not found or action.blocked is not None:
-            return action
-        if not isinstance(action, Rotate):
-            return action._replace(blocked=found[0])
-        if action.reason == "due" and len(found) < len(action.sinks):
+            actions.append(action)
+        elif not isinstance(action, Rotate):
+            actions.append(action._replace(blocked=found[0]))
+        elif action.reason == "due" and len(found) < len(action.sinks):
             reasons = "; ".join(f"{one.code}: {one.text}" for one in found)
             notes.append(
                 f"the successor of {action.name!r} has not been delivered to every sink: {reasons}"
             )
-            return action
-        return action._replace(successor=action.successor._replace(blocked=found[0]))
-
-    actions = tuple(map(blocked, planned.actions))
-    return replace(planned, actions=actions, notes=(*planned.notes, *notes))
+            actions.append(action)
+        else:
+            actions.append(action._replace(successor=action.successor._replace(blocked=found[0])))
+    return replace(planned, actions=tuple(actions), notes=(*planned.notes, *notes))
 
 
 def on_server_clock(

@@ -21,15 +21,27 @@ from provisioner.runtime.gc_pause import gc_paused
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
+    from typing import TypeVar
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import Observation
+    from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
     from provisioner.plan.lifecycle import Step
 
+    Key = TypeVar("Key", DesiredKey, ObservedKey)
+
 _NO_OPTIONS = PlanOptions()
+
+
+def selected_keys(
+    desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
+) -> Mapping[str, tuple[DesiredKey, ...]]:
+    """Return the desired keys of every environment that a plan with these options is about."""
+    if options.revoke:
+        return {}
+    return {environment: tuple(_selected(keys, options)) for environment, keys in desired.items()}
 
 
 def sinks_to_read(
@@ -43,7 +55,7 @@ def sinks_to_read(
     min_exclusive = 1 if options.redeliver else 0
     return tuple(
         address
-        for key in (() if options.revoke else options.select(desired))
+        for key in (() if options.revoke else _selected(desired, options))
         if key.deliver and live[key.name] > min_exclusive
         for address in key.deliver
     )
@@ -72,7 +84,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     if options.revoke:
         return plan_revocations(environment, desired, observation, options)
     server_time = observation.server_time
-    observed = options.select(observation.keys)
+    observed = _selected(observation.keys, options)
     known = {one.name for one in observed}
     live = by_name(one for one in observed if one.live(server_time))
     roles = RoleChoice(environment, observation, now)
@@ -80,7 +92,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     declared: list[str] = []
     steps: list[Step] = []
     absent: list[str] = []
-    for key in options.select(desired):
+    for key in _selected(desired, options):
         name = key.name
         declared.append(name)
         if name in live:
@@ -120,6 +132,13 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         ),
         estimate=estimate(environment.limits, observation, actions),
     )
+
+
+def _selected(keys: Iterable[Key], options: PlanOptions) -> Iterable[Key]:
+    """Return the keys that the plan includes."""
+    if not options.only and not options.rotate:
+        return keys
+    return [key for key in keys if options.selects(key.name)]
 
 
 def _notes(actions: Iterable[Action]) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import format_timestamp
@@ -57,7 +59,7 @@ def _environment(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict[s
             state = {"error": failure.code}
         case _:
             assert_never(plan)
-    keys = [desired_key_json(key) for key in sorted(desired, key=lambda key: key.name)]
+    keys = [desired_key_json(key) for key in sorted(desired, key=attrgetter("name"))]
     return {"environment": plan.environment, "url": plan.url, "desired": keys, **state}
 
 
@@ -91,5 +93,9 @@ def _create_fields(create: Create) -> tuple[object, ...]:
 
 
 def _sinks(addresses: Iterable[Address]) -> list[dict[str, object]]:
-    """Return every part of each address, sorted."""
-    return sorted((one.options() for one in addresses), key=json.dumps)
+    """Return every part of each address, with its kind, sorted."""
+    parts: list[dict[str, object]] = [
+        {"kind": one.kind} | {part.name: getattr(one, part.name) for part in fields(one)}
+        for one in addresses
+    ]
+    return sorted(parts, key=json.dumps)

@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from provisioner.model.globs import matches
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import TypeVar
-
-    from provisioner.model.key import DesiredKey
-    from provisioner.model.observed import ObservedKey
-
-    Key = TypeVar("Key", DesiredKey, ObservedKey)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +35,6 @@ class PlanOptions:
             return False
         return not self.only or matches(name, self.only)
 
-    def select(self, keys: Iterable[Key]) -> Iterable[Key]:
-        """Return the keys that the plan includes."""
-        if not self.only and not self.rotate:
-            return keys
-        return [key for key in keys if self.selects(key.name)]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardOverrides:
@@ -64,12 +48,3 @@ class GuardOverrides:
 
     max_revoke: int | None = None
     allow_protected: bool = False
-
-
-def selected_keys(
-    desired: Mapping[str, tuple[DesiredKey, ...]], options: PlanOptions
-) -> Mapping[str, tuple[DesiredKey, ...]]:
-    """Return the desired keys of every environment that a plan with these options is about."""
-    if options.revoke:
-        return {}
-    return {environment: tuple(options.select(keys)) for environment, keys in desired.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
@@ -11,6 +10,7 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.model.expiry import ExpiresAt, format_timestamp, resolve_expiry
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.model.policy import breaches
+from provisioner.model.uuids import is_uuid
 from provisioner.plan.actions import Create
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _HIDDEN = (
 )
 
 _ANY_ID = "a role id (this credential cannot read roles)"
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _MOST_NAMES = 30
 _LONGEST_NAME = 200
 
@@ -152,7 +151,7 @@ class RoleChoice:
                 f"in the manifest's defaults or in the environment to {choice}.",
             )
         if known is None:
-            if _UUID.fullmatch(written):
+            if is_uuid(written):
                 return written
             return Failure(
                 Code.ROLE_UNKNOWN,

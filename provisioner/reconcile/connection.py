@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
@@ -19,28 +20,39 @@ if TYPE_CHECKING:
 
     from provisioner.model.environment import Environment
     from provisioner.model.workspace import Workspace
-    from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sandbox import Front, Sandbox
 
 _SESSION_SECONDS = 86_400.0
 
 
-def workspace_opener(root: Path, stop: Cancellation, *, others_wait: bool = False) -> Connect:
-    """Return a function that opens the workspace of an environment.
+@dataclass(slots=True, eq=False)
+class WorkspaceOpener:
+    """Opens the workspace of an environment; all embedded Twenties of a run share one server.
 
-    Args:
+    Attributes:
         root: the directory in which the embedded Twenty keeps its state, in `.provision/`.
         stop: ends the run early.
         others_wait: True if no environment is written to before each of them has been observed.
     """
-    embedded = _Embedded(root)
 
-    def open_workspace(environment: Environment, stack: ExitStack) -> Workspace:
+    root: Path
+    stop: Cancellation
+    others_wait: bool = field(default=False, kw_only=True)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _front: Front | None = field(default=None, init=False)
+
+    def __call__(self, environment: Environment, stack: ExitStack) -> Workspace:
+        """Sign in, and return the workspace; the stack closes it.
+
+        Raises:
+            WorkspaceError: if it cannot be opened.
+            RefusedError: if a guard forbids using it.
+        """
         url, credential = environment.url, environment.credential
         on_idle_closed: Callable[[], None] | None = None
         if environment.embedded:
-            sandbox = embedded.start(environment, stack)
+            sandbox = self._start_embedded(environment, stack)
             url, on_idle_closed = sandbox.url, sandbox.close_idle_files
             credential = SessionToken(Secret(sandbox.session_token()))
         elif credential is None:
@@ -53,26 +65,15 @@ def workspace_opener(root: Path, stop: Cancellation, *, others_wait: bool = Fals
             environment,
             url,
             credential,
-            stop,
-            others_wait=others_wait,
+            self.stop,
+            others_wait=self.others_wait,
             on_idle_closed=on_idle_closed,
         )
         stack.callback(workspace.close)
         return workspace
 
-    return open_workspace
-
-
-class _Embedded:
-    """The embedded Twenties of a run, behind one server that starts with the first of them."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._lock = threading.Lock()
-        self._front: Front | None = None
-
-    def start(self, environment: Environment, stack: ExitStack) -> Sandbox:
-        """Open the embedded workspace of an environment; the stack closes it.
+    def _start_embedded(self, environment: Environment, stack: ExitStack) -> Sandbox:
+        """Open the embedded workspace of an environment; the server starts with the first one.
 
         Raises:
             WorkspaceError: if its file cannot be used, or the server cannot start.
@@ -80,7 +81,7 @@ class _Embedded:
         # Imported here because most runs use real servers and need no GraphQL engine.
         from provisioner.sandbox import LOCK_WAIT, Front, Sandbox, dialect_of  # noqa: PLC0415 - see above
 
-        file = self._root / ".provision" / f"{environment.name}.sqlite3"
+        file = self.root / ".provision" / f"{environment.name}.sqlite3"
         dialect = dialect_of(environment.url)
         try:
             with self._lock:

@@ -53,7 +53,7 @@ def guard(
         for (environment, _, observation), plan in plans
         for reason in refusals(
             environment,
-            request.desired_in(environment),
+            request.desired.get(environment.name, ()),
             observation,
             plan,
             request.overrides,
@@ -133,7 +133,7 @@ def _manifests_vanished(
     return RefusedError(
         Code.MANIFESTS_VANISHED,
         f"The manifests no longer declare any keys for {environment.name}, and "
-        f"{len(list(_revoked_keys(planned)))} of its keys would be revoked.",
+        f"{len(_revoked_names(planned))} of its keys would be revoked.",
         remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
     )
 
@@ -191,23 +191,21 @@ def _revoked_names(planned: Planned) -> dict[str, str]:
     The predecessor in a rotation does not count: its successor is delivered, so nobody loses
     access. Of several older keys of a name only the newest is the predecessor; the others count.
     """
-    revoked = list(_revoked_keys(planned))
-    predecessors = {name: id_ for id_, name, reason in revoked if reason == "superseded"}
-    return {id_: name for id_, name, _ in revoked if predecessors.get(name) != id_}
-
-
-def _revoked_keys(planned: Planned) -> Iterator[tuple[str, str, str]]:
-    """Yield the id and name of every key that the plan revokes, and the reason."""
+    names: dict[str, str] = {}
+    predecessors: dict[str, str] = {}
     for action in planned.unblocked:
         match action:
             case Revoke(key_id=key_id, name=name, reason=reason):
-                yield key_id, name, reason
-            case Rotate(at_once=at_once, predecessors=ids):
-                yield from ((key_id, action.name, "replaced") for key_id in ids if at_once)
-            case Create() | Update() | Deliver():
+                names[key_id] = name
+                if reason == "superseded":
+                    predecessors[name] = key_id
+            case Rotate(at_once=True, predecessors=ids):
+                names |= dict.fromkeys(ids, action.name)
+            case Create() | Update() | Deliver() | Rotate():
                 pass
             case _:
                 assert_never(action)
+    return {id_: name for id_, name in names.items() if predecessors.get(name) != id_}
 
 
 def shared_workspaces(

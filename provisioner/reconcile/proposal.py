@@ -37,10 +37,6 @@ class PlanRequest(NamedTuple):
     options: PlanOptions = PlanOptions()
     overrides: GuardOverrides = GuardOverrides()
 
-    def desired_in(self, environment: Environment) -> tuple[DesiredKey, ...]:
-        """Return the desired keys of one environment."""
-        return self.desired.get(environment.name, ())
-
 
 class ObservedEnvironment(NamedTuple):
     """An environment whose workspace is open and was observed."""
@@ -68,7 +64,3 @@ class Proposal(NamedTuple):
     plan: Plan
     environments: tuple[PlannedEnvironment | Unobserved, ...]
     refusal: RefusedError | None = None
-
-    def refused(self, refusal: RefusedError | None) -> Proposal:
-        """Return the proposal with another reason against it; unchanged if there is none."""
-        return self if refusal is None else self._replace(refusal=refusal)

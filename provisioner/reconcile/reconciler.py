@@ -19,7 +19,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, assert_never
+from typing import TYPE_CHECKING, NamedTuple, Never, Protocol, TypeVar
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
@@ -30,6 +30,8 @@ from provisioner.execution import (
     EnvironmentObserved,
     Executed,
     Execution,
+    ExecutionContext,
+    Progress,
     RunMarker,
     RunResult,
     ignore,
@@ -57,7 +59,6 @@ from provisioner.sinks.probe import check_all, read_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Executor, Future
-    from types import TracebackType
 
     from provisioner.execution import Emit
     from provisioner.model.sink_address import Address
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
-_Input = TypeVar("_Input", Environment, ObservedEnvironment)
+_Input = TypeVar("_Input", bound=Environment | ObservedEnvironment)
 _Outcome = TypeVar("_Outcome")
 
 _SETTLE_DELAY = 2.0
@@ -75,7 +76,7 @@ _SETTLE_DELAY = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reconciler:
-    """The pipeline over the environments of one run; leaving its context closes the workspaces.
+    """The pipeline over the environments of one run; `close` closes their workspaces.
 
     Attributes:
         environments: the environments in the order of environments.yaml.
@@ -117,7 +118,14 @@ class Reconciler:
         ]
         running = [one.bug for one in started if isinstance(one, _Running)]
         self.stop.wait_for(running, graceful=True)
-        return RunResult(proposal.plan.created_at, proposal.plan.digest, tuple(map(_end, started)))
+        # A stop may have left tasks behind; their progress is the outcome all the same.
+        outcomes = tuple(
+            replace(one.progress.close(), bug=one.bug.result() if one.bug.done() else None)
+            if isinstance(one, _Running)
+            else one
+            for one in started
+        )
+        return RunResult(proposal.plan.created_at, proposal.plan.digest, outcomes)
 
     def observe(self) -> tuple[ObservedEnvironment | Unobserved, ...]:
         """Observe every workspace; one that fails does not stop the others."""
@@ -127,7 +135,7 @@ class Reconciler:
         self, observed: Iterable[ObservedEnvironment | Unobserved], request: PlanRequest
     ) -> tuple[PlannedEnvironment | Unobserved, ...]:
         """Plan every observed environment, and check that the sinks of its actions are writable."""
-        return self._each(observed, lambda one: self._plan(one, request))
+        return self._each(observed, partial(self._plan, request=request))
 
     def read_key_sinks(
         self, observed: Iterable[ObservedEnvironment | Unobserved], request: PlanRequest
@@ -152,15 +160,8 @@ class Reconciler:
         self.stop.wait_for((opening,), graceful=False)
         return opening.result() if opening.done() else None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the workspaces, once their tasks have finished."""
         # A workspace is closed while its task still runs only if a stop left that task behind.
         self.executor.shutdown(wait=not self.stop.requested, cancel_futures=True)
         self._stack.close()
@@ -173,7 +174,7 @@ class Reconciler:
         futures = [self.executor.submit(partial(_attempt, one, task)) for one in each]
         self.stop.wait_for(futures, graceful=False)
         return tuple(
-            future.result() if future.done() else _unobserved(one, WorkspaceError.of(STOPPED))
+            future.result() if future.done() else _attempt(one, _raise_stopped)
             for one, future in zip(each, futures, strict=True)
         )
 
@@ -185,7 +186,7 @@ class Reconciler:
 
     def _open_and_observe(self, environment: Environment) -> ObservedEnvironment:
         if self.stop.requested:
-            raise WorkspaceError.of(STOPPED)
+            _raise_stopped(environment)
         workspace = self.connect(environment, self._stack)
         try:
             return ObservedEnvironment(environment, workspace, workspace.observe())
@@ -206,7 +207,7 @@ class Reconciler:
     def _compare(self, observed: ObservedEnvironment, request: PlanRequest) -> Planned:
         return plan_environment(
             observed.environment,
-            request.desired_in(observed.environment),
+            request.desired.get(observed.environment.name, ()),
             observed.observation,
             request.now,
             request.options,
@@ -214,7 +215,7 @@ class Reconciler:
         )
 
     def _read_key_sinks(self, observed: ObservedEnvironment, request: PlanRequest) -> SinkContents:
-        keys = request.desired_in(observed.environment)
+        keys = request.desired.get(observed.environment.name, ())
         return self.read_sinks(sinks_to_read(keys, observed.observation, request.options))
 
     def _start(
@@ -235,54 +236,42 @@ class Reconciler:
                 self.emit(ActionEnded(environment.name, result))
             self.emit(EnvironmentFinished(environment.name, skipped))
             return skipped
-        execution = Execution(
-            planned,
-            frozenset(key.id for key in observation.keys),
+        progress = Progress(planned, on_progress, self.emit)
+        context = ExecutionContext(
+            environment.name,
             workspace,
-            self.open_sink,
+            existing_ids=frozenset(key.id for key in observation.keys),
             parallel=environment.limits.parallel,
-            run_marker=run_marker,
             stop=self.stop,
-            on_progress=on_progress,
-            emit=self.emit,
+            progress=progress,
         )
-        return _Running(execution, self.executor.submit(_run, one.observed, execution))
+        execution = Execution(planned, context, self.open_sink, run_marker)
+        return _Running(progress, self.executor.submit(_run, execution))
 
 
 class _Running(NamedTuple):
-    """An execution that has started, and the bug that it will have met."""
+    """The progress of an execution that has started, and the bug that it will have met."""
 
-    execution: Execution
+    progress: Progress
     bug: Future[Exception | None]
 
 
-def _run(observed: ObservedEnvironment, execution: Execution) -> Exception | None:
+def _run(execution: Execution) -> Exception | None:
     """Run one environment's actions; after a bug, those that are not finished fail."""
-    environment, workspace, _ = observed
+    context = execution.context
     try:
-        with bind(environment=environment.name):
-            workspace.lift_observe_limits()
+        with bind(environment=context.environment):
+            context.workspace.lift_observe_limits()
             execution.run()
     except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-        failure, bug = _surprise(environment.name, error)
-        execution.progress.close(failure)
+        failure, bug = _surprise(context.environment, error)
+        context.progress.close(failure)
         return bug
     else:
-        execution.progress.close()
+        context.progress.close()
         return None
     finally:
-        workspace.close_idle_connections()
-
-
-def _end(started: _Running | Executed | Unobserved) -> Executed | Unobserved:
-    """Return the outcome of an environment, even if a stop left its task behind."""
-    match started:
-        case _Running(execution, bug):
-            return replace(execution.progress.close(), bug=bug.result() if bug.done() else None)
-        case Executed() | Unobserved():
-            return started
-        case _:
-            assert_never(started)
+        context.workspace.close_idle_connections()
 
 
 def _attempt(
@@ -291,24 +280,21 @@ def _attempt(
     """Return the outcome of a task for one environment, whatever happens."""
     if isinstance(one, Unobserved):
         return one
+    environment = one if isinstance(one, Environment) else one.environment
     try:
-        with bind(environment=_environment_of(one).name):
+        with bind(environment=environment.name):
             return task(one)
     except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-        return _unobserved(one, error)
+        return _unobserved(environment.name, environment.url, error)
 
 
-def _environment_of(one: Environment | ObservedEnvironment) -> Environment:
-    return one if isinstance(one, Environment) else one.environment
+def _raise_stopped(_: object) -> Never:
+    """Fail as a task for an environment that a stop came before."""
+    raise WorkspaceError.of(STOPPED)
 
 
-def _unobserved(
-    one: Environment | ObservedEnvironment | Unobserved, error: Exception
-) -> Unobserved:
+def _unobserved(name: str, url: str, error: Exception) -> Unobserved:
     """Return the outcome of an environment that failed, with the refusal or bug behind it."""
-    if isinstance(one, Unobserved):
-        return one
-    name, url = _environment_of(one).name, _environment_of(one).url
     match error:
         case RefusedError():
             return Unobserved(name, url, error.failure, refusal=error)

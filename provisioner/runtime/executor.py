@@ -11,10 +11,11 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ThreadExecutor(Executor):
@@ -80,3 +81,14 @@ class ThreadExecutor(Executor):
                 future.set_exception(error)
             else:
                 future.set_result(result)
+
+
+def run_all(step: Callable[[T], R], items: Iterable[T], parallel: int) -> list[R]:
+    """Call a function for every item, several at once, and return the results in order.
+
+    Raises:
+        Exception: the first bug that a call met, once all the others have finished.
+    """
+    with ThreadExecutor(parallel) as threads:
+        futures = [threads.submit(step, item) for item in items]
+    return [future.result() for future in futures]

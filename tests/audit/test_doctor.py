@@ -26,7 +26,7 @@ from provisioner.audit.check import Check, CheckName, Diagnosis
 from provisioner.audit.doctor import Doctor
 from provisioner.cli import main
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
-from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret
@@ -54,7 +54,7 @@ def examine(hurried, tmp_path) -> Callable[..., Diagnosis]:
     def examine_(environment: Environment, *keys: DesiredKey, only: tuple[str, ...] = ()) -> Any:
         stop = hurried()
         open_sink = SinkRegistry(tmp_path, {}, stop).open
-        doctor = Doctor(workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop)
+        doctor = Doctor(WorkspaceOpener(tmp_path, stop), open_sink, ThreadExecutor(2), stop)
         [found] = doctor.examine((environment,), {environment.name: keys}, only)
         if doctor.internal_error is not None:
             raise doctor.internal_error
@@ -579,7 +579,7 @@ def test_a_bug_in_one_environment_does_not_stop_the_others(serve, hurried, tmp_p
 
     shop = served.environment(credential=served.credential())
     other = environment_with(name="other", url="sandbox:")
-    doctor = Doctor(workspace_opener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop)
+    doctor = Doctor(WorkspaceOpener(tmp_path, stop), broken_opener, ThreadExecutor(2), stop)
     first, second = doctor.examine((shop, other), {"shop": (desired_key("a", file("a.env")),)})
     assert failures(first) == [("reached", "internal_error")]
     assert not second.failed
@@ -601,7 +601,7 @@ def test_a_stop_does_not_wait_for_a_hanging_server(hanging, tmp_path) -> None:
     stopper = threading.Thread(target=stop_once_connected)
     stopper.start()
     doctor = Doctor(
-        workspace_opener(tmp_path, stop),
+        WorkspaceOpener(tmp_path, stop),
         SinkRegistry(tmp_path, {}, stop).open,
         ThreadExecutor(1),
         stop,
@@ -829,7 +829,7 @@ def test_environments_that_share_a_workspace_fail(serve, hurried, tmp_path) -> N
     three = replace(other.environment(), name="third", credential=other.credential())
     stop = hurried()
     doctor = Doctor(
-        workspace_opener(tmp_path, stop),
+        WorkspaceOpener(tmp_path, stop),
         SinkRegistry(tmp_path, {}, stop).open,
         ThreadExecutor(3),
         stop,

@@ -384,7 +384,7 @@ def test_a_result_can_be_read_while_a_token_is_being_delivered() -> None:
     execution = server.execution(new_key, existing_key)
     seen: list[tuple[str, tuple[Result, ...]]] = []
     server.watch = lambda: seen.append(
-        (server.events[-1][0], execution.progress.executed().results)
+        (server.events[-1][0], execution.context.progress.executed().results)
     )
     record = {"id": "id-a"}
     execution.run()
@@ -398,7 +398,10 @@ def test_a_result_can_be_read_while_a_token_is_being_delivered() -> None:
         *[(event, (in_flight, skipped)) for event in events],
         *[(event, (done, Failed(existing_key, IN_FLIGHT))) for event in events],
     ]
-    assert execution.progress.executed().results == (done, Done(existing_key, "old-x", None))
+    assert execution.context.progress.executed().results == (
+        done,
+        Done(existing_key, "old-x", None),
+    )
 
 
 # --- Bugs ----------------------------------------------------------------------------------------
@@ -415,7 +418,7 @@ def test_a_bug_in_a_sink_is_the_failure_of_unfinished_deliveries(operation: str)
     execution = server.execution(*actions, last)
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    first, *rest, after = execution.progress.executed(BUG).results
+    first, *rest, after = execution.context.progress.executed(BUG).results
     assert first == Done(actions[0], "id-a", {"id": "id-a"})
     assert after == Done(last, "old-z", None)
     assert rest == [
@@ -431,7 +434,7 @@ def test_what_failed_before_a_bug_keeps_its_own_failure() -> None:
     execution = server.execution(create("a", FILE), redeliver("x", VAULT))
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    first, second = execution.progress.executed(BUG).results
+    first, second = execution.context.progress.executed(BUG).results
     assert first == Unfinished(create("a", FILE), "id-a", {"id": "id-a"}, DOWN)
     assert second == Failed(redeliver("x", VAULT), BUG)
 
@@ -617,9 +620,9 @@ def test_results_are_true_at_any_time_whatever_happens(case: Any) -> None:
     """
     server, actions = case
     execution = server.execution(*actions)
-    server.watch = lambda: check(server, execution.progress.executed())
+    server.watch = lambda: check(server, execution.context.progress.executed())
     execution.run()
-    executed = execution.progress.executed()
+    executed = execution.context.progress.executed()
     check(server, executed)
     assert [one.action for one in executed.results] == actions
     assert server.settled <= steps(*actions)
@@ -655,7 +658,7 @@ def test_a_message_promises_a_later_delivery_only_if_the_next_run_delivers(
 
 def record_message(server: ModelServer, execution: Execution, messages: list[str]) -> None:
     """Record the message of the result while its token is being delivered."""
-    [result] = execution.progress.executed().results
+    [result] = execution.context.progress.executed().results
     if server.of("mint") and isinstance(result, Unfinished):
         messages.append(result.failure.text)
 

@@ -122,7 +122,7 @@ def test_blocked_actions_are_not_sent_and_keep_their_place_in_the_results() -> N
     server = ModelServer()
     execution = server.execution(*creates("a", "b", "c", blocked=["a", "c"]))
     execution.run()
-    first, second, third = execution.progress.executed().results
+    first, second, third = execution.context.progress.executed().results
     assert first == Failed(action("a", BLOCKED), BLOCKED)
     assert isinstance(second, Done)
     assert third == Failed(action("c", BLOCKED), BLOCKED)
@@ -590,7 +590,9 @@ def test_a_run_that_ends_before_its_duplicate_is_revoked_says_so() -> None:
     execution = server.execution(*creates("a"))
     results_seen: list[Result] = []
     server.watch = lambda: (
-        results_seen.extend(execution.progress.executed().results) if server.revoked else None
+        results_seen.extend(execution.context.progress.executed().results)
+        if server.revoked
+        else None
     )
     execution.run()
     [ours] = server.created_rows("a")
@@ -684,12 +686,14 @@ def test_a_result_can_be_read_while_the_request_is_in_flight() -> None:
     server = ModelServer()
     execution = server.execution(*creates("a", "b"))
     results_seen: list[tuple[Result, ...]] = []
-    server.watch = lambda: results_seen.append(execution.progress.executed().results)
+    server.watch = lambda: results_seen.append(execution.context.progress.executed().results)
     skipped = tuple(Skipped(action(name), STOPPED) for name in "ab")
     in_flight = [Failed(action(name), unknown(IN_FLIGHT)) for name in "ab"]
-    assert execution.progress.executed() == Executed(part_with(action("a"), action("b")), skipped)
+    assert execution.context.progress.executed() == Executed(
+        part_with(action("a"), action("b")), skipped
+    )
     execution.run()
-    done = execution.progress.executed().results
+    done = execution.context.progress.executed().results
     assert results_seen[:4] == [
         (in_flight[0], skipped[1]),
         (in_flight[0], skipped[1]),
@@ -705,11 +709,11 @@ def test_a_bug_that_ends_a_run_is_the_failure_of_unresolved_creates() -> None:
     server = ModelServer(fates=[MADE, REJECTED, LOST_BEFORE], blind=frozenset(range(99)))
     execution = server.execution(*creates("a", "b", "c"))
     execution.run()
-    first, second, third = execution.progress.executed(bug).results
+    first, second, third = execution.context.progress.executed(bug).results
     assert isinstance(first, Unfinished)
     assert second == Failed(action("b"), REFUSED)
     assert third == Failed(action("c"), bug)
-    assert server.execution(*creates("a")).progress.executed(bug).results == (
+    assert server.execution(*creates("a")).context.progress.executed(bug).results == (
         Failed(action("a"), bug),
     )
 
@@ -825,9 +829,9 @@ def test_results_are_true_and_nothing_is_created_twice_whatever_happens(server, 
     """
     server.rows.append(Row("old", "a", -1, revoked_from=0))
     execution = server.execution(*creates(*names))
-    server.watch = lambda: check_so_far(server, execution.progress.executed())
+    server.watch = lambda: check_so_far(server, execution.context.progress.executed())
     execution.run()
-    executed = execution.progress.executed()
+    executed = execution.context.progress.executed()
     check_so_far(server, executed)
     assert [one.action.name for one in executed.results] == names
     assert server.observations <= 8 * len(names) + 8

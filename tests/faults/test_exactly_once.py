@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -245,8 +245,8 @@ class ExactlyOnce(RuleBasedStateMachine):
         no_sinks = SinkRegistry(Path(), {}, stop).open
         desired = {name: tuple(key._replace(environment=name) for key in self.desired)}
         try:
-            with Reconciler(
-                (environment,), open_workspace, no_sinks, ThreadExecutor(1), stop
+            with closing(
+                Reconciler((environment,), open_workspace, no_sinks, ThreadExecutor(1), stop)
             ) as reconciler:
                 now = datetime.now(UTC).replace(microsecond=0)
                 proposal = reconciler.propose(PlanRequest(desired, now))

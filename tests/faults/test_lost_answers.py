@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from sandbox_control import Dialect
 
 from provisioner.execution import Done, Executed
 from provisioner.model.environment import SessionToken
-from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
@@ -68,12 +69,14 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
         )
         for number in range(KEYS)
     )
-    with Reconciler(
-        (environment,),
-        workspace_opener(root, stop),
-        SinkRegistry(root, {}, stop).open,
-        ThreadExecutor(1),
-        stop,
+    with closing(
+        Reconciler(
+            (environment,),
+            WorkspaceOpener(root, stop),
+            SinkRegistry(root, {}, stop).open,
+            ThreadExecutor(1),
+            stop,
+        )
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest({"shop": desired}, datetime.now(UTC)))
         result = reconciler.execute(proposal, lambda _: None)

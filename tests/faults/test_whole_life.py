@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -444,12 +445,14 @@ class WholeLife(RuleBasedStateMachine):
         sinks = SinkRegistry(self.root, {}, stop)
         desired = {name: tuple(key._replace(environment=name) for key in self.desired)}
         try:
-            with Reconciler(
-                (environment,),
-                open_workspace,
-                lambda address: KillableSink(sinks.open(address), process),
-                ThreadExecutor(1),
-                stop,
+            with closing(
+                Reconciler(
+                    (environment,),
+                    open_workspace,
+                    lambda address: KillableSink(sinks.open(address), process),
+                    ThreadExecutor(1),
+                    stop,
+                )
             ) as reconciler:
                 now = datetime.now(UTC).replace(microsecond=0)
                 request = PlanRequest(desired, now, options, GuardOverrides(max_revoke=100))

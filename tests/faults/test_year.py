@@ -14,6 +14,7 @@ import os
 import random
 import re
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -227,12 +228,14 @@ class Year:
 
         sinks = SinkRegistry(self.root, {}, stop)
         try:
-            with Reconciler(
-                (environment,),
-                open_workspace,
-                open_sink,
-                ThreadExecutor(1),
-                stop,
+            with closing(
+                Reconciler(
+                    (environment,),
+                    open_workspace,
+                    open_sink,
+                    ThreadExecutor(1),
+                    stop,
+                )
             ) as reconciler:
                 if kill and self.rng.random() < 0.15:
                     process.kill = self._random_kill(process, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from tls_server import HttpResponse
 from provisioner.model.environment import SessionToken
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import GuardOverrides, PlanOptions
-from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.cancellation import Cancellation
@@ -87,8 +88,14 @@ class Shop:
         )
         environ = {"GH_TOKEN": self.github.token, "GITHUB_API_URL": self.github.url}
         sinks = SinkRegistry(self.root, environ, stop)
-        with Reconciler(
-            (environment,), workspace_opener(self.root, stop), sinks.open, ThreadExecutor(1), stop
+        with closing(
+            Reconciler(
+                (environment,),
+                WorkspaceOpener(self.root, stop),
+                sinks.open,
+                ThreadExecutor(1),
+                stop,
+            )
         ) as reconciler:
             now = datetime.now(UTC).replace(microsecond=0)
             desired = {"shop": (self.desired,)}

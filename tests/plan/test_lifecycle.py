@@ -930,7 +930,7 @@ def test_actions_left_by_a_bug_fail_and_actions_left_by_a_stop_are_skipped() -> 
     rotate = rotation_of(at_once=True)
     rotate = rotate._replace(successor=rotate.successor._replace(name="svc-r"))
     plan = part_with(*changes, *roles, rotate, *prune)
-    remaining = ModelServer().execution(*plan.actions).progress.executed(FAILURE).results
+    remaining = ModelServer().execution(*plan.actions).context.progress.executed(FAILURE).results
     assert [(type(one), one.action) for one in remaining] == [(Failed, one) for one in plan.actions]
     assert {one.failure for one in remaining if isinstance(one, Failed)} == {FAILURE}
     stopped = ModelServer()
@@ -945,13 +945,13 @@ def test_a_revocation_in_flight_has_an_unknown_outcome() -> None:
     server = ModelServer()
     execution = server.execution(*planned([], [key(1, "svc-old")], prune=True).actions)
     server.watch = lambda: (
-        results.extend(execution.progress.executed().results) if server.revoked else None
+        results.extend(execution.context.progress.executed().results) if server.revoked else None
     )
     execution.run()
     [during] = results
     assert isinstance(during, Failed)
     assert during.failure.code == "outcome_unknown"
-    assert [type(one) for one in execution.progress.executed().results] == [Done]
+    assert [type(one) for one in execution.context.progress.executed().results] == [Done]
 
 
 def test_an_update_in_flight_has_an_unknown_outcome() -> None:
@@ -960,7 +960,7 @@ def test_an_update_in_flight_has_an_unknown_outcome() -> None:
     plan = planned([desired(expiry="2027-06-30", role="Admin")], [key()])
     server = ModelServer()
     execution = server.execution(*plan.actions)
-    server.watch = lambda: results.extend(execution.progress.executed().results)
+    server.watch = lambda: results.extend(execution.context.progress.executed().results)
     execution.run()
     by_event = {
         event.partition(" ")[0]: one for event, one in zip(server.told, results, strict=True)
@@ -1102,7 +1102,7 @@ def test_a_bug_in_one_update_does_not_stop_others(monkeypatch) -> None:
     execution = server.execution(*plan.actions)
     with pytest.raises(ZeroDivisionError):
         execution.run()
-    results = execution.progress.close(FAILURE).results
+    results = execution.context.progress.close(FAILURE).results
     assert [type(one) for one in results] == [Failed, *[Done] * 4]
 
 

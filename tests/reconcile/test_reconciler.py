@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from provisioner.model.expiry import format_timestamp
 from provisioner.model.sink_content import NoToken
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import Deliver, Plan, Planned, PlanOptions, Revoke, Unobserved
-from provisioner.reconcile.connection import workspace_opener
+from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
@@ -71,9 +72,15 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
 
     def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
         stop = hurried()
-        connect = workspace_opener(tmp_path, stop)
-        with Reconciler(
-            (environment,), connect, SinkRegistry(tmp_path, {}, stop).open, ThreadExecutor(4), stop
+        connect = WorkspaceOpener(tmp_path, stop)
+        with closing(
+            Reconciler(
+                (environment,),
+                connect,
+                SinkRegistry(tmp_path, {}, stop).open,
+                ThreadExecutor(4),
+                stop,
+            )
         ) as reconciler:
             desired = {"shop": desired_keys() if keys is None else keys}
             proposal = reconciler.propose(PlanRequest(desired, NOW))
@@ -347,8 +354,8 @@ def run_during(served: Any, hurried: Any, root: Path, during_wait: Callable[[], 
         name="svc-a", deliver=(FileAddress("token", "", "bare"),), rotation=rotated
     )
     sinks = SinkRegistry(root, {}, stop)
-    with Reconciler(
-        (shop,), workspace_opener(root, stop), sinks.open, ThreadExecutor(4), stop
+    with closing(
+        Reconciler((shop,), WorkspaceOpener(root, stop), sinks.open, ThreadExecutor(4), stop)
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest({"shop": (key,)}, NOW))
         return reconciler.execute(proposal, lambda _: None)
@@ -417,8 +424,8 @@ def test_the_key_whose_token_is_delivered_is_kept_when_redelivering(
     options = PlanOptions(dedupe=True, redeliver=True)
     stop = hurried()
     sinks = SinkRegistry(tmp_path, {}, stop)
-    with Reconciler(
-        (shop,), workspace_opener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop
+    with closing(
+        Reconciler((shop,), WorkspaceOpener(tmp_path, stop), sinks.open, ThreadExecutor(4), stop)
     ) as reconciler:
         [part] = reconciler.propose(PlanRequest({"shop": (key,)}, NOW, options)).plan.environments
     assert isinstance(part, Planned)
@@ -447,8 +454,10 @@ def test_a_bug_in_one_environments_sink_does_not_affect_the_other_environment(
         "a": (desired_key("x", BROKEN, environment="a"),),
         "b": (desired_key("x", WORKING, environment="b"),),
     }
-    with Reconciler(
-        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+    with closing(
+        Reconciler(
+            environments, WorkspaceOpener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        )
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest(desired, NOW))
         buggy, other = reconciler.execute(proposal, lambda _: None).environments
@@ -479,8 +488,10 @@ def test_a_bug_in_reading_a_sink_fails_only_its_environment(tmp_path, hurried) -
         "a": (desired_key("x", BROKEN, environment="a"),),
         "b": (desired_key("x", WORKING, environment="b"),),
     }
-    with Reconciler(
-        environments, workspace_opener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+    with closing(
+        Reconciler(
+            environments, WorkspaceOpener(tmp_path, stop), open_sink, ThreadExecutor(2), stop
+        )
     ) as reconciler:
         first, second = reconciler.propose(PlanRequest(desired, NOW)).plan.environments
     assert isinstance(first, Unobserved)

@@ -84,7 +84,10 @@ def report(
         one
         if isinstance(one, Unobserved)
         else AuditInput(
-            one[0].environment, request.desired_in(one[0].environment), one[0].observation, one[1]
+            one[0].environment,
+            request.desired.get(one[0].environment.name, ()),
+            one[0].observation,
+            one[1],
         )
         for one in outcomes
     )
