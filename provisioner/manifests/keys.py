@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from itertools import product, repeat
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never, cast, get_args
 
@@ -194,7 +194,7 @@ class _Manifest:
             expansions: Iterable[_Expansion] = (
                 self._expand_names(entry, name, place)
                 if has_placeholders
-                else [(target, name, ()) for target in self._targets]
+                else zip(self._targets, repeat(name), repeat(()))
             )
             sinks = self._sinks(entry) if delivers or "deliver" in entry else ()
             rotation = _rotation(entry["rotate"]) if "rotate" in entry else self._rotation

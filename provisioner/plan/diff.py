@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
-from provisioner.plan.actions import Action, Create, Deliver, Planned, Revoke, Rotate, Update
+from provisioner.plan.actions import Action, Create, CreatesKey, Planned, Revoke, Update
 from provisioner.plan.estimate import estimate
 from provisioner.plan.findings import Unmanaged
 from provisioner.plan.lifecycle import Lifecycle
@@ -107,7 +107,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
                 steps += [revoke(one, "undeclared") for one in live[name]]
             else:
                 steps.append(Unmanaged(name, tuple(one.id for one in live[name])))
-    actions = [one for one in steps if isinstance(one, Create | Update | Rotate | Deliver)]
+    actions = [one for one in steps if isinstance(one, Action) and not isinstance(one, Revoke)]
     revocations = [one for one in steps if isinstance(one, Revoke)]
     findings = [one for one in steps if not isinstance(one, Action)]
     changed = {one.name for one in actions if not isinstance(one, Create)}
@@ -144,7 +144,7 @@ def _selected(keys: Iterable[Key], options: PlanOptions) -> Iterable[Key]:
 def _notes(actions: Iterable[Action]) -> Iterator[str]:
     """Yield the warnings about new keys without a sink, and about tokens already issued."""
     possible = [action for action in actions if action.blocked is None]
-    count = sum(isinstance(one, Create | Rotate) and not one.sinks for one in possible)
+    count = sum(isinstance(one, CreatesKey) and not one.sinks for one in possible)
     if count:
         yield (
             f"no sink receives the token{'s' if count != 1 else ''} for {pluralize(count, 'key')}; "

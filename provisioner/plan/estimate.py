@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
-from provisioner.plan.actions import Create, Deliver, Estimate, Revoke, Rotate, Update
+from provisioner.plan.actions import Create, CreatesKey, Deliver, Estimate, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
     with its first create.
     """
     unblocked = [action for action in actions if action.blocked is None]
-    depths = Counter(one.depth for one in unblocked if isinstance(one, Create | Rotate))
+    depths = Counter(one.depth for one in unblocked if isinstance(one, CreatesKey))
     creates = depths.total()
     requests = observation.requests + sum(map(_small_requests, unblocked))
     if observation.batches:
@@ -62,13 +62,13 @@ def _small_requests(action: Action) -> int:
     """Return the requests of an action, except those that create keys."""
     delivery = _DELIVERY_REQUESTS * bool(action.sinks)
     match action:
+        case Create() | Deliver():
+            return delivery
         case Update(role_id=role_id, sets_expiry=sets_expiry):
             return delivery + (role_id is not None) + sets_expiry
         case Rotate(predecessor_changes=changes):
             return delivery + changes
         case Revoke():
             return 1
-        case Create() | Deliver():
-            return delivery
         case _:
             assert_never(action)

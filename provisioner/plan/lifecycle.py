@@ -254,7 +254,7 @@ class Lifecycle:
             role_id=role_id,
             place=key.place,
             sinks=key.deliver if sets_expiry else (),
-            blocked=blocked or self._roles.expiry_failure(key, expires_at),
+            blocked=blocked or self._roles.expiry_failure(key, expires_at.replace(microsecond=0)),
         )
 
     def _predecessors(self, name: _Name, rotation: Rotation) -> Iterator[Step]:

@@ -55,17 +55,19 @@ class RoleChoice:
         """Return the action that creates a key, blocked if the key cannot be created."""
         role, role_id, role_failure = self.resolve(key)
         expires_at = self.expires_at(key)
+        blocked = self.expiry_failure(key, expires_at) or role_failure
+        # Names of the arguments would double the time.
         return Create(
-            name=key.name,
-            reason=reason,
-            depth=key.depth,
-            expires_at=expires_at,
-            expires=key.expiry.written,
-            role=role,
-            role_id=role_id,
-            place=key.place,
-            sinks=key.deliver,
-            blocked=self.expiry_failure(key, expires_at) or role_failure,
+            key.name,
+            reason,
+            key.depth,
+            expires_at,
+            key.expiry.written,
+            role,
+            role_id,
+            key.place,
+            key.deliver,
+            blocked,
         )
 
     def expires_at(self, key: DesiredKey) -> datetime:
@@ -76,13 +78,13 @@ class RoleChoice:
         return self._expiries[written]
 
     def expiry_failure(self, key: DesiredKey, expires_at: datetime) -> Failure | None:
-        """Return why a key cannot have an expiry; None if it can.
+        """Return why a key cannot have an expiry, in whole seconds; None if it can.
 
         `provisioner.manifests` has already checked durations against the policy. The lifetime of a
         key with a fixed date depends on the time of the run, so it is checked here.
         """
         policy, now = self._environment.policy, self._server_time
-        if expires_at.replace(microsecond=0) <= now:
+        if expires_at <= now:
             code, problem, advice = Code.EXPIRY_PAST, "which is in the past", "a later"
         elif (
             policy is not None
@@ -105,11 +107,13 @@ class RoleChoice:
         if isinstance(self._roles, NoRoles):
             self._ignored += written is not None
             return None, None, None
-        found = self._resolved.get(written) or self._look_up(key, written)
-        if isinstance(found, Failure):
-            return written, None, found
-        self._resolved[written] = found
-        return written, found, None
+        role_id = self._resolved.get(written)
+        if role_id is None:
+            found = self._look_up(key, written)
+            if isinstance(found, Failure):
+                return written, None, found
+            role_id = self._resolved[written] = found
+        return written, role_id, None
 
     def drift(self, key: DesiredKey, observed: ObservedKey) -> str | None:
         """Return the role that a live key should have but lacks; None if there is no difference."""
