@@ -71,9 +71,14 @@ class Git:
         program = which("git")
         # A relative path is in the current folder and may come from a pull request.
         self._program = program if program and Path(program).is_absolute() else None
-        inside = Path(os.path.realpath(root), ".git")
-        self._checkout = next(filter(_is_tree, inside.parents), None)
+        self._root = root
         self._lock = threading.Lock()
+
+    @cached_property
+    def _checkout(self) -> Path | None:
+        """The work tree that contains the root; looked up for the first file."""
+        inside = Path(os.path.realpath(self._root), ".git")
+        return next(filter(_is_tree, inside.parents), None)
 
     @cached_property
     def _ignore_files(self) -> IgnoreFiles:

@@ -180,7 +180,7 @@ def test_the_cause_of_an_error_shows_that_no_descriptor_is_left() -> None:
 
 def test_the_number_of_environments_at_once_fits_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many environments run at once as the limit allows, but at least one."""
-    monkeypatch.setattr(file_descriptors, "_open_count", lambda: 20)
+    monkeypatch.setattr(os, "listdir", lambda _: ["0"] * 20)
     for soft, each, expected in ((256, 16, 10), (64, 16, 1), (resource.RLIM_INFINITY, 9, 65536)):
         limits = (soft, soft)
         monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
