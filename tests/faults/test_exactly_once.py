@@ -25,7 +25,14 @@ from killable import PROCESSES, FastClock, Kill, KillableTransport, Killed, Proc
 from laboratory import TRANSIENT, Failed, Fault, Laboratory, Slow, seeded
 from sandbox_control import ApiKey, Dialect, Exchange
 
-from provisioner.execution import CreatedByAnotherRun, Done, Executed, RunMarker, Skipped
+from provisioner.execution import (
+    CreatedByAnotherRun,
+    Done,
+    Executed,
+    RunMarker,
+    Skipped,
+    Unfinished,
+)
 from provisioner.execution import Failed as FailedAction
 from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.plan import Duplicate, Plan, Planned
@@ -290,6 +297,9 @@ class ExactlyOnce(RuleBasedStateMachine):
                     assert live[id_].name == name
                     assert not alone
                     assert not own or name in self.duplicates
+                case Unfinished(id=id_, failure=failure):
+                    assert failure.text
+                    assert id_ not in live or live[id_].name == name
                 case FailedAction(failure=failure):
                     assert failure.code
                     assert failure.text
@@ -326,7 +336,8 @@ class ExactlyOnce(RuleBasedStateMachine):
                         for environment_result in outcome[2].environments
                         if isinstance(environment_result, Executed)
                         for entry in environment_result.results
-                        if isinstance(entry, FailedAction) and entry.action.name == name
+                        if isinstance(entry, FailedAction | Unfinished)
+                        and entry.action.name == name
                     ]
                     assert reported or creator.observed_at < committed, (name, live, outcomes)
                     self.duplicates.add(name)
