@@ -35,7 +35,7 @@ _CHECK_OF_ERROR: dict[Code, CheckName] = {
 """The check that an error of a workspace belongs to, if it is not `reached`."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
-_SIGN_IN = "Give `auth` an email and a password, or a session_token."
+_SIGN_IN = "Set an email and a password, or a session_token, in `auth`."
 _GRANT = "Give the credential's role the permission for API keys and webhooks."
 
 
@@ -95,7 +95,7 @@ def _credential(
             kind, expires_at = "Session of the embedded Twenty", None
         case SignIn():
             kind, expires_at = "Email and password", None
-            kind += f", with a session until {timestamp} that is renewed" if timestamp else ""
+            kind += f", with a renewable session until {timestamp}" if timestamp else ""
         case ApiToken() | SessionToken():
             kind = "Session token" if session else "API key token"
             kind += f", expires at {timestamp}" if timestamp else ", expiry unknown"
@@ -215,8 +215,8 @@ def _clock(observation: Observation) -> Check:
     return Check(
         "clock",
         "failed",
-        f"This machine's clock is {abs(seconds)} s {direction} the server's, and durations are "
-        "counted from it.",
+        f"This machine's clock is {abs(seconds)} s {direction} the server's, so expiry "
+        "times would be wrong.",
         "Synchronize the clock of this machine or of the server with a time server.",
         Code.CLOCK_OFF,
     )
@@ -227,7 +227,7 @@ def _limits(limits: Limits, capabilities: Capabilities) -> Check:
     declared, reported = limits.requests_per_minute, capabilities.limit
     if declared is None:
         rate = (
-            "requests_per_minute is not set: the first throttled request sets the rate (hosted "
+            "requests_per_minute is not set: the first throttling response sets the rate (hosted "
             "Twenty allows 50 to 100 a minute)"
         )
     else:

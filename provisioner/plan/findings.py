@@ -67,7 +67,7 @@ class Duplicate:
                 f"if an interrupted `{again}` created one of them, run that command again; "
                 f"{other}{advice}"
             )
-        return f"{head}, and the others are not delivered. {advice[0].upper()}{advice[1:]}."
+        return f"{head}, and the others get no token. {advice[0].upper()}{advice[1:]}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def _usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFa
         server: its name, for messages.
     """
     if isinstance(received, NoAnswer):
-        what = "gave no complete response" if received.sent else "cannot be reached"
+        what = "sent no complete response" if received.sent else "cannot be reached"
         failure = _unavailable(f"{server} {what}: {received.reason}", received.remedy)
         return failure._replace(transient=not received.lasting)
     status = received.status
@@ -271,7 +271,7 @@ class Api:
         secure = self._scheme == "https" and (self._route.verify or self.allows_unverified)
         if not secure and not is_loopback(self._host):
             reason = f"the connection to {self._host} is not secure"
-            remedy = "Use an https:// address, and verify its certificate."
+            remedy = "Use an https:// address, and check its certificate."
             return unusable(Code.SINK_UNSUITABLE, reason, remedy)
         if {".", ".."} & set(path.partition("?")[0].split("/")):
             reason, remedy = (

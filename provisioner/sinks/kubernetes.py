@@ -234,7 +234,7 @@ _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 
 SINK = SinkKind(
     title="Kubernetes",
-    description="One key of a Kubernetes Secret.",
+    description="One key in a Kubernetes Secret.",
     options=(
         Option(
             "kubernetes",
@@ -251,7 +251,7 @@ SINK = SinkKind(
         Option(
             "key",
             "Key",
-            "The key of the Secret that contains the token.",
+            "The key in the Secret that contains the token.",
             # Kubernetes docs, "Secrets", constraints on data; the API refuses these dots
             Allowed(
                 re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}"),

@@ -170,7 +170,7 @@ class VaultServer:
             if token.status != HTTPStatus.OK:
                 raise _BAD_TOKEN.error(address)
             reason = (
-                "cannot be accessed: the Vault token is valid but has no access to any such engine"
+                "cannot be accessed: the Vault token is valid but has no access to this engine"
             )
             remedy = "Check the mount, VAULT_NAMESPACE and the policies of the token."
             raise SinkFailure(Code.SINK_DENIED, reason, remedy).error(address)
@@ -184,7 +184,7 @@ class VaultServer:
         version = _at(reply, "data", "options", "version")
         if _at(reply, "data", "type") != "kv" or version != "2" or not path.startswith(engine):
             reason = (
-                "is not in a KV version 2 engine, the only one that keeps a secret's other fields"
+                "is not in a KV version 2 engine, and no other engine keeps a secret's other fields"
             )
             remedy = "Use the mount of a KV version 2 engine, or upgrade this engine to version 2."
             raise unsuitable(reason, remedy).error(address)
@@ -249,7 +249,7 @@ class _Field:
                 self._server.wait(attempt)
             _, fields = self._latest_version(path)
             if fields.get(name) != token.reveal():
-                reason = f"was not written: others changed its secret {_MAX_WRITES} times meanwhile"
+                reason = f"was not written: another writer changed the secret {_MAX_WRITES} times"
                 remedy = "Run again once nothing else is writing to this secret."
                 raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
 
@@ -434,8 +434,8 @@ def _address(values: OptionValues) -> VaultAddress:
 
 SINK = SinkKind(
     title="Vault",
-    description="A field of a secret in a KV version 2 secrets engine of HashiCorp Vault or "
-    "OpenBao.",
+    description="A field of a secret in HashiCorp Vault or OpenBao, in a KV version 2 secrets "
+    "engine.",
     options=(
         Option(
             "vault",

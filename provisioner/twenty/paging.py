@@ -76,7 +76,7 @@ def list_keys(client: Client, path: str, first: Answer) -> tuple[ObservedKey, ..
         if duration > _MAX_TIMEOUTS * client.transport.timeout:
             raise WorkspaceError(
                 Code.TIMEOUT,
-                f"{client.environment} takes too long to list all pages of its keys.",
+                f"{client.environment} takes too long to return all pages of its keys.",
                 remedy="Run again, or raise limits.timeout.",
             )
         cursors.add(cursor)

@@ -475,7 +475,7 @@ def test_a_plan_knows_whether_it_has_changes_and_is_complete() -> None:
 def test_findings_have_a_message_with_advice() -> None:
     """Each message has what a person needs to act on it."""
     assert Unmanaged("a", ("1",)).message == "1 live key; no manifest lists this name"
-    shared = "2 live keys share this name; 1 is the current one, and the others are not delivered."
+    shared = "2 live keys share this name; 1 is the current one, and the others get no token."
     ids = ("1", "2")
     assert Duplicate("a", ids, "1", "owned").message == (
         f"{shared} Run `provision apply --dedupe` to revoke them."
