@@ -169,9 +169,7 @@ class VaultServer:
             token = self.call(address, "GET", "auth/token/lookup-self")
             if token.status != HTTPStatus.OK:
                 raise _BAD_TOKEN.error(address)
-            reason = (
-                "cannot be accessed: the Vault token is valid but has no access to this engine"
-            )
+            reason = "cannot be accessed: the Vault token is valid but has no access to this engine"
             remedy = "Check the mount, VAULT_NAMESPACE and the policies of the token."
             raise SinkFailure(Code.SINK_DENIED, reason, remedy).error(address)
         if reply.status == HTTPStatus.NOT_FOUND:
