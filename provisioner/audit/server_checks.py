@@ -73,7 +73,7 @@ def checks_of_server(
 
 def _reached(environment: Environment) -> Check:
     server = "The embedded Twenty" if environment.embedded else environment.url
-    return Check("reached", "ok", f"{server} answers.")
+    return Check("reached", "ok", f"{server} responds.")
 
 
 def _is_session(environment: Environment, capabilities: Capabilities) -> bool:
@@ -173,7 +173,7 @@ def _writes(observation: Observation, capabilities: Capabilities, *, session: bo
         )
         return Check("writes", "ok", message)
     if not session and release == "2.x":
-        message = "Twenty 2.x lets only a signed-in user write keys, not an API key."
+        message = "On Twenty 2.x, only a signed-in user can write keys; an API key cannot."
         return Check("writes", "failed", message, _SIGN_IN, Code.SESSION_REQUIRED)
     if permitted is False:
         message = "The credential's role does not have the permission for API keys."

@@ -227,7 +227,7 @@ _add_guard_options = _add(
         "Allow up to N revocations in each environment, instead of guards.max_revoke.",
         type=click.IntRange(0),
     ),
-    option("--allow-protected", "Allow revoking keys that `protect: true` applies to."),
+    option("--allow-protected", "Allow revoking keys protected by `protect: true`."),
 )
 """Add the options of `GuardOverrides`, which the command names `overrides`."""
 

@@ -190,7 +190,7 @@ class KubernetesSecret:
                 remedy = f"Grant the role the verb {verb} on secrets in {namespace}."
             case 422:
                 self._check_mutable(self._get())
-                code, reason = Code.SINK_UNSUITABLE, "the cluster considers the Secret invalid"
+                code, reason = Code.SINK_UNSUITABLE, "the cluster rejects the Secret as invalid"
                 remedy = "Check its names, and that it is smaller than 1 MiB."
             case _:
                 raise unexpected_status(self._address, reply)
