@@ -261,7 +261,9 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
 
 
 _BUSY_OR_FAULTY = SinkFailure(
-    Code.SINK_UNAVAILABLE, "is unavailable: AWS is busy or has an internal error", "Run again."
+    Code.SINK_UNAVAILABLE,
+    "is unavailable: AWS is busy or has an internal error",
+    "Run the command again.",
 )
 _NOT_ALLOWED = SinkFailure(
     Code.SINK_DENIED,
@@ -285,7 +287,7 @@ _BAD_STATE = unsuitable(
 _DELETED = SinkFailure(
     Code.SINK_MISSING,
     "was deleted in the meantime",
-    "Run again once nothing else is deleting it.",
+    "Run the command again once nothing else is deleting it.",
 )
 _UNKNOWN = SinkFailure(
     Code.SINK_FAILED,

@@ -59,7 +59,9 @@ _MAX_BODY = 8 * 1024 * 1024
 _CONNECTIONS = 32
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
-_RUN_AGAIN = "Run again. If the error persists, check the address, the network and the server."
+_RUN_AGAIN = (
+    "Run the command again. If the error persists, check the address, the network and the server."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _unavailable(reason: str, remedy: str) -> SinkFailure:
 def unexpected_status(address: Address, reply: Reply) -> SinkError:
     """Return the error for an answer with a status that no sink expects."""
     reason = f"was refused with HTTP status {reply.status}"
-    remedy = "Look up this status in the vendor's documentation, then run again."
+    remedy = "Look up this status in the vendor's documentation, then run the command again."
     return SinkFailure(Code.SINK_FAILED, reason, remedy).error(address)
 
 
@@ -261,7 +263,7 @@ class Api:
     def _throttled(self, wait: float) -> SinkFailure:
         return _unavailable(
             f"{self._host} has received too many requests and asks clients to wait {wait:.0f} s",
-            "Run again later, or deliver fewer keys in one run.",
+            "Run the command again later, or deliver fewer keys in one run.",
         )
 
     def _refusal(self, path: str) -> SinkFailure | None:

@@ -248,7 +248,7 @@ class _Field:
             _, fields = self._latest_version(path)
             if fields.get(name) != token.reveal():
                 reason = f"was not written: another writer changed the secret {_MAX_WRITES} times"
-                remedy = "Run again once nothing else is writing to this secret."
+                remedy = "Run the command again once nothing else is writing to this secret."
                 raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
 
     def _latest_version(self, path: str) -> tuple[int, dict[str, object]]:
@@ -294,7 +294,7 @@ class _VaultApi(Api):
             return SinkFailure(
                 Code.SINK_UNAVAILABLE,
                 f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
-                "Check the server, then run again.",
+                "Check the server, then run the command again.",
                 transient=wait <= _MAX_RETRY_AFTER,
                 retry_after=wait,
             )
@@ -315,7 +315,7 @@ class _VaultApi(Api):
 _STARTING = SinkFailure(
     Code.SINK_UNAVAILABLE,
     "is unavailable: Vault is upgrading or mounting its engine",
-    "Wait until Vault has finished, then run again.",
+    "Wait until Vault has finished, then run the command again.",
     transient=True,
 )
 _BAD_TOKEN = SinkFailure(
