@@ -153,7 +153,7 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     if len(matching) != 1:
         problem = "is the label of several roles" if matching else "does not exist"
         message = f"The {named} {problem}; {offer}."
-        remedy = "Set `role` to the label or id of one of these."
+        remedy = "Set `role` to the label or id of one of these roles."
         return Check("roles", "failed", message, remedy, Code.ROLE_UNKNOWN)
     if not matching[0].assignable:
         message = f"The {named} cannot be assigned to API keys; {offer}."

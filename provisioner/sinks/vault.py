@@ -321,7 +321,7 @@ _STARTING = SinkFailure(
 _BAD_TOKEN = SinkFailure(
     Code.SINK_DENIED,
     "cannot be accessed: the Vault token is missing, not valid or has no permissions",
-    "Set VAULT_TOKEN (BAO_TOKEN), as printable ASCII, to a token that may read and write there.",
+    "Set VAULT_TOKEN (BAO_TOKEN) to a token of printable ASCII that may read and write there.",
 )
 
 

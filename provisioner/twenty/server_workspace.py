@@ -90,7 +90,7 @@ class ServerWorkspace(ABC):
         if not is_token(token):
             raise WorkspaceError(
                 Code.TOKEN_REFUSED,
-                f"{name} minted something that is not a token for the key {key_id}.",
+                f"{name} returned something that is not a token for the key {key_id}.",
                 remedy="Nothing was delivered; check the key in Twenty itself.",
             )
         return Secret.received(token)
