@@ -233,7 +233,7 @@ def _limits(limits: Limits, capabilities: Capabilities) -> Check:
     else:
         rate = f"{pluralize(declared, 'request')} a minute"
     server = "reports no limit" if reported is None else f"allows {reported}"
-    message = f"{rate}, {limits.parallel} in parallel; the server {server}."
+    message = f"{rate}; at most {limits.parallel} in parallel; the server {server}."
     if declared is None or reported is None or declared <= reported:
         return Check("limits", "ok", message)
     remedy = f"Set `requests_per_minute` to {reported} or less."
