@@ -123,7 +123,7 @@ def _roles(role: str | None, roles: Roles) -> Check:
     match roles:
         case NoRoles():
             ignored = "" if role is None else f"; the environment's role {role!r} is ignored"
-            return Check("roles", "ok", f"API keys have no roles before Twenty 1.3{ignored}.")
+            return Check("roles", "ok", f"Before Twenty 1.3, API keys have no roles{ignored}.")
         case HiddenRoles():
             remedy = "Give the credential's role the permission for roles, or write role ids."
             message = "This credential cannot read roles, so a role must be written as an id"

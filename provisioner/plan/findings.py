@@ -57,7 +57,7 @@ class Duplicate:
             case "not_owned":
                 advice = "`owns` does not match the name, so --dedupe cannot revoke them"
             case "superseded":
-                return f"{head}. The others are its predecessors, and its rotation revokes them."
+                return f"{head}. The others are its predecessors, and the rotation revokes them."
             case _:
                 assert_never(self.others)
         if self.rotated:

@@ -182,7 +182,7 @@ class KubernetesSecret:
                 code, reason = Code.SINK_UNSUITABLE, f"the namespace {namespace} is being deleted"
                 remedy = "Create it again after the deletion, or use another namespace."
             case 400 | 403 | 422 if _DENIED_TEXT.search(message):
-                code, reason = Code.SINK_DENIED, "an admission rule in the cluster refuses it"
+                code, reason = Code.SINK_DENIED, "an admission rule in the cluster rejects it"
                 remedy = f"Check the admission webhooks and policies for secrets in {namespace}."
             case 403:
                 verb = found[1] if (found := _VERB_TEXT.search(message)) else "patch and create"
