@@ -35,7 +35,7 @@ _CHECK_OF_ERROR: dict[Code, CheckName] = {
 """The check that an error of a workspace belongs to, if it is not `reached`."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
-_SIGN_IN = "Give `auth` an email and a password, or a session_token."
+_SIGN_IN = "Set an email and a password, or a session_token, in `auth`."
 _GRANT = "Give the credential's role the permission for API keys and webhooks."
 
 
@@ -73,7 +73,7 @@ def checks_of_server(
 
 def _reached(environment: Environment) -> Check:
     server = "The embedded Twenty" if environment.embedded else environment.url
-    return Check("reached", "ok", f"{server} answers.")
+    return Check("reached", "ok", f"{server} responds.")
 
 
 def _is_session(environment: Environment, capabilities: Capabilities) -> bool:
@@ -95,7 +95,7 @@ def _credential(
             kind, expires_at = "Session of the embedded Twenty", None
         case SignIn():
             kind, expires_at = "Email and password", None
-            kind += f", with a session until {timestamp} that is renewed" if timestamp else ""
+            kind += f", with a renewable session until {timestamp}" if timestamp else ""
         case ApiToken() | SessionToken():
             kind = "Session token" if session else "API key token"
             kind += f", expires at {timestamp}" if timestamp else ", expiry unknown"
@@ -123,7 +123,7 @@ def _roles(role: str | None, roles: Roles) -> Check:
     match roles:
         case NoRoles():
             ignored = "" if role is None else f"; the environment's role {role!r} is ignored"
-            return Check("roles", "ok", f"API keys have no roles before Twenty 1.3{ignored}.")
+            return Check("roles", "ok", f"Before Twenty 1.3, API keys have no roles{ignored}.")
         case HiddenRoles():
             remedy = "Give the credential's role the permission for roles, or write role ids."
             message = "This credential cannot read roles, so a role must be written as an id"
@@ -153,7 +153,7 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     if len(matching) != 1:
         problem = "is the label of several roles" if matching else "does not exist"
         message = f"The {named} {problem}; {offer}."
-        remedy = "Set `role` to the label or id of one of these."
+        remedy = "Set `role` to the label or id of one of these roles."
         return Check("roles", "failed", message, remedy, Code.ROLE_UNKNOWN)
     if not matching[0].assignable:
         message = f"The {named} cannot be assigned to API keys; {offer}."
@@ -173,7 +173,7 @@ def _writes(observation: Observation, capabilities: Capabilities, *, session: bo
         )
         return Check("writes", "ok", message)
     if not session and release == "2.x":
-        message = "Twenty 2.x lets only a signed-in user write keys, not an API key."
+        message = "On Twenty 2.x, only a signed-in user can write keys; an API key cannot."
         return Check("writes", "failed", message, _SIGN_IN, Code.SESSION_REQUIRED)
     if permitted is False:
         message = "The credential's role does not have the permission for API keys."
@@ -215,8 +215,8 @@ def _clock(observation: Observation) -> Check:
     return Check(
         "clock",
         "failed",
-        f"This machine's clock is {abs(seconds)} s {direction} the server's, and durations are "
-        "counted from it.",
+        f"This machine's clock is {abs(seconds)} s {direction} the server's, so expiry "
+        "times would be wrong.",
         "Synchronize the clock of this machine or of the server with a time server.",
         Code.CLOCK_OFF,
     )
@@ -227,13 +227,13 @@ def _limits(limits: Limits, capabilities: Capabilities) -> Check:
     declared, reported = limits.requests_per_minute, capabilities.limit
     if declared is None:
         rate = (
-            "requests_per_minute is not set: the first throttled request sets the rate (hosted "
+            "requests_per_minute is not set: the first throttling response sets the rate (hosted "
             "Twenty allows 50 to 100 a minute)"
         )
     else:
         rate = f"{pluralize(declared, 'request')} a minute"
     server = "reports no limit" if reported is None else f"allows {reported}"
-    message = f"{rate}, {limits.parallel} in parallel; the server {server}."
+    message = f"{rate}; at most {limits.parallel} in parallel; the server {server}."
     if declared is None or reported is None or declared <= reported:
         return Check("limits", "ok", message)
     remedy = f"Set `requests_per_minute` to {reported} or less."

@@ -136,10 +136,10 @@ class SinkChecks:
         """
         claims = claims_of(token)
         if claims is None or claims.key is None:
-            message = f"{address} holds a value that is not a token for {key!r}."
+            message = f"{address} contains a value that is not a token for {key!r}."
             return Failure(Code.TOKEN_INVALID, message)
         if claims.key.lower() not in self._live_ids[key]:
-            message = f"{address} holds a token for a key other than the live {key!r}."
+            message = f"{address} contains a token for another key, not for {key!r}."
             return Failure(Code.TOKEN_DEAD, message)
         try:
             verify(token)

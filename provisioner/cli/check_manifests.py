@@ -70,12 +70,12 @@ def _not_read(files: set[str], manifests: Manifests) -> Iterable[Problem]:
     """Yield a problem if there is no manifest, and one for each file that no run would read."""
     if manifests.none_read:
         message = (
-            "there is no manifest in this file's directory: write one, or name another directory"
+            "there is no manifest in this file's directory: write one, or give another directory"
         )
         yield Problem(Place(manifests.sources[0]), Code.MANIFESTS_MISSING, message)
     message = (
-        "this file is not read: a manifest is a *.yaml or *.yml file below the manifests "
-        "directory, not hidden and not behind a linked folder"
+        "this file is not read: a manifest must be a *.yaml or *.yml file below the manifests "
+        "directory, and must not be hidden or in a linked folder"
     )
     known = {*manifests.sources, *(problem.place.file for problem in manifests.problems)}
     for file in sorted(files - known):

@@ -70,7 +70,7 @@ def _append(variable: str, text: str, max_bytes: int | None) -> None:
         with Path(name).open("ab") as file:
             size = os.fstat(file.fileno()).st_size + len(data)
             if max_bytes is not None and size > max_bytes:
-                _LOG.warning("%s would be longer than GitHub accepts: not written", variable)
+                _LOG.warning("%s was not written: it would be too long for GitHub", variable)
                 return
             file.write(data)
     except OSError as error:

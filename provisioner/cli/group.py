@@ -13,7 +13,7 @@ COMMANDS = {
     "apply": ("apply", "Create missing keys and deliver their tokens."),
     "list": ("list_keys", "List the keys in each environment."),
     "export": ("export", "Write a manifest for the keys in a workspace."),
-    "report": ("report", "Report when keys expire and which need attention."),
+    "report": ("report", "Report when keys expire and which ones need attention."),
     "doctor": ("doctor", "Check credentials, permissions, limits and sinks."),
     "rotate": ("rotate", "Replace keys immediately with successors of the same name."),
     "revoke": ("revoke", "Revoke live keys immediately."),
@@ -33,8 +33,8 @@ Usage: provision [OPTIONS] COMMAND [ARGS]...
   Manage the API keys of Twenty CRM workspaces with YAML manifests.
 
   Manifests in git list the keys that each environment should have. `provision
-  apply` creates the missing ones; `provision plan` shows first what it would
-  do.
+  apply` creates the missing ones. `provision plan` shows in advance what would
+  change.
 
 Commands:
 {commands}
@@ -44,7 +44,7 @@ Options:
   -h, --help     Show this message and exit.
 
 Examples:
-  # Write a first project, which works without a server:
+    # Write the files of a first project, which works without a server:
   $ provision init
 
   # Create the keys that the manifest declares:

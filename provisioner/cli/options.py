@@ -154,7 +154,7 @@ _RESTRICTIONS = (
     ),
     common_option(
         "--allow-sink KIND[:GLOB]",
-        "Use only sinks of this kind that match GLOB, if given. Repeatable.",
+        "Use only sinks of this kind, and only those that match GLOB if it is given. Repeatable.",
         name="sinks",
         multiple=True,
         callback=_sink_rules,
@@ -216,7 +216,7 @@ add_one_environment = _add(
 add_plan_flags = _add(
     option("--prune", "Revoke owned keys that no manifest declares."),
     option("--dedupe", "Revoke duplicates of owned keys."),
-    option("--redeliver", "Deliver a new token for every key to its sinks."),
+    option("--redeliver", "Deliver a new token for every key to all of its sinks."),
 )
 """Add the options of `PlanOptions`, which the command names `options`; --only is one too."""
 
@@ -227,7 +227,7 @@ _add_guard_options = _add(
         "Allow up to N revocations in each environment, instead of guards.max_revoke.",
         type=click.IntRange(0),
     ),
-    option("--allow-protected", "Allow revoking keys that `protect: true` protects."),
+    option("--allow-protected", "Allow revoking keys protected by `protect: true`."),
 )
 """Add the options of `GuardOverrides`, which the command names `overrides`."""
 
@@ -331,7 +331,7 @@ def add_output(*formats: str) -> Decorator:
         formats: the choices of `--format`, the default first; empty for a command without it.
     """
     choices = f"--format [{'|'.join(formats)}]"
-    text = "Print results on stdout in this format."
+    text = "Print results to stdout in this format."
     own = (option(choices, text, default=formats[0]),) if formats else ()
     return _add(*own, *_OUTPUT_OPTIONS)
 

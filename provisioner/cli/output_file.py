@@ -39,7 +39,7 @@ def open_output(file: str, option: str) -> BinaryIO:
         raise WrongUsageError(
             Code.REPORT_UNWRITABLE,
             f"{file!r} cannot be written: {reason}.",
-            remedy=f"Name a file in an existing folder with {option}. Nothing was changed.",
+            remedy=f"Use {option} with a file in an existing folder. Nothing was changed.",
         ) from None
 
 

@@ -39,7 +39,7 @@ _HEAD_BYTES = 64
 def require_writable(file: Path) -> None:
     """Raise if the file exists and is not a plan file, because it would be overwritten."""
     if str(file) == "-":
-        raise click.UsageError("A plan cannot be written to stdout. Name a file with --out.")
+        raise click.UsageError("A plan cannot be written to stdout. Specify a file with --out.")
     if not os.path.lexists(file):
         return
     try:
@@ -53,7 +53,7 @@ def require_writable(file: Path) -> None:
         raise WrongUsageError(
             Code.FILE_EXISTS,
             f"{file.as_posix()} already exists and is not a plan file.",
-            remedy="Name another file with --out.",
+            remedy="Choose another file with --out.",
         )
 
 
@@ -203,7 +203,7 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
         if was_edited(reviewed, current):
             return StalePlanError(
                 Code.PLAN_INVALID,
-                f"The actions in {path} do not match its digest: it was edited.",
+                f"The actions in {path} do not match its digest, so it was edited.",
                 remedy="Write it again with `provision plan --out`.",
             )
         return None
@@ -215,5 +215,5 @@ def _not_writable(file: Path, error: OSError) -> WrongUsageError:
     return WrongUsageError(
         Code.NOT_WRITABLE,
         f"{file.as_posix()} cannot be written: {reason_of(error)}.",
-        remedy="Use --out with a file that you can write.",
+        remedy="Use --out with a file that you can write to.",
     )

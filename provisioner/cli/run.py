@@ -223,8 +223,8 @@ def _refuse_change(manifests: Manifests, rules: Restrictions) -> None:
     if reason is not None:
         raise RefusedError(
             Code.CHANGE_UNREVIEWED,
-            f"This change is not given any credentials, because {reason}.",
-            remedy="Review it; then run without --against, or merge it.",
+            f"No credentials are used for this change, because {reason}.",
+            remedy="Review the change. Then run without --against, or merge the change.",
         )
 
 

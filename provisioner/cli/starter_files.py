@@ -49,7 +49,7 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
             raise WrongUsageError(
                 Code.FILE_EXISTS,
                 f"{path.as_posix()} already exists, and init never overwrites a file.",
-                remedy="Name another directory with -m.",
+                remedy="Choose another directory with -m.",
             )
     if not os.path.lexists(ignored := manifests.parent / ".gitignore"):
         new_files[ignored] = _IGNORED

@@ -83,7 +83,7 @@ class BulkCreate:
                 for create in self._creates.values():
                     self._update(create._replace(unconfirmed=True))
                 _LOG.warning(
-                    "%s: the keys could not be listed after creating; run again",
+                    "%s: the keys could not be listed after creating; run the command again",
                     self.context.environment,
                 )
         for create in self._creates.values():

@@ -190,7 +190,7 @@ class TokenDeliveries:
                 raise sink_error(
                     Code.SINK_FAILED,
                     f"{address} accepted the token, but did not return it when it was read back.",
-                    "Check what else writes there, and run again.",
+                    "Find out what else writes to it, then run the command again.",
                 )
 
     def _reverify(self, token: Secret, delivery: Delivery) -> Failure | None:
@@ -202,7 +202,7 @@ class TokenDeliveries:
                 return Failure(
                     error.code,
                     f"The server no longer accepts the token for {delivery.action.name!r}: another "
-                    "run revoked its key during the delivery. Run again.",
+                    "run revoked its key during the delivery. Run the command again.",
                 )
         return None
 
@@ -252,7 +252,7 @@ class TokenDeliveries:
             return Failure(
                 Code.TOKEN_REFUSED,
                 f"The key {delivery.key_id} of {name!r} was revoked or expired while its token was "
-                "being delivered. Run again.",
+                "being delivered. Run the command again.",
             )
         if key.id == delivery.key_id and not self._overwritten(delivery):
             return None

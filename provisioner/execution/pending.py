@@ -43,7 +43,7 @@ which it counts as refused for good."""
 UNCONFIRMED = Failure(
     Code.NOT_SETTLED,
     "The key was created, but the keys in its workspace could not be listed afterwards, so another "
-    "run may have created one with the same name. Run again.",
+    "run may have created one with the same name. Run the command again.",
 )
 
 _UNSENT = NotSent(STOPPED)
@@ -244,7 +244,7 @@ def _found_failure(create: PendingCreate, found: Found) -> Failure | None:
         return Failure(
             Code.OUTCOME_UNKNOWN,
             f"{create.action.name!r} was created as {id_} but still has no role{also}. Assign the "
-            "role by hand, or revoke the key and run again.",
+            "role by hand, or revoke the key and run the command again.",
         )
     if not duplicates:
         return None

@@ -118,7 +118,7 @@ class HttpClient:
                 response.close()
                 response.release_conn()
         except AnswerTooLargeError:
-            reason = f"it has more than {max_bytes >> 20} MiB"
+            reason = f"it is larger than {max_bytes >> 20} MiB"
             remedy = "Check that this is the address of the server itself."
             return NoAnswer(Code.UNEXPECTED_ANSWER, reason, remedy, sent=True, lasting=True)
         except (HTTPError, HTTPException, OSError, ValueError) as error:

@@ -108,7 +108,9 @@ class NoAnswer:
 
     code: Code
     reason: str
-    remedy: str = "Run again; if it fails again, check the logs of the server and of any proxy."
+    remedy: str = (
+        "Run the command again; if it fails again, check the logs of the server and of any proxy."
+    )
     sent: bool = False
     lasting: bool = False
     again: bool = False

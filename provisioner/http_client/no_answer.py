@@ -77,14 +77,14 @@ def no_answer_of(
     if isinstance(inner, SSLError):
         refusal = _inner(inner, ssl.SSLCertVerificationError)
         if refusal is None:
-            reason, remedy = "the encryption failed", "Check that the server uses https."
+            reason, remedy = "the TLS handshake failed", "Check that the server uses https."
             return NoAnswer(Code.TLS_FAILED, reason, remedy, sent=True)
         reason = f"its certificate is not trusted: {refusal.verify_message.rstrip('.')}"
-        remedy = f"Name the certificate authority of the server in {ca_setting}."
+        remedy = f"Specify the server's certificate authority in {ca_setting}."
         return NoAnswer(Code.TLS_FAILED, reason, remedy, lasting=True)
     if isinstance(inner, PoolTimeoutError) or _inner(inner, TimeoutError) is not None:
-        return NoAnswer(Code.TIMEOUT, f"it did not come in time ({timeout:g} s)", sent=True)
-    return NoAnswer(Code.CONNECTION_LOST, "the connection closed before its end", sent=True)
+        return NoAnswer(Code.TIMEOUT, f"it did not arrive in time ({timeout:g} s)", sent=True)
+    return NoAnswer(Code.CONNECTION_LOST, "the connection closed before it was complete", sent=True)
 
 
 def _not_connected(error: Exception, inner: Exception, url_setting: str) -> NoAnswer:
@@ -94,11 +94,11 @@ def _not_connected(error: Exception, inner: Exception, url_setting: str) -> NoAn
     if isinstance(error, ProxyError):
         return replace(_PROXY_FAILS, again=again)
     if isinstance(inner, NameResolutionError):
-        reason = "its host name is not known"
+        reason = "its host name is unknown"
     elif not again:
-        reason = "no connection within the timeout"
+        reason = "the connection timed out"
     elif isinstance(inner.__cause__, ConnectionRefusedError):
-        reason = "nothing listens at that address"
+        reason = "nothing is listening at that address"
     else:
         cause = inner.__cause__
         reason = (cause.strerror if isinstance(cause, OSError) else "") or "the connection failed"

@@ -168,7 +168,7 @@ def _record_problems(value: object) -> Iterator[str]:
     elif any("\ud800" <= char <= "\udfff" for char in name):
         yield "The name contains an unpaired surrogate."
     if value.get("expiresAt") is None:
-        yield "The expiresAt is missing. Write it in the form 2027-06-30T12:00:00Z."
+        yield "The expiresAt is missing. Write it like 2027-06-30T12:00:00Z."
     for field in ("expiresAt", "revokedAt"):
         if (timestamp := value.get(field)) is not None:
             yield from _timestamp_problems(field, timestamp)

@@ -57,7 +57,7 @@ class Duplicate:
             case "not_owned":
                 advice = "`owns` does not match the name, so --dedupe cannot revoke them"
             case "superseded":
-                return f"{head}. The others are its predecessors, and its rotation revokes them."
+                return f"{head}. The others are its predecessors, and the rotation revokes them."
             case _:
                 assert_never(self.others)
         if self.rotated:
@@ -67,7 +67,7 @@ class Duplicate:
                 f"if an interrupted `{again}` created one of them, run that command again; "
                 f"{other}{advice}"
             )
-        return f"{head}, and the others are not delivered. {advice[0].upper()}{advice[1:]}."
+        return f"{head}, and the others get no token. {advice[0].upper()}{advice[1:]}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ class Lifecycle:
         if key.rotation is None:
             return Failure(
                 Code.ROTATION_UNSAID,
-                f"{key.name!r} has no `rotate`, so nothing says when to revoke the old key. "
+                f"{key.name!r} has no `rotate`, so nothing determines when to revoke the old key. "
                 "Add one, or use --now.",
             )
         if name.keys.predecessors:

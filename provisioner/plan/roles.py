@@ -129,7 +129,7 @@ class RoleChoice:
                 return (_HIDDEN,)
             case NoRoles() if self._ignored:
                 count = pluralize(self._ignored, "key")
-                note = f"the roles of {count} are ignored; API keys have no roles before Twenty 1.3"
+                note = f"the roles of {count} are ignored: before Twenty 1.3, keys have no roles"
                 return (note,)
             case NoRoles() | KnownRoles():
                 return ()

@@ -285,7 +285,7 @@ def _action_changes(
                 ", ".join(_key_changes(name, then, now))
                 or _consequence(old, new)
                 or _environment_settings(then, now)
-                or "has other actions"
+                or "has different actions"
             )
             yield f"{name!r} {cause} (planned: {_kinds(old)}; now: {_kinds(new)})"
 

@@ -104,5 +104,5 @@ class WorkspaceOpener:
             raise WorkspaceError(
                 Code.SANDBOX_UNUSABLE,
                 f"The embedded Twenty for {environment.name} cannot start: {error.strerror}.",
-                remedy="Free a loopback port for this user and run again.",
+                remedy="Free a loopback port for this user and run the command again.",
             ) from None

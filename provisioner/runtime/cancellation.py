@@ -18,7 +18,9 @@ T = TypeVar("T")
 GRACE = 5.0
 """Seconds; GitHub signals a cancelled job, and signals it again 7.5 s later."""
 
-STOPPED = Failure(Code.STOPPED, "The run was stopped before this started. Run again to finish.")
+STOPPED = Failure(
+    Code.STOPPED, "The run was stopped before this step. Run the command again to finish."
+)
 
 
 @dataclass(eq=False)

@@ -314,7 +314,7 @@ def _unusable_error(file: Path, error: sqlite3.Error | OSError) -> SandboxUnusab
     if _is_locked(error):
         return SandboxUnusableError(
             f"{file} is locked by another program.",
-            "Close that program or wait until it finishes, then run again.",
+            "Close that program or wait until it finishes, then run the command again.",
         )
     if not isinstance(error, sqlite3.OperationalError | OSError) or "no such table" in text:
         return _not_a_workspace(file, f": {reason}")

@@ -252,7 +252,7 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
         raise SinkFailure(Code.SINK_UNAVAILABLE, reason, remedy).error(address) from None
     except (BotoCoreError, ValueError) as error:  # an invalid endpoint is a ValueError
         kind = type(error).__name__  # a text may contain a secret
-        reason = f"cannot be accessed: no valid AWS configuration and credential ({kind})"
+        reason = f"cannot be accessed: AWS is not configured, or has no valid credential ({kind})"
         remedy = (
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or sign in again, and check "
             "AWS_PROFILE, AWS_CONFIG_FILE and AWS_ENDPOINT_URL."
@@ -261,7 +261,9 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
 
 
 _BUSY_OR_FAULTY = SinkFailure(
-    Code.SINK_UNAVAILABLE, "is unavailable: AWS is busy or has an internal error", "Run again."
+    Code.SINK_UNAVAILABLE,
+    "is unavailable: AWS is busy or has an internal error",
+    "Run the command again.",
 )
 _NOT_ALLOWED = SinkFailure(
     Code.SINK_DENIED,
@@ -285,7 +287,7 @@ _BAD_STATE = unsuitable(
 _DELETED = SinkFailure(
     Code.SINK_MISSING,
     "was deleted in the meantime",
-    "Run again once nothing else is deleting it.",
+    "Run the command again once nothing else is deleting it.",
 )
 _UNKNOWN = SinkFailure(
     Code.SINK_FAILED,
@@ -327,7 +329,7 @@ SINK = SinkKind(
         Option(
             "region",
             "Region",
-            "The region of the secret. By default the region of the AWS configuration.",
+            "The region of the secret. The default is the region in the AWS configuration.",
             Allowed(re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+"), "a region, such as eu-central-1"),
             examples=("eu-central-1",),
         ),

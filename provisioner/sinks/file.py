@@ -278,7 +278,7 @@ class _File(DiskFile):
             return None
         is_stream = _STREAM.fullmatch(os.path.normpath(self._declared_path))
         if is_stream or not stat.S_ISREG(status.st_mode):
-            raise UnusableError(unsuitable("is not a regular file", "Choose the path of a file."))
+            raise UnusableError(unsuitable("is not a regular file", "Choose another path."))
         return status
 
     def _entries(self) -> Entries:
@@ -359,9 +359,9 @@ SINK = SinkKind(
         Option(
             "format",
             "Format",
-            "The format of the file: dotenv or json. By default json for a path that ends in "
-            ".json, and dotenv otherwise. Required for a path that ends in .yaml, .yml, .toml, "
-            ".ini or .xml.",
+            "The format of the file: dotenv or json. The default is json for a path that ends "
+            "in .json, and dotenv otherwise. It is required for a path that ends in .yaml, .yml, "
+            ".toml, .ini or .xml.",
             choices=("dotenv", "json"),
         ),
     ),

@@ -71,7 +71,7 @@ _LOCK_WAIT = LockWait()
 _LOCKED = SinkFailure(
     Code.SINK_UNAVAILABLE,
     "is in a folder that another process has locked",
-    "Wait until that process has finished, then run again.",
+    "Wait until that process has finished, then run the command again.",
 )
 _OTHER_OWNER = unsuitable(
     "belongs to another user and cannot be replaced",
@@ -104,7 +104,7 @@ def file_failure(error: OSError) -> SinkFailure:
     if number in _UNSUITABLE:
         remedy = _REMEDIES.get(number, "Choose a path where a file can be created.")
         return SinkFailure(Code.SINK_UNSUITABLE, reason, remedy)
-    remedy = _REMEDIES.get(number, "Check the file system of the path, and run again.")
+    remedy = _REMEDIES.get(number, "Check the file system of the path, and run the command again.")
     return SinkFailure(Code.SINK_DENIED if number in _DENIED else Code.SINK_FAILED, reason, remedy)
 
 

@@ -280,7 +280,7 @@ _PART = rf"{NO_DOTS}[A-Za-z0-9_.-]+"
 
 SINK = SinkKind(
     title="GitHub",
-    description="An Actions secret of a repository, of one of its environments, or of an "
+    description="An Actions secret in a repository, in one of its environments, or in an "
     "organisation.",
     options=(
         Option(
@@ -304,8 +304,8 @@ SINK = SinkKind(
         Option(
             "environment",
             "Environment of the repository",
-            "The environment of the repository that contains the secret. By default the "
-            "repository itself.",
+            "The environment of the repository that contains the secret. By default, the "
+            "secret is in the repository itself.",
             examples=("production",),
         ),
     ),

@@ -150,8 +150,8 @@ class GitlabVariable:
         if reply is None:
             return None
         if reply.body.get("environment_scope", _ALL_ENVIRONMENTS) != _ALL_ENVIRONMENTS:
-            reason = "this GitLab version cannot tell it from the variable of one environment"
-            remedy = "Use another key, or a newer GitLab version."
+            reason = "this GitLab version confuses it with a variable for one environment"
+            remedy = "Use another variable name, or a newer GitLab version."
             raise self._error(Code.SINK_UNSUITABLE, reason, remedy)
         return reply
 
@@ -211,7 +211,7 @@ _PART = rf"{NO_DOTS}[A-Za-z0-9_.-]+"
 
 SINK = SinkKind(
     title="GitLab",
-    description="A CI/CD variable of a GitLab project or group.",
+    description="A CI/CD variable in a GitLab project or group.",
     options=(
         Option(
             "gitlab",

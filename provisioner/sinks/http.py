@@ -59,7 +59,9 @@ _MAX_BODY = 8 * 1024 * 1024
 _CONNECTIONS = 32
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
-_RUN_AGAIN = "Run again. If the error persists, check the address, the network and the server."
+_RUN_AGAIN = (
+    "Run the command again. If the error persists, check the address, the network and the server."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def _usable(received: HttpAnswer | NoAnswer, server: str) -> HttpAnswer | SinkFa
         server: its name, for messages.
     """
     if isinstance(received, NoAnswer):
-        what = "gave no complete response" if received.sent else "cannot be reached"
+        what = "sent no complete response" if received.sent else "cannot be reached"
         failure = _unavailable(f"{server} {what}: {received.reason}", received.remedy)
         return failure._replace(transient=not received.lasting)
     status = received.status
@@ -129,7 +131,7 @@ def _unavailable(reason: str, remedy: str) -> SinkFailure:
 def unexpected_status(address: Address, reply: Reply) -> SinkError:
     """Return the error for an answer with a status that no sink expects."""
     reason = f"was refused with HTTP status {reply.status}"
-    remedy = "Look up this status in the vendor's documentation, then run again."
+    remedy = "Look up this status in the vendor's documentation, then run the command again."
     return SinkFailure(Code.SINK_FAILED, reason, remedy).error(address)
 
 
@@ -261,7 +263,7 @@ class Api:
     def _throttled(self, wait: float) -> SinkFailure:
         return _unavailable(
             f"{self._host} has received too many requests and asks clients to wait {wait:.0f} s",
-            "Run again later, or deliver fewer keys in one run.",
+            "Run the command again later, or deliver fewer keys in one run.",
         )
 
     def _refusal(self, path: str) -> SinkFailure | None:
@@ -271,7 +273,7 @@ class Api:
         secure = self._scheme == "https" and (self._route.verify or self.allows_unverified)
         if not secure and not is_loopback(self._host):
             reason = f"the connection to {self._host} is not secure"
-            remedy = "Use an https:// address, and verify its certificate."
+            remedy = "Use an https:// address, and check its certificate."
             return unusable(Code.SINK_UNSUITABLE, reason, remedy)
         if {".", ".."} & set(path.partition("?")[0].split("/")):
             reason, remedy = (

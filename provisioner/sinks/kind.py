@@ -43,7 +43,7 @@ VARIABLE = Allowed(
     re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), "letters, digits and _, not starting with a digit"
 )
 DEFAULT_VARIABLE = (
-    "By default the key's name in capitals, with _ for every character that is not a letter or "
+    "The default is the key's name in capitals, with _ for every character that is not a letter or "
     "digit."
 )
 """The end of the description of an option whose default is `OptionValues.variable`."""

@@ -182,7 +182,7 @@ class KubernetesSecret:
                 code, reason = Code.SINK_UNSUITABLE, f"the namespace {namespace} is being deleted"
                 remedy = "Create it again after the deletion, or use another namespace."
             case 400 | 403 | 422 if _DENIED_TEXT.search(message):
-                code, reason = Code.SINK_DENIED, "an admission rule in the cluster refuses it"
+                code, reason = Code.SINK_DENIED, "an admission rule in the cluster rejects it"
                 remedy = f"Check the admission webhooks and policies for secrets in {namespace}."
             case 403:
                 verb = found[1] if (found := _VERB_TEXT.search(message)) else "patch and create"
@@ -190,7 +190,7 @@ class KubernetesSecret:
                 remedy = f"Grant the role the verb {verb} on secrets in {namespace}."
             case 422:
                 self._check_mutable(self._get())
-                code, reason = Code.SINK_UNSUITABLE, "the cluster considers the Secret invalid"
+                code, reason = Code.SINK_UNSUITABLE, "the cluster rejects the Secret as invalid"
                 remedy = "Check its names, and that it is smaller than 1 MiB."
             case _:
                 raise unexpected_status(self._address, reply)
@@ -234,7 +234,7 @@ _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 
 SINK = SinkKind(
     title="Kubernetes",
-    description="One key of a Kubernetes Secret.",
+    description="One key in a Kubernetes Secret.",
     options=(
         Option(
             "kubernetes",
@@ -251,7 +251,7 @@ SINK = SinkKind(
         Option(
             "key",
             "Key",
-            "The key of the Secret that contains the token.",
+            "The key in the Secret that contains the token.",
             # Kubernetes docs, "Secrets", constraints on data; the API refuses these dots
             Allowed(
                 re.compile(r"(?!\.\.|\.\Z)[-._a-zA-Z0-9]{1,253}"),

@@ -169,9 +169,7 @@ class VaultServer:
             token = self.call(address, "GET", "auth/token/lookup-self")
             if token.status != HTTPStatus.OK:
                 raise _BAD_TOKEN.error(address)
-            reason = (
-                "cannot be accessed: the Vault token is valid but has no access to any such engine"
-            )
+            reason = "cannot be accessed: the Vault token is valid but has no access to this engine"
             remedy = "Check the mount, VAULT_NAMESPACE and the policies of the token."
             raise SinkFailure(Code.SINK_DENIED, reason, remedy).error(address)
         if reply.status == HTTPStatus.NOT_FOUND:
@@ -184,7 +182,7 @@ class VaultServer:
         version = _at(reply, "data", "options", "version")
         if _at(reply, "data", "type") != "kv" or version != "2" or not path.startswith(engine):
             reason = (
-                "is not in a KV version 2 engine, the only one that keeps a secret's other fields"
+                "is not in a KV version 2 engine, and no other engine keeps a secret's other fields"
             )
             remedy = "Use the mount of a KV version 2 engine, or upgrade this engine to version 2."
             raise unsuitable(reason, remedy).error(address)
@@ -249,8 +247,8 @@ class _Field:
                 self._server.wait(attempt)
             _, fields = self._latest_version(path)
             if fields.get(name) != token.reveal():
-                reason = f"was not written: others changed its secret {_MAX_WRITES} times meanwhile"
-                remedy = "Run again once nothing else is writing to this secret."
+                reason = f"was not written: another writer changed the secret {_MAX_WRITES} times"
+                remedy = "Run the command again once nothing else is writing to this secret."
                 raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
 
     def _latest_version(self, path: str) -> tuple[int, dict[str, object]]:
@@ -296,7 +294,7 @@ class _VaultApi(Api):
             return SinkFailure(
                 Code.SINK_UNAVAILABLE,
                 f"is unavailable: Vault is sealed, on standby or overloaded (HTTP status {status})",
-                "Check the server, then run again.",
+                "Check the server, then run the command again.",
                 transient=wait <= _MAX_RETRY_AFTER,
                 retry_after=wait,
             )
@@ -317,13 +315,13 @@ class _VaultApi(Api):
 _STARTING = SinkFailure(
     Code.SINK_UNAVAILABLE,
     "is unavailable: Vault is upgrading or mounting its engine",
-    "Wait until Vault has finished, then run again.",
+    "Wait until Vault has finished, then run the command again.",
     transient=True,
 )
 _BAD_TOKEN = SinkFailure(
     Code.SINK_DENIED,
     "cannot be accessed: the Vault token is missing, not valid or has no permissions",
-    "Set VAULT_TOKEN (BAO_TOKEN), as printable ASCII, to a token that may read and write there.",
+    "Set VAULT_TOKEN (BAO_TOKEN) to a token of printable ASCII that may read and write there.",
 )
 
 
@@ -434,8 +432,8 @@ def _address(values: OptionValues) -> VaultAddress:
 
 SINK = SinkKind(
     title="Vault",
-    description="A field of a secret in a KV version 2 secrets engine of HashiCorp Vault or "
-    "OpenBao.",
+    description="A field of a secret in HashiCorp Vault or OpenBao, in a KV version 2 secrets "
+    "engine.",
     options=(
         Option(
             "vault",

@@ -151,7 +151,7 @@ class Dispatcher(ABC):
                         Code.SERVER_ERROR,
                         f"{self._lost_in_a_row} responses in a row from {self.client.environment} "
                         "were lost, so this key was not sent.",
-                        "Run again; if it fails again, check the server's log.",
+                        "Run the command again; if it fails again, check the server's log.",
                     )
                 )
 

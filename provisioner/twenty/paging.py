@@ -76,8 +76,8 @@ def list_keys(client: Client, path: str, first: Answer) -> tuple[ObservedKey, ..
         if duration > _MAX_TIMEOUTS * client.transport.timeout:
             raise WorkspaceError(
                 Code.TIMEOUT,
-                f"{client.environment} takes too long to list all pages of its keys.",
-                remedy="Run again, or raise limits.timeout.",
+                f"{client.environment} takes too long to return all pages of its keys.",
+                remedy="Run the command again, or raise limits.timeout.",
             )
         cursors.add(cursor)
         next_page = f"{path}&starting_after={quote(cursor, safe='')}"

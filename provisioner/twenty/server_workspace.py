@@ -83,14 +83,14 @@ class ServerWorkspace(ABC):
             raise WorkspaceError(
                 Code.TOKEN_REFUSED,
                 f"{name} did not mint a token for the key {key_id} ({answer.quote}).",
-                remedy="Someone revoked this key or the credential's own key: run again.",
+                remedy="Someone revoked this key or the credential's own. Run the command again.",
             )
         if answer.errors or not isinstance(token, str) or not token:
             raise self._client.refusal(answer)
         if not is_token(token):
             raise WorkspaceError(
                 Code.TOKEN_REFUSED,
-                f"{name} minted something that is not a token for the key {key_id}.",
+                f"{name} returned something that is not a token for the key {key_id}.",
                 remedy="Nothing was delivered; check the key in Twenty itself.",
             )
         return Secret.received(token)

@@ -309,7 +309,11 @@ class Transport:
             return WorkspaceError(lost.code, message, remedy=lost.remedy)
         if lost.code is Code.TIMEOUT and of_observation:
             return LostAnswerError(self._observe_timed_out())
-        remedy = "Run again, or raise limits.timeout." if lost.code is Code.TIMEOUT else lost.remedy
+        remedy = (
+            "Run the command again, or raise limits.timeout."
+            if lost.code is Code.TIMEOUT
+            else lost.remedy
+        )
         message = f"No complete response from {self.name} ({self._host}): {lost.reason}."
         return LostAnswerError(Failure(lost.code, message, remedy))
 

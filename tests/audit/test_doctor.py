@@ -143,7 +143,7 @@ def test_the_embedded_twenty_passes_all_checks(tmp_path, examine, dialect) -> No
     """It needs no credential, and its short session is not a warning."""
     found = examine(environment_with(url=f"sandbox:{dialect}", role="Admin"))
     assert all(one.status == "ok" for one in found.checks)
-    assert of(found, "reached").message == "The embedded Twenty answers."
+    assert of(found, "reached").message == "The embedded Twenty responds."
 
 
 def test_a_wrong_password_fails_the_credential_check(serve, examine) -> None:

@@ -121,7 +121,7 @@ def test_a_locked_file_fails_each_key_after_one_wait(tmp_path, url) -> None:
     [(_, message)] = errors
     assert message == (
         f"dev: {state(folder)} is locked by another program. Close that program or "
-        "wait until it finishes, then run again."
+        "wait until it finishes, then run the command again."
     )
     assert result_of(start(folder))[0] == 0
 

@@ -61,7 +61,7 @@ OUR_END = END + timedelta(milliseconds=417)
 
 FILE = file_sink("secrets/a.env")
 VAULT = vault_sink()
-DOWN = Failure("sink_unavailable", "The sink did not answer. Run again.")
+DOWN = Failure("sink_unavailable", "The sink did not answer. Run the command again.")
 DENIED = Failure("sink_denied", "The sink refused it. Ask for more.")
 BUSY = Failure("rate_limited", "shop is busy. Wait.")
 BUG = Failure("internal_error", "A bug. Report it.")
@@ -275,7 +275,7 @@ def test_a_sink_that_does_not_return_what_it_accepted_has_failed(fate: str) -> N
     assert result.failure == Failure(
         "sink_failed",
         "file secrets/a.env A accepted the token, but did not return it when it was read back.",
-        "Check what else writes there, and run again.",
+        "Find out what else writes to it, then run the command again.",
     )
 
 

@@ -424,7 +424,7 @@ def test_final_observations_end_after_eight_attempts(caplog) -> None:
     assert attempts == [(logging.INFO, "shop: shop hangs. Wait.")] * 8
     assert end == (
         logging.WARNING,
-        "shop: the keys could not be listed after creating; run again",
+        "shop: the keys could not be listed after creating; run the command again",
     )
 
 
@@ -522,7 +522,7 @@ def test_a_key_whose_role_never_comes_is_not_reported_as_done() -> None:
             Failure(
                 "outcome_unknown",
                 "'a' was created as id-a but still has no role. Assign the role by hand, or revoke "
-                "the key and run again.",
+                "the key and run the command again.",
             ),
         ),
     )

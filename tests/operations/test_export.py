@@ -464,10 +464,10 @@ def test_the_manifest_is_on_stdout_and_notes_are_on_stderr(run, place) -> None:
         sandbox.seed(["a", "b", "twin", "twin"])
     code, out, err = run("export", "-m", folder, "-q")
     assert (code, len(loaded(out).desired["dev"])) == (0, 2)
-    assert err == "warning: dev: 2 live keys left out; a comment says why\n"
+    assert err == "warning: dev: 2 live keys left out; the manifest says why\n"
     assert run("export", "-m", folder, "--to", "-")[1].splitlines()[2:] == out.splitlines()[2:]
     _, _, err = run("export", "-m", folder, "--log-format", "json")
-    assert json.loads(err)["message"] == "dev: 2 live keys left out; a comment says why"
+    assert json.loads(err)["message"] == "dev: 2 live keys left out; the manifest says why"
     assert sorted(path.name for path in folder.iterdir()) == ["environments.yaml"]
 
 

@@ -84,7 +84,9 @@ FILE = file_sink("secrets/shop.env")
 VAULT = vault_sink("shop/a")
 GITHUB = github_sink()
 COMMAND = command_sink()
-DOWN = Failure("sink_unavailable", "vault secret/shop/a token did not answer. Run again.")
+DOWN = Failure(
+    "sink_unavailable", "vault secret/shop/a token did not answer. Run the command again."
+)
 DENIED = Failure("sink_denied", "github acme/billing A is refused. Check the token.")
 
 

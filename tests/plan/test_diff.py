@@ -305,7 +305,7 @@ def test_legacy_ignores_roles_with_a_note() -> None:
     """The note has the number of keys with a role."""
     plan = planned([desired_key("a", role="Admin"), desired_key("b")], observe(roles=NoRoles()))
     assert [one.role_id for one in plan.actions] == [None, None]
-    rest = "are ignored; API keys have no roles before Twenty 1.3"
+    rest = "are ignored: before Twenty 1.3, keys have no roles"
     assert plan.notes[0] == f"the roles of 2 keys {rest}"
     one = planned([desired_key("a")], observe(roles=NoRoles()))
     assert one.notes[0] == f"the roles of 1 key {rest}"
@@ -475,7 +475,7 @@ def test_a_plan_knows_whether_it_has_changes_and_is_complete() -> None:
 def test_findings_have_a_message_with_advice() -> None:
     """Each message has what a person needs to act on it."""
     assert Unmanaged("a", ("1",)).message == "1 live key; no manifest lists this name"
-    shared = "2 live keys share this name; 1 is the current one, and the others are not delivered."
+    shared = "2 live keys share this name; 1 is the current one, and the others get no token."
     ids = ("1", "2")
     assert Duplicate("a", ids, "1", "owned").message == (
         f"{shared} Run `provision apply --dedupe` to revoke them."
@@ -489,7 +489,7 @@ def test_findings_have_a_message_with_advice() -> None:
     )
     assert Duplicate("a", ids, "2", "superseded").message == (
         "2 live keys share this name; 2 is the current one. "
-        "The others are its predecessors, and its rotation revokes them."
+        "The others are its predecessors, and the rotation revokes them."
     )
     unknown = DeliveryUnknown("a", ("2",), (CommandAddress(("store",)),), ("1",))
     assert unknown.message == (

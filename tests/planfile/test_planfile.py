@@ -1136,7 +1136,7 @@ def test_another_plan_is_refused_with_a_short_reason(
         assert error.exit_code == 6
         assert len(error.message) < 4000
         assert "its digest differs" not in error.message
-        assert "has other actions" not in error.message
+        assert "has different actions" not in error.message
 
 
 @settings(max_examples=100)

@@ -315,7 +315,7 @@ def test_a_large_answer_is_refused(client: Client, server: HealthyServer, packed
         if allowed:
             assert client.call() == Reply(200, {})
         else:
-            assert "more than 8 MiB" in client.error().message
+            assert "larger than 8 MiB" in client.error().message
 
 
 @contextmanager

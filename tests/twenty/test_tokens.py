@@ -88,7 +88,7 @@ def test_no_token_is_minted_for_a_key_that_is_revoked_or_unknown(serve, dialect:
         assert revoked in caught.value.message
         assert "is revoked" in caught.value.message
         assert caught.value.remedy == (
-            "Someone revoked this key or the credential's own key: run again."
+            "Someone revoked this key or the credential's own. Run the command again."
         )
 
 

@@ -377,8 +377,8 @@ def closed_port() -> int:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing listens at that address"),
-        (lambda: "http://no-such-host.example.com", "its host name is not known"),
+        (lambda: f"http://127.0.0.1:{closed_port()}", "nothing is listening at that address"),
+        (lambda: "http://no-such-host.example.com", "its host name is unknown"),
     ],
     ids=["refused", "unknown-name"],
 )

@@ -59,8 +59,8 @@ def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line
 
     Compare the keys in every environment with the manifests, create the missing ones, and
     deliver a token for each new key to its sinks. A sink that has lost its token gets a new
-    one. On a terminal, apply shows the plan and asks before it changes a real workspace.
-    Without a terminal it never asks.
+    token. On a terminal, apply shows the plan and asks for confirmation before it changes a
+    real workspace. Without a terminal, it never asks.
 
     With PLANFILE, a file written by `provision plan --out`, apply does exactly what was
     reviewed. If the manifests or workspaces have changed since then, it changes nothing and

@@ -12,9 +12,9 @@ from provisioner.cli.command_help import DocumentedCommand
 def completion(shell: str) -> None:
     """Print the completion script for a shell.
 
-    The script completes commands, options, and the names of environments and keys, which are
-    read from the manifests. Nothing is sent. For zsh, add `eval "$(provision completion zsh)"`
-    to ~/.zshrc.
+        The script completes commands, options, and the names of environments and keys. It reads
+    these names from the manifests and sends no requests. For zsh, add
+    `eval "$(provision completion zsh)"` to ~/.zshrc.
 
     Examples:
         # Enable completion in bash; add this line to ~/.bashrc:

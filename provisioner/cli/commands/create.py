@@ -13,7 +13,7 @@ from provisioner.cli.signals import Signals, stoppable
 
 
 @click.command(cls=DocumentedCommand)
-@option("--depth [0|1|2]", "Return created keys with relations up to this depth.", default="1")
+@option("--depth [0|1|2]", "Return the created keys with relations up to this depth.", default="1")
 @option(
     "--body FILE",
     "Read a JSON object or array of records from this file; - means standard input.",
@@ -28,10 +28,10 @@ def create(
 ) -> int:
     """Create keys from a JSON body in one environment.
 
-    This is for scripts that supply their own list: nothing is compared with existing keys. A
-    record has a name and an expiresAt. It may also have a revokedAt and, with the core
-    generation, a roleId. The created records are printed in the same shape as the body. Each
-    request is sent once and never retried.
+    This is for scripts that supply their own list of keys. The list is not compared with the
+    existing keys. A record has a name and an expiresAt. It may also have a revokedAt and, with
+    the core generation, a roleId. The created records are printed in the same shape as the
+    body. Each request is sent once and never retried.
 
     Examples:
         # Create the keys listed in a JSON file:

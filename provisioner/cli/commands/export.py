@@ -40,8 +40,8 @@ def export(selection: Selection, file: Path | None, output: OutputOptions, signa
     """Write a manifest for the keys in a workspace.
 
     Use this to adopt existing keys: a plan made with this manifest changes nothing. Only
-    environments.yaml is needed. Keys that a manifest cannot declare are left out, with a
-    comment for each.
+    environments.yaml is needed. Keys that a manifest cannot declare are left out, and a
+    comment names each of them.
 
     Examples:
         # Write a manifest for the keys in production:
@@ -80,7 +80,7 @@ def export(selection: Selection, file: Path | None, output: OutputOptions, signa
     _require_manifest(exported, source.name)
     if exported.left_out:
         logging.getLogger("provisioner").warning(
-            "%s: %s left out; a comment says why",
+            "%s: %s left out; the manifest says why",
             source.name,
             pluralize(exported.left_out, "live key"),
             extra=extra(environment=source.name),
@@ -130,7 +130,7 @@ def _write_new(file: Path, text: str) -> None:
         raise WrongUsageError(
             Code.NOT_WRITABLE,
             f"{file.as_posix()} cannot be written: {error.strerror}.",
-            remedy="Use --to with a file that you can write.",
+            remedy="Use --to with a file that you can write to.",
         ) from None
 
 
@@ -138,5 +138,5 @@ def _exists(file: Path) -> WrongUsageError:
     return WrongUsageError(
         Code.FILE_EXISTS,
         f"{file.as_posix()} already exists, and export never overwrites a file.",
-        remedy="Name another file with --to.",
+        remedy="Choose another file with --to.",
     )

@@ -40,7 +40,7 @@ def _duration(
 def report(
     selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
 ) -> int:
-    """Report when keys expire and which need attention.
+    """Report when keys expire and which ones need attention.
 
     Read every environment and the sinks of its declared keys, without changing anything. For
     each live key, show when it expires, whether its token is in its sinks, and what needs

@@ -33,9 +33,9 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
     """Revoke live keys immediately.
 
     Passing a name revokes all live keys with that name in every environment, unless -e selects
-    some. Passing an id revokes one key. Only keys that match the `owns` globs of their
-    environment are revoked, and never the key that this run is signed in with. If a manifest
-    declares a revoked key, the next `provision apply` creates it again.
+    only some of them. Passing an id revokes one key. Only keys that match the `owns` globs of
+    their environment are revoked, and never the key that this run is signed in with. If a
+    manifest declares a revoked key, the next `provision apply` creates it again.
 
     Examples:
         # Revoke all live keys named svc-billing in staging:

@@ -40,10 +40,11 @@ def rotate(  # noqa: PLR0913 - one for each part of a command line
 
     Each NAME must be declared in a manifest, match `owns` and have a sink. The successor is
     created, and its token is checked and delivered. A later `provision apply` revokes the old
-    key once the overlap set by `rotate` is over. With --now, the old key is revoked as soon as
+    key once the overlap set in `rotate` is over. With --now, the old key is revoked as soon as
     the new token is delivered.
 
-    Keys are rotated in every environment that has a key with that name, unless -e selects some.
+    Keys are rotated in every environment that has a key with that name, unless -e selects only
+    some of them.
 
     Examples:
         # Replace a key; the old one stays valid during the overlap:

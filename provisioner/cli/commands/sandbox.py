@@ -65,7 +65,7 @@ def sandbox(dialect: str, port: int, file: Path, format_: str, signals: Signals)
                 click.echo(json.dumps(facts))
             else:
                 click.echo("".join(f"{name + ':':15}{value}\n" for name, value in facts.items()))
-                click.echo("Serving until interrupted.", err=True)
+                click.echo("The server runs until you interrupt it.", err=True)
             signals.stop.wait()
     except WorkspaceError as error:
         if not isinstance(error.__cause__, OSError):

@@ -13,7 +13,7 @@ from provisioner.cli.completion_items import schema_names
 def schema(name: str | None) -> None:
     """Print a JSON Schema, or list the names of all schemas.
 
-    The schemas use draft 2020-12.
+    The schemas follow JSON Schema draft 2020-12.
 
     \b
     Files that you write:          environments, manifest

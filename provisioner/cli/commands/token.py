@@ -30,7 +30,7 @@ def token(
     """Mint a token for a live key and write it to a file.
 
     Use this for a key that has no sink, or to get an additional token: earlier tokens stay
-    valid. The token is checked, then written to FILE, which only the current user can read
+    valid. The token is checked and then written to FILE, which only the current user can read
     (mode 0600). It is never printed.
 
     Examples:
@@ -50,7 +50,7 @@ def token(
     from provisioner.sinks.file import FileAddress, Files
 
     if str(file) == "-":
-        raise click.UsageError("A token is never printed. Name a file with --to.")
+        raise click.UsageError("Tokens are never printed. Specify a file with --to.")
     console = Console(output)
     prepared = prepare(selection, keys_matter=False, one=True)
     (target,) = prepared.environments

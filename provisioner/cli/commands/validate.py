@@ -27,15 +27,15 @@ def validate(
 ) -> int:
     """Check manifests offline, without credentials.
 
-    The variables that manifests use are not read, and nothing is sent. PATH is a directory of
-    manifests or a file in such a directory. If PATH is a file, the whole directory is still
-    read, but only problems in that file are reported.
+        No variables are read, and no requests are sent. PATH is a manifests directory or a file in
+    one. If PATH is a file, the whole directory is still read, but only problems in that file are
+    reported.
 
     Examples:
         # Check all manifests in ./manifests:
         $ provision validate
 
-        # Check one file, and report problems for a code scanner:
+        # Check one file, and print its problems in a format for code scanners:
         $ provision validate manifests/keys.yaml --format sarif
     """
     import logging

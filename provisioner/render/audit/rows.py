@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
 
 NOTE_MEANINGS: Mapping[Note, str] = {
-    "expiring": "expires soon, and no successor replaces it",
-    "rotation_due": "its rotation is due: the next apply creates its successor",
-    "never_expires": "expires more than 50 years from now",
+    "expiring": "it expires soon, and no successor replaces it",
+    "rotation_due": "it is due for rotation: the next apply creates its successor",
+    "never_expires": "it expires more than 50 years from now",
     "too_long": "its lifetime exceeds the policy of its environment",
     "duplicate": "another live key has the same declared name",
     "superseded": "it has a successor: the first apply after the overlap revokes it",
-    "unmanaged": "no manifest lists its name",
+    "unmanaged": "no manifest declares its name",
     "undelivered": "a sink lacks its token: the next apply delivers a new one",
-    "delivery_unknown": "nothing proves that its token is in every sink",
+    "delivery_unknown": "it cannot be verified that every sink has its token",
     "shared_admin": "keys with this name have full access in several environments",
 }
 """The meaning of each note, as one phrase about the key."""
