@@ -24,6 +24,27 @@ class Client:
         answer = self("POST", path, {"query": query, "variables": variables})
         return answer.json()
 
+    def sign_in(self, sandbox, user="admin", origin="x"):
+        """Sign in with a password and return the tokens."""
+        user = sandbox.user(user)
+        query = (
+            "mutation($e:String!,$p:String!,$o:String!)"
+            "{getLoginTokenFromCredentials(email:$e,password:$p,origin:$o){loginToken{token}}}"
+        )
+        answer = self.query(query, e=user.email, p=user.password, o=origin)
+        token = answer["data"]["getLoginTokenFromCredentials"]["loginToken"]["token"]
+        answer = self.exchange(token, sandbox.dialect, origin)
+        return answer["data"]["getAuthTokensFromLoginToken"]["tokens"]
+
+    def exchange(self, login_token, dialect, origin="x"):
+        """Exchange a login token and return the answer."""
+        access = "accessOrWorkspaceAgnosticToken" if dialect.keeps_core_keys else "accessToken"
+        query = (
+            "mutation($t:String!,$o:String!){getAuthTokensFromLoginToken(loginToken:$t,origin:$o)"
+            f"{{tokens{{{access}{{token expiresAt}} refreshToken{{token}}}}}}}}"
+        )
+        return self.query(query, t=login_token, o=origin)
+
 
 @contextmanager
 def client_of(sandbox, token=None):

@@ -344,6 +344,11 @@ class Sandbox(EmbeddedTwenty):
             changes = {"email": theirs.email, "password": theirs.password}
             self.put_user(dataclasses.replace(self.user(name), **changes))
 
+    def append_role(self, role: SeededRole) -> None:
+        """Add a role, or move the one with its id, to the end of Twenty's order."""
+        self._rows.write("DELETE FROM role WHERE id = ?", role.id)
+        self.put_role(role)
+
     def permit(self, label: str, *flags: str) -> None:
         """Give a role exactly these settings permissions.
 
