@@ -377,7 +377,7 @@ def _note(
 
 def rate_limited(request: Request, wait_ms: int = 1000, requests: int = 100) -> Response:
     """Return the newest's answer to too many requests, for `around` (not recorded)."""
-    message = "Limit reached"  # the text is ours
+    message = "Rate limit exceeded"  # the text is ours: clients know it by the code
     if request.path in ("/graphql", "/metadata"):
         extensions: Json = {"code": "RATE_LIMITED", "retryAfterMs": wait_ms}
         error: Json = {"message": message, "extensions": extensions}
