@@ -95,6 +95,10 @@ def test_a_second_factor_is_a_code_of_the_moment(dialect):
         wrong = f"{(int(right) + 1) % 1_000_000:06}"
         [error] = client.query(OTP, c=wrong, t=token, o="x")["errors"]
         assert (error["message"], error["extensions"]["subCode"]) == ("Invalid OTP", "INVALID_OTP")
+        sandbox.configure(refusal=SignInRefusal.CAPTCHA)
+        [error] = client.query(OTP, c=right, t=token, o="x")["errors"]
+        assert error["message"] == SignInRefusal.CAPTCHA.value
+        sandbox.configure(refusal=None)
         tokens = client.query(OTP, c=right, t=token, o="x")["data"]["getAuthTokensFromOTP"]
         access = tokens["tokens"]["accessOrWorkspaceAgnosticToken"]["token"]
     assert access.count(".") == 2
