@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sandbox_control import SeededRole
 
 NAMES = [f"key-{number}" for number in range(30)]
-URLS = ("sandbox:", "sandbox:core-1", "sandbox:core-newest", "sandbox:legacy")
+URLS = ("sandbox:", "sandbox:core-1", "sandbox:legacy")
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
