@@ -164,7 +164,15 @@ def open_backends(
         for key in desired.get(one.name, ())
         for address in key.deliver
     )
-    with closing(SinkRegistry(root, os.environ, stop, declared, rules)) as sinks:
+    registry = SinkRegistry(
+        root,
+        os.environ,
+        stop,
+        declared,
+        restrictions=rules,
+        environments=prepared.environments,
+    )
+    with closing(registry) as sinks:
         if (refusal := combine_refusals(list(sinks.refusals(selected)))) is not None:
             raise refusal
         raise_limit()

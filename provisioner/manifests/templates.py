@@ -137,7 +137,7 @@ def address_of(sink: SinkTemplate, values: dict[str, str]) -> tuple[Address, lis
         option: tuple([text.filled(values) for text in texts])
         for option, texts in sink.texts.items()
     }
-    options = OptionValues(kind, written, values["name"])
+    options = OptionValues(kind, written, values["name"], values["environment"])
     faults = [
         fault
         for option in kind.options

@@ -11,15 +11,16 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import outcome_unknown
-from provisioner.model.observed import KnownRoles
 from provisioner.model.workspace import IN_FLIGHT, Created, NewKey, NotCreated, NotSent, Unknown
+from provisioner.plan import RoleChoice, roles_ignored
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
+    from provisioner.model.environment import Environment
     from provisioner.model.key import Depth
     from provisioner.model.workspace import Outcome, Record, Workspace
     from provisioner.operations.request_body import BodyRecord, RequestBody
@@ -27,11 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MAX_OFFERED_ROLES = 30
-"""Roles that a message lists."""
-
-_MAX_ROLE_LABEL = 100
-"""Characters of each label in that list."""
+_WHERE_ROLES = "in the record or in the environment"
+"""The places where a role can be written, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +46,11 @@ class BulkResult:
     failures: tuple[Failure, ...]
 
 
-def create_records(
+def create_records(  # noqa: PLR0913 - everything that the records depend on
     workspace: Workspace,
+    environment: Environment,
     body: RequestBody,
+    *,
     depth: Depth,
     stop: Cancellation,
     on_progress: Callable[[int], None],
@@ -59,6 +59,7 @@ def create_records(
 
     Args:
         workspace: the workspace.
+        environment: the environment of the workspace, with the role of records that set none.
         body: the records.
         depth: how much of each created key the server returns.
         stop: a stop request; no further record is sent, and requests in flight get a grace period.
@@ -67,21 +68,23 @@ def create_records(
     Returns:
         The created records; none if any record does not fit the generation of the workspace.
     """
-    invalid = tuple(filter(None, (_role_failure(workspace, record) for record in body.records)))
-    if invalid and workspace.keys_have_roles:
-        invalid = (_with_assignable_roles(invalid[0], workspace, stop), *invalid[1:])
-    if invalid:
-        return BulkResult(None if body.single else [], invalid)
+    try:
+        role_ids = _role_ids(workspace, environment, body.records, stop)
+    except WorkspaceError as error:
+        role_ids = [_at_record(record, error.failure) for record in body.records]
+    if invalid := [one for one in role_ids if isinstance(one, Failure)]:
+        return BulkResult(None if body.single else [], tuple(invalid))
     keys = [
         NewKey(
             id=str(uuid.uuid4()),
             name=record.name,
             expires_at=record.expires_at,
             revoked_at=record.revoked_at,
-            role_id=record.role_id,
+            role_id=role_id,
             depth=depth,
         )
-        for record in body.records
+        for record, role_id in zip(body.records, role_ids, strict=True)
+        if not isinstance(role_id, Failure)
     ]
     observer = _Observer(on_progress)
     creation = _call(partial(workspace.create_many, keys, observer), stop, graceful=True)
@@ -104,6 +107,25 @@ def create_records(
     return BulkResult(output, tuple(failures))
 
 
+def notes(
+    workspace: Workspace, environment: Environment, body: RequestBody, *, depth_chosen: bool
+) -> Iterator[str]:
+    """Yield what the workspace ignores of a request, each once for all records.
+
+    Args:
+        workspace: the workspace.
+        environment: its environment.
+        body: the records.
+        depth_chosen: whether the user chose a depth.
+    """
+    if workspace.keys_have_roles:
+        return
+    if depth_chosen:
+        yield "depths 0, 1 and 2 return the same; API keys have no relations before Twenty 1.3"
+    if ignored := sum((record.role or environment.role) is not None for record in body.records):
+        yield roles_ignored(ignored)
+
+
 class _Observer:
     """Collects the outcomes by the id that this run gave each key."""
 
@@ -121,38 +143,42 @@ class _Observer:
         self._on_progress(1)
 
 
-def _with_assignable_roles(failure: Failure, workspace: Workspace, stop: Cancellation) -> Failure:
-    """Return the failure with the ids and labels of assignable roles, if they can be read."""
-    observation = _call(workspace.observe, stop, graceful=False)
-    try:
-        roles = observation.result(0).roles
-    except (TimeoutError, WorkspaceError):
-        return failure
-    known = roles.roles if isinstance(roles, KnownRoles) else ()
-    assignable = sorted((role.label, role.id) for role in known if role.assignable)
-    roles_text = ", ".join(
-        f"{id_} ({label[:_MAX_ROLE_LABEL]})" for label, id_ in assignable[:_MAX_OFFERED_ROLES]
+def _role_ids(
+    workspace: Workspace,
+    environment: Environment,
+    records: Sequence[BodyRecord],
+    stop: Cancellation,
+) -> list[str | Failure | None]:
+    """Return the role id of each record, or why the workspace cannot have the record.
+
+    Raises:
+        WorkspaceError: the roles are needed and cannot be read, or a stop came first.
+    """
+    if not workspace.keys_have_roles:
+        return [record.role_id and _role_unsupported(record) for record in records]
+    if all(record.role_id is not None for record in records):
+        return [record.role_id for record in records]
+    observing = _call(workspace.observe, stop, graceful=False)
+    if not observing.done():
+        raise WorkspaceError.of(STOPPED)
+    observation = observing.result()
+    choice = RoleChoice(environment, observation, observation.server_time)
+    return [_role_id(record, environment.role, choice) for record in records]
+
+
+def _role_id(record: BodyRecord, default: str | None, choice: RoleChoice) -> str | Failure:
+    if record.role_id is not None:
+        return record.role_id
+    found = choice.look_up(record.name, record.role or default, _WHERE_ROLES)
+    return found if isinstance(found, str) else Failure(found.code, f"{record.place}: {found.text}")
+
+
+def _role_unsupported(record: BodyRecord) -> Failure:
+    return Failure(
+        Code.ROLE_UNSUPPORTED,
+        f"{record.place}: {record.name!r} has a roleId, which this generation of Twenty does "
+        "not support. Remove the roleId.",
     )
-    if not roles_text:
-        return failure
-    return failure.advise(f"Available roles: {roles_text}.")
-
-
-def _role_failure(workspace: Workspace, record: BodyRecord) -> Failure | None:
-    """Return why the generation of the workspace rejects the record, before anything is sent."""
-    if workspace.keys_have_roles and record.role_id is None:
-        return Failure(
-            Code.ROLE_MISSING,
-            f"{record.place}: {record.name!r} has no roleId, which this workspace requires. "
-            "Set roleId to the id of a role that keys may have.",
-        )
-    if not workspace.keys_have_roles and record.role_id is not None:
-        return Failure(
-            Code.ROLE_UNSUPPORTED,
-            f"{record.place}: {record.name!r} has a roleId, which this generation of Twenty does "
-            "not support. Remove the roleId.",
-        )
-    return None
 
 
 def _at_record(record: BodyRecord, failure: Failure) -> Failure:

@@ -18,7 +18,7 @@ from provisioner.model.expiry import parse_timestamp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_FIELDS = ("name", "expiresAt", "revokedAt", "roleId")
+_FIELDS = ("name", "expiresAt", "revokedAt", "role", "roleId")
 _WHITESPACE = " \t\r\n"
 
 
@@ -28,12 +28,15 @@ class BodyRecord:
 
     Attributes:
         expires_at: RFC 3339, as written in the body.
+        role: the label or id of a role, to be looked up; None if `role_id` is set.
+        role_id: the id of a role, sent as it is.
         place: the start of the record.
     """
 
     name: str
     expires_at: str
     revoked_at: str | None
+    role: str | None
     role_id: str | None
     place: Place
 
@@ -73,9 +76,9 @@ def read_body(text: str, file: str) -> RequestBody:
         messages = tuple(_record_problems(value))
         problems += [Problem(place, Code.RECORD_INVALID, message) for message in messages]
         if isinstance(value, dict) and not messages:
-            revoked_at, role_id = value.get("revokedAt"), value.get("roleId")
-            record = BodyRecord(value["name"], value["expiresAt"], revoked_at, role_id, place)
-            records.append(record)
+            name, expires_at = value["name"], value["expiresAt"]
+            revoked_at, role, role_id = map(value.get, ("revokedAt", "role", "roleId"))
+            records.append(BodyRecord(name, expires_at, revoked_at, role, role_id, place))
     if not values:
         problems.append(Problem(Place(file), Code.BODY_INVALID, "The array is empty."))
     if problems:
@@ -172,9 +175,16 @@ def _record_problems(value: object) -> Iterator[str]:
     for field in ("expiresAt", "revokedAt"):
         if (timestamp := value.get(field)) is not None:
             yield from _timestamp_problems(field, timestamp)
-    role = value.get("roleId")
-    if role is not None and (not isinstance(role, str) or not role.strip()):
-        yield "The roleId is empty or not a string."
+    yield from _role_problems(value)
+
+
+def _role_problems(record: dict[str, object]) -> Iterator[str]:
+    roles = {one: record[one] for one in ("role", "roleId") if record.get(one) is not None}
+    for field, role in roles.items():
+        if not isinstance(role, str) or not role.strip():
+            yield f"The {field} is empty or not a string."
+    if len(roles) > 1:
+        yield "The record has both role and roleId. Write one of them."
 
 
 def _timestamp_problems(field: str, timestamp: object) -> Iterator[str]:

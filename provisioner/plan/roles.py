@@ -26,6 +26,7 @@ _HIDDEN = (
     "detected"
 )
 
+_WHERE_ROLES = "on the key, in the manifest's defaults or in the environment"
 _ANY_ID = "a role id (this credential cannot read roles)"
 _MOST_NAMES = 30
 _LONGEST_NAME = 200
@@ -109,7 +110,7 @@ class RoleChoice:
             return None, None, None
         role_id = self._resolved.get(written)
         if role_id is None:
-            found = self._look_up(key, written)
+            found = self.look_up(key.name, written)
             if isinstance(found, Failure):
                 return written, None, found
             role_id = self._resolved[written] = found
@@ -128,18 +129,21 @@ class RoleChoice:
             case HiddenRoles():
                 return (_HIDDEN,)
             case NoRoles() if self._ignored:
-                count = pluralize(self._ignored, "key")
-                note = f"the roles of {count} are ignored: before Twenty 1.3, keys have no roles"
-                return (note,)
+                return (roles_ignored(self._ignored),)
             case NoRoles() | KnownRoles():
                 return ()
             case _:
                 assert_never(self._roles)
 
-    def _look_up(self, key: DesiredKey, written: str | None) -> str | Failure:
+    def look_up(self, key: str, written: str | None, where: str = _WHERE_ROLES) -> str | Failure:
         """Return the id of a role written as an id or a label, or why the key cannot have it.
 
-        A label can be looked up only among known roles.
+        The keys of the workspace have roles. A label can be looked up only among known roles.
+
+        Args:
+            key: the name of the key.
+            written: the role; None if nothing sets one.
+            where: the places where a role can be written, for the message without one.
         """
         known = self._roles.roles if isinstance(self._roles, KnownRoles) else None
         name = self._environment.name
@@ -151,8 +155,8 @@ class RoleChoice:
             choice = assignable if known is None else f"one of {assignable}"
             return Failure(
                 Code.ROLE_MISSING,
-                f"{key.name!r} has no role, and keys in {name} need one. Set `role:` on the key, "
-                f"in the manifest's defaults or in the environment to {choice}.",
+                f"{key!r} has no role, and keys in {name} need one. Set `role:` "
+                f"{where} to {choice}.",
             )
         if known is None:
             if is_uuid(written):
@@ -160,7 +164,7 @@ class RoleChoice:
             return Failure(
                 Code.ROLE_UNKNOWN,
                 f"This credential cannot read the roles of {name}, so the role {written!r} of "
-                f"{key.name!r} cannot be looked up. Give the credential's role the permission to "
+                f"{key!r} cannot be looked up. Give the credential's role the permission to "
                 "read roles, or write the role's id.",
             )
         matching = [role for role in known if written == role.id] or [
@@ -176,7 +180,13 @@ class RoleChoice:
         elif matching:
             code = Code.ROLE_NOT_ASSIGNABLE
             problem = f"cannot be assigned to API keys in {name}"
-        return Failure(code, f"The role {written!r} of {key.name!r} {problem}. {advice}")
+        return Failure(code, f"The role {written!r} of {key!r} {problem}. {advice}")
+
+
+def roles_ignored(count: int) -> str:
+    """Return the note that a legacy workspace ignores the roles of this many keys."""
+    keys = pluralize(count, "key")
+    return f"the roles of {keys} are ignored: before Twenty 1.3, keys have no roles"
 
 
 def _shorten(words: list[str]) -> str:

@@ -6,7 +6,7 @@ The file of a sink declares it in a constant `SINK`. `provisioner.sinks.registry
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -103,12 +103,18 @@ class OptionValues:
     Attributes:
         rejections: the values that the sink cannot have, in the order in which they were read.
         variable: the key's name as the name of a variable.
+        environment: the name of the key's environment.
     """
 
     def __init__(
-        self, kind: SinkKind[Any], written: Mapping[str, tuple[str, ...]], key_name: str
+        self,
+        kind: SinkKind[Any],
+        written: Mapping[str, tuple[str, ...]],
+        key_name: str,
+        environment: str,
     ) -> None:
         self.rejections: list[Rejection] = []
+        self.environment = environment
         self.variable = re.sub(r"[^A-Za-z0-9]", "_", key_name).upper()
         if self.variable[0].isdigit():
             self.variable = f"_{self.variable}"
@@ -158,6 +164,7 @@ class SinkContext:
         wait: waits for a number of seconds, or until the run is stopped.
         processes: the programs of the run.
         declared: every address in the manifests.
+        urls: the URL of each environment of the run, by its name.
     """
 
     root: Path
@@ -165,6 +172,7 @@ class SinkContext:
     wait: Callable[[float], None]
     processes: Processes
     declared: Iterable[Address] = ()
+    urls: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

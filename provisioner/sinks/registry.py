@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from provisioner.model.environment import Environment
     from provisioner.model.sink_address import Address
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.sinks.kind import SinkKind
     from provisioner.sinks.sink import Sink
 
-KINDS = ("file", "command", "vault", "aws", "github", "gitlab", "kubernetes")
+KINDS = ("file", "command", "vault", "aws", "github", "gitlab", "kubernetes", "twenty")
 """The kinds of sinks, each the name of its module; `.ci/schemas` writes them to the schemas."""
 
 _NO_RESTRICTIONS = Restrictions()
@@ -50,20 +51,24 @@ class SinkRegistry:
         declared: every address in the manifests. They are compared when the first file is opened,
             because two of them may lead to the same file.
         restrictions: the sinks, hosts and programs that this run may use.
+        environments: the environments of the run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that sinks use of a run
         self,
         root: Path,
         environ: Mapping[str, str],
         stop: Cancellation,
         declared: Iterable[Address] = (),
+        *,
         restrictions: Restrictions = _NO_RESTRICTIONS,
+        environments: Iterable[Environment] = (),
     ) -> None:
         from provisioner.runtime.process import Processes  # noqa: PLC0415 - `validate` runs nothing
 
         self._processes = Processes()
-        self._context = SinkContext(root, environ, stop.sleep, self._processes, declared)
+        urls = {one.name: one.url for one in environments}
+        self._context = SinkContext(root, environ, stop.sleep, self._processes, declared, urls)
         self._restrictions = restrictions
         self._lock = threading.Lock()
         self._servers: dict[tuple[str, str | None], str] = {}

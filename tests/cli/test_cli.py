@@ -1049,6 +1049,102 @@ def test_create_prints_the_records_in_the_shape_of_the_body(
     assert (code, [one["name"] for one in json.loads(out)]) == (0, ["x", "y"])
 
 
+SEED_BODY = """\
+[
+  {"name": "Api Key name", "expiresAt": "2031-07-03T12:28:59.208Z"},
+  {"name": "svc-seed", "expiresAt": "2031-01-01T00:00:00Z", "revokedAt": null},
+  {"name": "svc-gone", "expiresAt": "2031-01-01T00:00:00Z", "revokedAt": "2026-01-01T00:00:00Z"}
+]
+"""
+"""The body of a node that posts to `/rest/batch/apiKeys?depth=N`: it names no role."""
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Make a text the standard input of the next command."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_one_body_creates_keys_on_every_generation(run, small, monkeypatch, dialect, depth) -> None:
+    """`create -e dev --depth 1 < body.json` works everywhere, with the environment's role.
+
+    Where all depths return the same, one line says so, however many records there are.
+    """
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", f"sandbox:{dialect}"))
+    type_in(monkeypatch, SEED_BODY)
+    code, out, err = run("create", "-m", small, "-e", "dev", "--depth", depth)
+    created = json.loads(out)
+    assert (code, [one["name"] for one in created]) == (
+        0,
+        [one["name"] for one in json.loads(SEED_BODY)],
+    )
+    _, listed, _ = run("list", "-m", small, "--format", "json")
+    has_roles = dialect is not Dialect.LEGACY
+    assert {one["role"] for one in json.loads(listed)} == {"Admin" if has_roles else None}
+    assert all(("role" in one) == (has_roles and depth > 0) for one in created)
+    ignored = ["depths 0, 1 and 2 return the same", "the roles of 3 keys are ignored"]
+    assert [err.count(one) for one in ignored] == ([0, 0] if has_roles else [1, 1])
+    assert len(err.splitlines()) == (0 if has_roles else 2)
+
+
+def test_create_says_nothing_about_a_depth_that_nobody_chose(run, small, monkeypatch) -> None:
+    """Without --depth there is no note about depths."""
+    (small / "environments.yaml").write_text(
+        "version: 1\nenvironments: {dev: {url: 'sandbox:legacy'}}\n"
+    )
+    type_in(monkeypatch, SEED_BODY)
+    code, _, err = run("create", "-m", small)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("written", ["label", "id"])
+def test_a_record_may_name_its_role(run, small, tmp_path, written) -> None:
+    """`role` is a label or an id; it precedes the environment's, and `roleId` is sent as it is."""
+    with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
+        role = sandbox.role("Integrations")
+    record = {"expiresAt": "2031-01-01T00:00:00Z"}
+    body = [
+        record | {"name": "a", "role": role.label if written == "label" else role.id},
+        record | {"name": "b", "roleId": role.id},
+        record | {"name": "c"},
+    ]
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    code, out, _ = run("create", "-m", small, "--body", tmp_path / "body.json")
+    labels = [one["role"]["label"] for one in json.loads(out)]
+    assert (code, labels) == (0, ["Integrations", "Integrations", "Admin"])
+
+
+@pytest.mark.parametrize(
+    ("role", "code", "words"),
+    [
+        ("Adnim", "role_unknown", "Roles that keys can have: 'Admin', "),
+        ("Member", "role_not_assignable", "cannot be assigned"),
+    ],
+)
+def test_a_role_that_cannot_be_given_creates_no_key(
+    run, small, tmp_path, role, code, words
+) -> None:
+    """Each record with a wrong role is reported at its place, and nothing is created."""
+    record = {"expiresAt": "2031-01-01T00:00:00Z"}
+    body = [record | {"name": "a"}, record | {"name": "b", "role": role}]
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    found, out, err = run("create", "-m", small, "--body", tmp_path / "body.json")
+    assert (found, json.loads(out)) == (4, [])
+    assert f"{code}: {tmp_path}/body.json:1:" in err
+    assert words in err
+    assert json.loads(run("list", "-m", small, "--format", "json")[1]) == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_create_without_a_body_is_wrong_usage(run, small, monkeypatch, terminal) -> None:
+    """Nobody waits for a terminal or an empty standard input that was not asked for."""
+    type_in(monkeypatch, "{" if terminal else "\n")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: terminal)
+    code, out, err = run("create", "-m", small)
+    assert (code, out, "Missing option '--body'" in err) == (64, "", True)
+
+
 def test_create_reads_standard_input(run, small, monkeypatch) -> None:
     """`--body -` is standard input."""
     (small / "environments.yaml").write_text(ENVIRONMENTS.replace("sandbox:", "sandbox:legacy"))
@@ -1081,6 +1177,7 @@ def test_create_reads_standard_input(run, small, monkeypatch) -> None:
 )
 def test_create_with_a_bad_body_is_a_clear_error(run, small, tmp_path, body, code, word) -> None:
     """Errors of JSON, records and roles have a place and a remedy; stdout has no records."""
+    (small / "environments.yaml").write_text(ENVIRONMENTS.replace(", role: Admin", ""))
     file = tmp_path / "body.json"
     file.write_text(body)
     found, out, err = run("create", "-m", small, "--body", file)

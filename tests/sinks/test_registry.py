@@ -46,6 +46,7 @@ REFUSED = {
         *("shop/Twenty", "shop/a/b", "sh op/twenty", f"shop/{'a' * 254}", "a.b/twenty"),
     ),
     ("kubernetes", "key"): ("a/b", "..", ""),
+    ("twenty", "twenty"): ("", "a\n"),
     ("vault", "vault"): ("secret", "/secret/a", "secret/a/", "secret/../a", "secret/\n"),
 }
 """Values of options that the vendors refuse."""
@@ -64,9 +65,11 @@ def test_a_name_that_the_vendor_refuses_is_rejected(name: str, option: str, valu
         "github": "a/b",
         "gitlab": "a/b",
         "kubernetes": "a/b",
+        "twenty": "a",
         "vault": "a/b",
     }
-    values = OptionValues(kind, {name: (valid[name],)} | {option: (value,)}, "svc-billing")
+    written = {name: (valid[name],)} | {option: (value,)}
+    values = OptionValues(kind, written, "svc-billing", "shop")
     kind.address(values)
     (rejection,) = values.rejections
     assert (rejection.option, rejection.value) == (option, value)

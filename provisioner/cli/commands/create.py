@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import click
+from click.core import ParameterSource
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import INCOMPLETE
@@ -16,43 +18,48 @@ from provisioner.cli.signals import Signals, stoppable
 @option("--depth [0|1|2]", "Return the created keys with relations up to this depth.", default="1")
 @option(
     "--body FILE",
-    "Read a JSON object or array of records from this file; - means standard input.",
-    required=True,
+    "Read a JSON object or array of records from this file instead of standard input.",
     type=click.Path(allow_dash=True, readable=False),
 )
 @add_one_environment
 @add_output()
 @stoppable
 def create(
-    selection: Selection, depth: str, body: str, output: OutputOptions, signals: Signals
+    selection: Selection, depth: str, body: str | None, output: OutputOptions, signals: Signals
 ) -> int:
     """Create keys from a JSON body in one environment.
 
     This is for scripts that supply their own list of keys. The list is not compared with the
-    existing keys. A record has a name and an expiresAt. It may also have a revokedAt and, with
-    the core generation, a roleId. The created records are printed in the same shape as the
-    body. Each request is sent once and never retried.
+    existing keys. A record has a name and an expiresAt. It may also have a revokedAt and a role
+    (a label or an id), or a roleId. Without one it gets the environment's role. The created
+    records are printed in the same shape as the body. Each request is sent once and never
+    retried.
 
     Examples:
         # Create the keys listed in a JSON file:
         $ provision create --environment staging --body keys.json
 
         # Create the keys that another program lists:
-        $ ./list-keys | provision create --environment staging --body -
+        $ ./list-keys | provision create --environment staging
     """
+    import logging
+
     from provisioner.cli.console import Console
     from provisioner.cli.run import prepare, reconciler_of
     from provisioner.model.key import depth_of
-    from provisioner.operations.bulk_create import create_records
+    from provisioner.operations.bulk_create import create_records, notes
     from provisioner.operations.request_body import read_body
     from provisioner.runtime.cancellation import STOPPED
     from provisioner.runtime.log_context import bind
 
     console = Console(output)
+    depth_source = click.get_current_context().get_parameter_source("depth")
     with console.problems_as_data():
+        with signals.default_handling():  # another program may be slow to write the body
+            piped = _piped() if body is None else b""
         prepared = prepare(selection, keys_matter=False, one=True)
         with signals.default_handling():  # a person may be typing the body
-            request = read_body(_read(body), body)
+            request = read_body(_read(body, piped), body or "-")
     (target,) = prepared.environments
     with bind(environment=target.name):
         with (
@@ -63,8 +70,16 @@ def create(
             if workspace is None:
                 console.print_failure(STOPPED)
                 return signals.exit_code or INCOMPLETE
+            chosen = depth_source is not ParameterSource.DEFAULT
+            for note in notes(workspace, target, request, depth_chosen=chosen):
+                logging.getLogger("provisioner").warning("%s: %s", target.name, note)
             created = create_records(
-                workspace, request, depth_of(int(depth)), signals.stop, on_progress
+                workspace,
+                target,
+                request,
+                depth=depth_of(int(depth)),
+                stop=signals.stop,
+                on_progress=on_progress,
             )
         if created.output is not None:
             console.print_json(created.output)
@@ -73,8 +88,23 @@ def create(
     return signals.exit_code or (INCOMPLETE if created.failures else 0)
 
 
-def _read(name: str) -> str:
-    """Return the text of a file, or of standard input for `-`.
+def _piped() -> bytes:
+    """Return what another program writes to standard input.
+
+    Raises:
+        click.UsageError: nothing is written there.
+    """
+    data = b""
+    if sys.stdin is not None and not sys.stdin.isatty():
+        with suppress(OSError):
+            data = sys.stdin.buffer.read()
+    if not data.strip():
+        raise click.UsageError("Missing option '--body', and standard input is empty.")
+    return data
+
+
+def _read(name: str | None, piped: bytes) -> str:
+    """Return the text of a file, or of standard input for `-`; of what was piped without a name.
 
     Raises:
         InvalidInputError: if it cannot be read.
@@ -86,7 +116,9 @@ def _read(name: str) -> str:
     from provisioner.errors.problem import Place, Problem
 
     try:
-        if name != "-":
+        if name is None:
+            data = piped
+        elif name != "-":
             data = Path(name).read_bytes()
         else:
             data = sys.stdin.buffer.read() if sys.stdin else b""
@@ -95,4 +127,4 @@ def _read(name: str) -> str:
         reason = f"The body cannot be read: {error.strerror}."
     except UnicodeDecodeError:
         reason = "The body is not UTF-8."
-    raise InvalidInputError((Problem(Place(name), Code.BODY_INVALID, reason),))
+    raise InvalidInputError((Problem(Place(name or "-"), Code.BODY_INVALID, reason),))
