@@ -230,8 +230,10 @@ class Session:
         answer = self._send_code(endpoint, login, code_at(now, secret))
         if _CODE_REFUSED in answer.codes:
             # A code is accepted once, and a run just before may have used it.
-            self._transport.stop.sleep(INTERVAL - now % INTERVAL)
-            if self._transport.stop.requested:
+            stop = self._transport.stop
+            if not stop.requested:
+                stop.sleep(INTERVAL - now % INTERVAL)
+            if stop.requested:
                 raise WorkspaceError.of(STOPPED)
             answer = self._send_code(endpoint, login, code_at(now + INTERVAL, secret))
         return answer
