@@ -48,7 +48,7 @@ _CHECK = (  # `D-signin`
 )
 _SIGN_OUT = "mutation($refresh:String!){signOut(refreshToken:$refresh)}"  # from about 2.33
 # Names of the field on 1.10 and 2.21 (`907-…`), and on legacy (`908-…`).
-_TOKEN_FIELDS = ("accessOrWorkspaceAgnosticToken", "accessToken")
+_TOKEN_FIELDS: tuple[str, ...] = ("accessOrWorkspaceAgnosticToken", "accessToken")
 # 2.21 signs in only on /metadata, 0.60 and 1.10 on both, older ones on /graphql (`901`, `902`).
 _ENDPOINTS = ("/metadata", "/graphql")
 _UNKNOWN_FIELD = ("Cannot query field",)
