@@ -130,7 +130,8 @@ def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, r
 def test_core_sends_few_requests_in_addition_to_the_creates(serve, run, dialect, creates) -> None:
     """With a session it signs in, detects, lists, reads permissions, creates, and lists once more.
 
-    The last request asks for a sign-out, which neither server knows. 1.x takes two creates and then 20 a request; 2.x refuses the two and takes 137 single ones.
+    The last request asks for a sign-out, which neither server knows. 1.x takes two creates and then
+    20 a request; 2.x refuses the two and takes 137 single ones.
     """
     served = serve(dialect)
     served.sandbox.seed(f"old-{number}" for number in range(200))
