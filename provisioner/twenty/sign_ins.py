@@ -144,7 +144,8 @@ def _end(sessions: Iterable[Session]) -> None:
 def _uses(credential: SignIn, address: str) -> Iterator[_Use]:
     """Yield the server that a password is sent to, and the domain that its server may have.
 
-    A server of several workspaces has each of them at its own subdomain, of `localhost` too.
+    A server of several workspaces has each of them at its own subdomain, of `localhost` too. Where
+    the domain is that of several servers, a check only lists no workspace of the others.
     """
     yield credential.email, credential.password, address
     domain = urlsplit(address).netloc.partition(".")[2]
