@@ -177,6 +177,16 @@ def test_a_workspace_that_the_check_does_not_show_is_signed_in_to_by_itself(flee
     assert fleet.sent("getLoginTokenFromCredentials") == 2
 
 
+def test_a_second_factor_after_the_check_does_not_lead_to_another_sign_in(fleet, stop) -> None:
+    """The password is right, and to send it again cannot help."""
+    fleet.start(2)
+    for sandbox in fleet.sandboxes:
+        sandbox.configure(totp_secret=TOTP)
+    errors = fleet.open(fleet.environments(), stop)
+    assert ["demands a second factor" in one.message for one in errors] == [True, True]
+    assert len(fleet.journal) == 3
+
+
 def test_a_server_without_the_check_is_signed_in_to_as_before(fleet, stop) -> None:
     """Its answer to an unknown field is not taken for a refusal."""
 
