@@ -61,6 +61,12 @@ class Secret:
         """Return the value, for the call that sends it."""
         return self.__value
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self.__value == other.__value
+
+    def __hash__(self) -> int:
+        return hash(self.__value)
+
     def __repr__(self) -> str:
         return "Secret(***)"
 

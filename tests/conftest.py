@@ -17,7 +17,7 @@ import pytest
 from builders import environment_with, limits_with
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
-from sandbox_control import Dialect, Exchange, Sandbox
+from sandbox_control import Dialect, Exchange, Sandbox, signs_in
 
 from provisioner import secret
 from provisioner.cli import main
@@ -222,8 +222,7 @@ def is_write(exchange: Exchange) -> bool:
         return exchange.method not in ("GET", "OPTIONS")
     if exchange.path.startswith("/rest/"):
         return True
-    signs_in = b"getLoginToken" in exchange.body or b"getAuthTokens" in exchange.body
-    return b"mutation" in exchange.body and not signs_in
+    return b"mutation" in exchange.body and not signs_in(exchange.body)
 
 
 @pytest.fixture

@@ -49,12 +49,14 @@ __all__ = [
     "json_answer",
     "rate_limited",
     "role",
+    "signs_in",
     "spent_credits",
 ]
 
 OWN_KEY = "provision"
 """The name of the key behind `Sandbox.api_token`."""
 
+_SIGN_INS = (b"getLoginToken", b"getAuthTokens", b"signIn(", b"renewToken(", b"signOut(")
 _SEEDED_EXPIRY = "2031-01-01T00:00:00.000Z"
 _CENTURY = timedelta(days=36_500).total_seconds()
 
@@ -373,6 +375,11 @@ def _note(
 ) -> None:
     ended = time.monotonic()
     journal.append(Exchange(request.method, path, request.body, status, started, ended))
+
+
+def signs_in(body: bytes) -> bool:
+    """Return whether the body of a request is one step of a sign-in, a renewal or a sign-out."""
+    return any(mutation in body for mutation in _SIGN_INS)
 
 
 def rate_limited(request: Request, wait_ms: int = 1000, requests: int = 100) -> Response:

@@ -36,6 +36,12 @@ def test_a_secret_is_only_visible_when_revealed() -> None:
     assert secret.reveal() == CANARY
 
 
+def test_secrets_are_equal_if_their_values_are() -> None:
+    """Two environments with one password share its check."""
+    assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
+    assert Secret("a") != "a"
+
+
 def _encodings(value: str) -> dict[str, str]:
     """Return a value in the encodings of requests, logs and tracebacks."""
     raw = value.encode()

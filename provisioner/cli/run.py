@@ -191,7 +191,9 @@ def open_backends(
         room = max_parallel(needed + _SINK_DESCRIPTORS)
         width = max(1, min(_MAX_ENVIRONMENTS, len(prepared.environments), room))
         yield (
-            WorkspaceOpener(root, stop, others_wait=others_wait),
+            WorkspaceOpener(
+                root, stop, others_wait=others_wait, environments=prepared.environments
+            ),
             sinks.open,
             ThreadExecutor(width),
         )

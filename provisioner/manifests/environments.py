@@ -23,6 +23,7 @@ from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.policy_check import DeclaredPolicy, PolicyCheck, policy_of, rules_of
 from provisioner.manifests.schema import published
 from provisioner.manifests.schema_errors import schema_problems
+from provisioner.manifests.secret_text import email_in, password_in, token_in, totp_in
 from provisioner.manifests.text import MAX_BYTES, read_bytes, reason
 from provisioner.manifests.variables import Variable, VariableText
 from provisioner.model.environment import (
@@ -205,14 +206,22 @@ _VARIABLES = {
     "session_token": "TWENTY_SESSION_TOKEN",
     "email": "TWENTY_EMAIL",
     "password": "TWENTY_PASSWORD",
+    "totp": "TWENTY_TOTP_SECRET",
 }
+_SECRETS = {
+    "token": token_in,
+    "token_file": token_in,
+    "session_token": token_in,
+    "email": email_in,
+    "password": password_in,
+    "totp": totp_in,
+}
+"""Functions that return the secret in a value; that in a `password_file` is read already."""
 _SECRET_HEADER = re.compile(r"auth|token|secret|key|cookie|passw|credential|session", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:Basic|Bearer|Token) ", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t ]*[!-~\xa1-\xac\xae-\xff][\t -~\xa1-\xac\xae-\xff]*")
 """Printable characters of Latin-1; spaces around them are not sent."""
-_TOKEN = re.compile(r"\s*[!-~]+\s*")
-"""A token; many shells and files add a line break."""
 _TIMEOUT = re.compile(r"([0-9]{1,9})(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SANDBOXES = ", ".join(SANDBOX)
@@ -278,6 +287,7 @@ class _Builder:
             name=declared.name,
             url=url or "",
             credential=credential,
+            origin=self._origin(),
             headers=headers,
             ca_file=ca_file,
             owns=tuple(glob.value for glob in self.owns if glob.value),
@@ -298,6 +308,20 @@ class _Builder:
         found = _url(text.value, insecure=self._body.get("insecure") is True)
         if isinstance(found, str):
             return found
+        self._problem(text, *found)
+        return None
+
+    def _origin(self) -> str | None:
+        """Return the address by which the workspace knows itself, if it is declared."""
+        text = self._text("origin")
+        if text.value is None:
+            return None
+        found = _url(text.value, insecure=True)  # nothing is sent to it
+        if isinstance(found, str):
+            if text.value not in SANDBOX and not urlsplit(found).path:
+                return found
+            message = "`origin` has a path: write only scheme and host, https://crm.example.com"
+            found = Code.URL_INVALID, message
         self._problem(text, *found)
         return None
 
@@ -413,32 +437,36 @@ class _Builder:
                 "to the token of an API key"
             )
             self._problem(place, Code.AUTH_MISSING, message)
-        values = {
-            name: self._file(text, _secret, Code.SECRET_FILE_UNREADABLE)
-            if name.endswith("_file")
-            else text.value
-            for name, text in texts.items()
-        }
-        kind: type[ApiToken | SessionToken] = ApiToken
-        match values:
-            case {"token": str() as token} | {"token_file": str() as token}:
-                pass
-            case {"session_token": str() as token}:
-                kind = SessionToken
-            case {"email": str() as email, "password": str() as password} | {
-                "email": str() as email,
-                "password_file": str() as password,
+        secrets = {name: self._secret(name, text) for name, text in texts.items()}
+        match secrets:
+            case {"token": Secret() as token} | {"token_file": Secret() as token}:
+                return ApiToken(token)
+            case {"session_token": Secret() as token}:
+                return SessionToken(token)
+            case {"email": Secret() as email, "password": Secret() as password} | {
+                "email": Secret() as email,
+                "password_file": Secret() as password,
             }:
-                return SignIn(Secret(email.strip()), Secret(password))
+                return SignIn(email, password, secrets.get("totp"))
             case _:
                 return None
-        if _TOKEN.fullmatch(token) is None:
-            message = (
-                "this is not a token: it is empty, or contains characters that a token cannot "
-                "have. Write only the token, without `Bearer`"
-            )
-            self._problem(next(iter(texts.values())), Code.AUTH_INVALID, message)
-        return kind(Secret(token.strip()))
+
+    def _secret(self, name: str, text: _Text) -> Secret | None:
+        """Return a secret of `auth`; None if it is unknown or has a problem."""
+        value, source = text.value, "the value"
+        written_in = " and ".join(one.name for one in text.template.variables)
+        if name.endswith("_file"):
+            value = self._file(text, _secret_in, Code.SECRET_FILE_UNREADABLE)
+            source = f"the content of the file {f'in {written_in}' if written_in else text.value}"
+        elif written_in:
+            source = f"the value of {written_in}"
+        if value is None:
+            return None
+        try:
+            return Secret(_SECRETS.get(name, str)(value))
+        except ValueError as error:
+            self._problem(text, Code.AUTH_INVALID, f"{source} {error}")
+            return None
 
     def _file(self, path: _Text, read: Callable[[Path], _T], code: Code) -> _T | None:
         """Return the content of a file; None if it has a problem, and offline."""
@@ -509,18 +537,15 @@ class _Builder:
         return Limits(**found)
 
 
-def _secret(file: Path) -> str:
+def _secret_in(file: Path) -> str:
     """Return the content of a secret file, without the line break at its end."""
     data = read_bytes(file, MAX_SECRET_BYTES)
     if data is None:
         raise ValueError(f"is larger than {MAX_SECRET_BYTES} bytes")
     try:
-        text = data.decode().removesuffix("\n").removesuffix("\r")
+        return password_in(data.decode())
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 text") from None
-    if not text:
-        raise ValueError("is empty")
-    return text
 
 
 def _ca_file(file: Path) -> Path:

@@ -32,10 +32,15 @@ class SessionToken:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """An email and a password to sign in with; both are secret."""
+    """An email and a password to sign in with; both are secret.
+
+    Attributes:
+        totp: the secret of the second factor in base32; None without one.
+    """
 
     email: Secret
     password: Secret
+    totp: Secret | None = None
 
 
 Credential = ApiToken | SessionToken | SignIn
@@ -125,6 +130,8 @@ class Environment:
     Attributes:
         url: `https://host[:port]` without a trailing slash, or `sandbox:[DIALECT]`.
         credential: the credential to open it with; None only for the embedded Twenty.
+        origin: the address by which the workspace knows itself, `https://host[:port]`; None if it
+            is that of `url`.
         headers: sent with every request, for example to a proxy in front of the server.
         ca_file: a bundle of certificate authorities to trust instead of the default ones.
         owns: globs; only keys whose names match may be revoked or changed.
@@ -138,6 +145,7 @@ class Environment:
     name: str
     url: str
     credential: Credential | None = None
+    origin: str | None = None
     headers: tuple[tuple[str, Secret], ...] = ()
     ca_file: Path | None = None
     owns: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from provisioner.model.environment import SessionToken
 from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.secret import Secret
 from provisioner.twenty.connect import connect
+from provisioner.twenty.sign_ins import SignIns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,13 +35,16 @@ class WorkspaceOpener:
         root: the directory in which the embedded Twenty keeps its state, in `.provision/`.
         stop: ends the run early.
         others_wait: True if no environment is written to before each of them has been observed.
+        environments: all of the run, of which some may share the check of a password.
     """
 
     root: Path
     stop: Cancellation
     others_wait: bool = field(default=False, kw_only=True)
+    environments: tuple[Environment, ...] = field(default=(), kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _front: Front | None = field(default=None, init=False)
+    _sign_ins: SignIns | None = field(default=None, init=False)
 
     def __call__(self, environment: Environment, stack: ExitStack) -> Workspace:
         """Sign in, and return the workspace; the stack closes it.
@@ -68,9 +72,17 @@ class WorkspaceOpener:
             self.stop,
             others_wait=self.others_wait,
             on_idle_closed=on_idle_closed,
+            sign_ins=self._sign_ins_of_run(stack),
         )
         stack.callback(workspace.close)
         return workspace
+
+    def _sign_ins_of_run(self, stack: ExitStack) -> SignIns:
+        with self._lock:
+            if self._sign_ins is None:
+                self._sign_ins = SignIns(self.stop, self.environments)
+                stack.callback(self._sign_ins.sign_out)
+            return self._sign_ins
 
     def _start_embedded(self, environment: Environment, stack: ExitStack) -> Sandbox:
         """Open the embedded workspace of an environment; the server starts with the first one.

@@ -62,17 +62,24 @@ class Cancellation:
         else:
             wait((self._requested,), timeout=seconds)
 
-    def wait_for(self, futures: Collection[Future[T]], *, graceful: bool) -> None:
+    def wait_for(
+        self, futures: Collection[Future[T]], *, graceful: bool, timeout: float | None = None
+    ) -> None:
         """Wait until all futures are done, or until a stop leaves them no more time.
 
         Args:
             futures: the work in flight.
             graceful: whether the work gets the grace period; a read has nothing to finish.
+            timeout: seconds after which to wait no longer; None to wait for all.
         """
         stop: Future[object] = self._requested  # type: ignore[assignment]  # read, never set
         running: set[Future[object]] = set(futures)  # type: ignore[arg-type]  # as above
-        while running and not self.requested:
-            running = wait({*running, stop}, return_when=FIRST_COMPLETED).not_done - {stop}
+        deadline = None if timeout is None else self.now() + timeout
+        left = timeout
+        while running and not self.requested and (left is None or left > 0):
+            some = wait({*running, stop}, timeout=left, return_when=FIRST_COMPLETED)
+            running = some.not_done - {stop}
+            left = None if deadline is None else deadline - self.now()
         if running and graceful:
             wait(running, timeout=self._left())
 

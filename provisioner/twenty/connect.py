@@ -8,10 +8,10 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError
 from provisioner.model.environment import SignIn
 from provisioner.twenty.answers import generation_of
-from provisioner.twenty.auth import Session
 from provisioner.twenty.client import Client
 from provisioner.twenty.core import CoreWorkspace
 from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace
+from provisioner.twenty.sign_ins import SignIns
 from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def connect(  # noqa: PLR0913 - all a workspace needs
     *,
     others_wait: bool = False,
     on_idle_closed: Callable[[], None] | None = None,
+    sign_ins: SignIns | None = None,
 ) -> Workspace:
     """Return the workspace of an environment, signed in to and with its generation known.
 
@@ -40,6 +41,7 @@ def connect(  # noqa: PLR0913 - all a workspace needs
         stop: once a stop is requested, no key is sent.
         others_wait: whether other environments write nothing before this one is observed.
         on_idle_closed: called whenever idle connections were closed.
+        sign_ins: those of the run; None for a run of this environment alone.
 
     Raises:
         WorkspaceError: the server cannot be reached or refuses the credential.
@@ -50,7 +52,8 @@ def connect(  # noqa: PLR0913 - all a workspace needs
     )
     try:
         if isinstance(credential, SignIn):
-            client = Client(transport, Session(transport, credential))
+            sign_ins = sign_ins or SignIns(stop)
+            client = Client(transport, sign_ins.session(transport, credential, environment))
         else:
             client = Client(transport, credential.token)
         if environment.workspace is not None:

@@ -18,7 +18,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 
-from sandbox_control import Dialect, Exchange, Request, Response, Sandbox, json_answer, rate_limited
+from sandbox_control import (
+    Dialect,
+    Exchange,
+    Request,
+    Response,
+    Sandbox,
+    json_answer,
+    rate_limited,
+    signs_in,
+)
 
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.graphql_call import ANY_ERROR, token_refused
@@ -229,8 +238,7 @@ def is_write(request: Request) -> bool:
         return request.method not in ("GET", "OPTIONS")
     if request.path.startswith("/rest/"):
         return True
-    signs_in = b"getLoginToken" in request.body or b"getAuthTokens" in request.body
-    return b"mutation" in request.body and not signs_in
+    return b"mutation" in request.body and not signs_in(request.body)
 
 
 def scripted(faults: Mapping[int, Fault], *, only_writes: bool = False) -> Plan:

@@ -32,7 +32,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 import pytest
 from delivering import ALL_KINDS, STORE, TOKEN, Aws, Command, Item, Project, sink_fixture
 from laboratory import FAULTS, Fault, Laboratory, is_write
-from sandbox_control import Dialect, Request, Response
+from sandbox_control import Dialect, Request, Response, signs_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -244,7 +244,7 @@ STEPS = ("sign-in", "look", "create", "mint", "prove")
 
 
 def step_of(request: Request) -> str:
-    if b"getLoginToken" in request.body or b"getAuthTokens" in request.body:
+    if signs_in(request.body):
         return "sign-in"
     if b"generateApiKeyToken" in request.body:
         return "mint"

@@ -465,6 +465,7 @@ def request(method: str = "POST", path: str = "/rest/apiKeys", body: bytes = b""
         (request("POST", "/metadata", b'{"query":"mutation{createApiKey}"}'), True),
         (request("POST", "/graphql", b'{"query":"mutation{getLoginToken}"}'), False),
         (request("POST", "/graphql", b'{"query":"mutation{getAuthTokens}"}'), False),
+        (request("POST", "/metadata", b'{"query":"mutation{renewToken(appToken:1)}"}'), False),
     ],
 )
 def test_is_write_recognizes_writes(request_, write):

@@ -196,6 +196,111 @@ def test_each_form_of_auth_gives_its_credential(declare, tmp_path: Path) -> None
     assert "from-file" not in repr(found)
 
 
+def test_the_secret_of_a_second_factor_is_written_in_any_way(declare, tmp_path: Path) -> None:
+    """Pages show it in groups of letters; programs want it without spaces."""
+    for form in ('password: "${P}"', "password_file: password"):
+        (tmp_path / "password").write_text("p")
+        declared = declare(f'{URL}    auth: {{email: "${{E}}", {form}, totp: "${{T}}"}}\n')
+        written = " jbsw y3dp-ehpk 3pxp==\n"
+        credential = resolved(declared, tmp_path, E="e", P="p", T=written).credential
+        assert isinstance(credential, SignIn)
+        assert credential.totp is not None
+        assert credential.totp.reveal() == "JBSWY3DPEHPK3PXP"
+
+
+CLEANED = ["{}", "{}\n", "{}\r\n", "\ufeff{}", "\ufeff{}\n", " {}\t\n\n"]
+
+
+@pytest.mark.parametrize("written", CLEANED)
+def test_a_token_is_cleaned_of_what_shells_and_editors_add(declare, tmp_path, written) -> None:
+    """A byte order mark, line breaks and spaces, in variables and in files."""
+    value = written.format("eyJ.b.c")
+    (tmp_path / "token").write_text(value, encoding="utf-8", newline="")
+    for form in ('token: "${V}"', "token_file: token", 'session_token: "${V}"'):
+        credential = resolved(declare(f"{URL}    auth: {{{form}}}\n"), tmp_path, V=value).credential
+        assert isinstance(credential, ApiToken | SessionToken)
+        assert credential.token.reveal() == "eyJ.b.c"
+
+
+@pytest.mark.parametrize("password", ["p", " p w ", '"p"', "'p", "p\n", '"p" \n'])
+@pytest.mark.parametrize("written", CLEANED[:-1])
+def test_a_password_keeps_its_spaces_and_quotes(declare, tmp_path, written, password) -> None:
+    """Only a byte order mark and one line break are removed, in variables and in files."""
+    value = written.format(password)
+    (tmp_path / "password").write_text(value, encoding="utf-8", newline="")
+    expected = password.removesuffix("\n") if written in ("{}", "\ufeff{}") else password
+    for form in ('password: "${V}"', "password_file: password"):
+        declared = declare(f'{URL}    auth: {{email: "${{E}}", {form}}}\n')
+        credential = resolved(declared, tmp_path, V=value, E="\ufeff e@x \n").credential
+        assert isinstance(credential, SignIn)
+        assert (credential.email.reveal(), credential.password.reveal()) == ("e@x", expected)
+
+
+SIGN_IN = 'email: "${E}", password: "${P}", totp: "${T}"'
+
+
+@pytest.mark.parametrize(
+    ("form", "variable", "value", "message"),
+    [
+        ('token: "${V}"', "V", '"hunter2secret"', "the value of V is in quotes: remove them"),
+        ('token: "${V}"', "V", "hunter2secret'", "the value of V is in quotes: remove them"),
+        ('token: "${V}"', "V", "\u201chunter2secret\u201d", "the value of V is in quotes"),
+        ('token: "${V}"', "V", "Bearer hunter2secret", "the value of V is not a token: "),
+        ('session_token: "${V}"', "V", "hunter2\nsecret", "the value of V is not a token: "),
+        ('token: "${V}${W}"', "V", "hunter2 secret", "the value of V and W is not a token: "),
+        (SIGN_IN, "E", "'hunter2secret'", "the value of E is in quotes: remove them"),
+        (SIGN_IN, "E", " \n", "the value of E is empty"),
+        (SIGN_IN, "P", "\n", "the value of P is empty"),
+        (SIGN_IN, "T", "234567", "the value of T is not the secret of a second factor: "),
+        (SIGN_IN, "T", "hunter2secret", "the value of T is not the secret of a second factor: "),
+        (SIGN_IN, "T", "JBSWY3DPEHPK3PX1", "the value of T is not the secret"),
+        (SIGN_IN, "T", "otpauth://totp/x?secret=JBSWY3DPEHPK3PXP", "the value of T is not"),
+        (SIGN_IN, "T", '"JBSWY3DPEHPK3PXP"', "the value of T is in quotes: remove them"),
+        ("token_file: secret", "F", '"hunter2secret"', "the content of the file secret is in quo"),
+        ('token_file: "${V}"', "V", "secret", "the content of the file in V is in quotes: rem"),
+    ],
+)
+def test_a_secret_that_cannot_be_one_is_refused_offline(
+    declare, tmp_path: Path, form: str, variable: str, value: str, message: str
+) -> None:
+    """The message names the variable or the file, says what to do, and never has the value."""
+    (tmp_path / "secret").write_text("'hunter2secret'")
+    values = {"W": "w", "E": "e", "P": "p", "T": "JBSWY3DPEHPK3PXP", variable: value}
+    (problem,) = refused(declare(f"{URL}    auth: {{{form}}}\n"), tmp_path, **values)
+    assert problem.code == "auth_invalid"
+    assert problem.message.startswith(message)
+    assert "hunter2" not in str(problem)
+    assert "JBSW" not in str(problem)
+
+
+def test_an_origin_is_a_scheme_and_a_host(declare, tmp_path: Path) -> None:
+    """Nothing is sent to it, so plain http is no danger."""
+    for written in ("http://CRM.example.com/", "http://crm.example.com"):
+        environment = resolved(declare(f"{URL}    origin: {written}\n{TOKEN}"), tmp_path)
+        assert environment.origin == "http://crm.example.com"
+    assert resolved(declare(URL + TOKEN), tmp_path).origin is None
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        ("crm.example.com", "url_invalid"),
+        ("https://crm.example.com/app", "url_invalid"),
+        ("https://crm.example.com?x", "url_invalid"),
+        ("ftp://crm.example.com", "url_invalid"),
+        ("sandbox:", "url_invalid"),
+        ("https://me:pw@crm.example.com", "url_credentials"),
+    ],
+)
+def test_another_origin_is_refused(declare, tmp_path: Path, written: str, code: str) -> None:
+    """It is found offline if it depends on no variable, and does not show the value of one."""
+    (problem,) = refused(
+        declare(f'{URL}    origin: "${{O}}"\n{TOKEN}'), tmp_path, O=written, TOKEN="t"
+    )
+    assert (problem.code, problem.place.line) == (code, 5)
+    assert written not in problem.message
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

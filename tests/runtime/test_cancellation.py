@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
@@ -33,3 +34,14 @@ def test_a_wait_that_starts_after_the_stop_ends_with_the_grace_period() -> None:
     assert 0.2 <= time.monotonic() - started < 30
     stop.sleep(60)
     assert time.monotonic() - started < 30
+
+
+def test_a_wait_for_work_ends_after_its_timeout() -> None:
+    """Work that never ends is waited for no longer, and work that ended is not waited for."""
+    stop = Cancellation()
+    done: Future[None] = Future()
+    done.set_result(None)
+    started = time.monotonic()
+    stop.wait_for((done,), graceful=False, timeout=60)
+    stop.wait_for((Future(), done), graceful=False, timeout=0.1)
+    assert 0.1 <= time.monotonic() - started < 30

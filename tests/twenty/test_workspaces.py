@@ -18,7 +18,7 @@ import pytest
 import time_machine
 from builders import environment_with, limits_with
 from graphql import build_schema, parse, validate
-from sandbox_control import API_KEYS_FLAG, Dialect, Response, json_answer
+from sandbox_control import API_KEYS_FLAG, Dialect, Response, json_answer, signs_in
 
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
@@ -341,7 +341,8 @@ def test_a_session_that_expires_during_a_run_is_renewed_once(serve, monkeypatch)
     outcomes = create(workspace, [new(f"k{n}", role_id=role) for n in range(12)])
     assert all(isinstance(outcome, Created) for outcome in outcomes)
     after = served.journal[before:]
-    assert sum(b"getLoginToken" in one.body for one in after) == 1
+    assert sum(b"renewToken" in one.body for one in after) == 1
+    assert not any(b"getLoginToken" in one.body for one in after)
     assert len(served.sandbox.keys()) == 12
 
 
@@ -363,7 +364,7 @@ def test_signing_in_never_deadlocks_with_the_slots(serve, parallel: int) -> None
         keys = [new(f"k{n}", role_id=role) for n in range(30)]
         outcomes = pool.submit(create, workspace, keys, expire).result(timeout=30)
     assert all(isinstance(outcome, Created) for outcome in outcomes)
-    assert sum(b"getLoginToken" in one.body for one in served.journal) > 3
+    assert sum(b"renewToken" in one.body for one in served.journal) > 3
     assert served.most_in_flight() <= parallel
 
 
@@ -572,10 +573,11 @@ def test_a_session_that_is_about_to_expire_is_renewed_before_it_is_used(serve) -
     served = serve(Dialect.CORE, session_seconds=2.0)
     workspace = served.workspace("sign-in")
     workspace.observe()
-    signed_in = sum(b"getLoginToken" in one.body for one in served.journal)
+    before = len(served.journal)
     workspace._client._credential._renew_at = 0.0
     workspace.observe()
-    assert sum(b"getLoginToken" in one.body for one in served.journal) == signed_in + 1
+    after = [one for one in served.journal[before:] if signs_in(one.body)]
+    assert [b"renewToken" in one.body for one in after] == [True]
 
 
 @pytest.mark.parametrize("dialect", Dialect)
@@ -608,7 +610,7 @@ def test_a_refused_sign_in_is_not_repeated_for_every_key(serve, connect) -> None
     workspace.observe()
     user = served.sandbox.user()
     served.sandbox.put_user(replace(user, password="another"))
-    workspace._client._credential._renew_at = 0.0
+    served.sandbox.revoke_signing_key()
     role = served.sandbox.role("Admin").id
     outcomes = create(workspace, [new(f"k{n}", role_id=role) for n in range(50)])
     assert {one.failure.code for one in outcomes if isinstance(one, NotCreated)} == {
