@@ -743,8 +743,10 @@ def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
             desired("their", rotation=ROTATED),
             (key(1, "their"),),
             Code.NOT_OWNED,
-            "'their' matches no pattern under `owns` in shop, so its current key could not be "
-            "revoked. Add a pattern.",
+            (
+                "'their' matches no pattern under `owns` in shop, so its current key could not be "
+                "revoked. Add a pattern."
+            ),
             "",
             False,
         ),
@@ -760,8 +762,10 @@ def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
             desired(rotation=ROTATED),
             (OLD, NEW),
             Code.ROTATION_RUNNING,
-            "The last rotation of 'svc-a' is not finished: 2 keys with that name are live. Run "
-            "`provision apply` after 2026-11-20T04:00:00Z to revoke the older ones, or use --now.",
+            (
+                "The last rotation of 'svc-a' is not finished: 2 keys with that name are live. Run "
+                "`provision apply` after 2026-11-20T04:00:00Z to revoke the older ones, or use --now."
+            ),
             "",
             True,
         ),
@@ -769,14 +773,16 @@ def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
             desired(),
             (key(1),),
             Code.ROTATION_UNSAID,
-            "'svc-a' has no `rotate`, so nothing says when to revoke the old key. Add one, or use "
-            "--now.",
+            (
+                "'svc-a' has no `rotate`, so nothing says when to revoke the old key. Add one, or use "
+                "--now."
+            ),
             "",
             True,
         ),
     ],
 )
-def test_a_successor_whose_predecessor_could_not_be_revoked_is_not_created(  # noqa: PLR0913, PLR0917
+def test_a_successor_whose_predecessor_could_not_be_revoked_is_not_created(
     declared, observed, code, message, remedy, works_at_once
 ) -> None:
     """Each reason has the name; `--now` needs no rotation, but ownership and a sink."""

@@ -310,7 +310,7 @@ def test_a_key_created_by_hand_is_reported_and_never_delivered(hours) -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "reason"), [(0, None), (9.9, None), (10.1, "token_unproven"), (2950, None)]
+    ("minutes", "reason"), [(0, None), (10, None), (10.1, "token_unproven"), (2950, None)]
 )
 def test_a_timestamp_that_proves_no_delivery_needs_another_write(minutes, reason) -> None:
     """Not right after the create, and only if an older key is kept until the delivery is proven."""
