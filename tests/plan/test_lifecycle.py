@@ -763,8 +763,9 @@ def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
             (OLD, NEW),
             Code.ROTATION_RUNNING,
             (
-                "The last rotation of 'svc-a' is not finished: 2 keys with that name are live. Run "
-                "`provision apply` after 2026-11-20T04:00:00Z to revoke the older ones, or use --now."
+                "The last rotation of 'svc-a' is not finished: 2 keys with that name are live. "
+                "Run `provision apply` after 2026-11-20T04:00:00Z to revoke the older ones, or "
+                "use --now."
             ),
             "",
             True,
@@ -774,8 +775,8 @@ def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
             (key(1),),
             Code.ROTATION_UNSAID,
             (
-                "'svc-a' has no `rotate`, so nothing says when to revoke the old key. Add one, or use "
-                "--now."
+                "'svc-a' has no `rotate`, so nothing says when to revoke the old key. Add one, "
+                "or use --now."
             ),
             "",
             True,
