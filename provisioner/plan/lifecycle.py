@@ -233,7 +233,7 @@ class Lifecycle:
     def _update(self, key: DesiredKey, current: ObservedKey, changes: tuple[Change, ...]) -> Update:
         fields = {one.field for one in changes}
         expires_at, sets_expiry = current.expires_at, "expires" in fields
-        if isinstance(key.expiry, ExpiresAt):
+        if sets_expiry and isinstance(key.expiry, ExpiresAt):
             # Keep the milliseconds: they identify the run that created the key.
             expires_at = key.expiry.timestamp.replace(microsecond=expires_at.microsecond)
         role, role_id, blocked = current.role, None, None

@@ -174,7 +174,7 @@ def test_an_environment_without_a_credential_is_refused(tmp_path, stack, connect
             Failure(
                 Code.SANDBOX_UNUSABLE,
                 "The embedded Twenty for shop cannot start: Cannot assign requested address.",
-                "Free a loopback port for this user and run again.",
+                "Free a loopback port for this user and run the command again.",
             ),
         ),
         (
