@@ -39,6 +39,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
+from provisioner.execution.results import EXPIRY_PENDING, OLD_KEY_PENDING
 from provisioner.model.expiry import format_timestamp
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, ObservedKey
@@ -965,10 +966,9 @@ def test_the_old_token_of_a_sink_is_verified_to_be_dead(accepts_revoked) -> None
     assert result.id == "id-svc-a"
     assert isinstance(result, Unfinished if accepts_revoked else Done)
     if isinstance(result, Unfinished):
+        text = "The key svc-a-1 was revoked, but the server still accepts its token."
         assert result.failure.code == "token_alive"
-        assert result.failure.text.startswith(
-            "The key svc-a-1 was revoked, but the server still accepts its token."
-        )
+        assert result.failure.text.startswith(f"{text} Check the key in Twenty.")
 
 
 def test_a_duplicate_is_revoked_only_after_the_kept_key_is_delivered() -> None:
@@ -1103,8 +1103,30 @@ def test_a_stop_before_the_revocations_revokes_nothing(at) -> None:
     assert pruned == Skipped(prune, STOPPED)
     assert isinstance(changed, Done if at.startswith("move") else Unfinished)
     if isinstance(changed, Unfinished):
-        assert changed.failure.text.endswith("The next run changes it.")
+        assert changed == Unfinished(
+            update, "svc-a-1", None, EXPIRY_PENDING, created=False, delivered=True
+        )
     assert not any(event.startswith("revoke") for event in server.told)
+
+
+def test_a_stop_after_the_delivery_of_a_successor_says_that_the_old_key_is_left() -> None:
+    """The successor is delivered, and the result has its id and says what was not done."""
+    action = rotation_of(at_once=True)
+    server = ModelServer(stop_at="write file a.env A")
+    [result] = server.run(action)
+    assert isinstance(result, Unfinished)
+    assert (result.id, result.delivered) == ("id-svc-a", True)
+    assert result.failure.code == OLD_KEY_PENDING.code
+    assert result.failure.text.startswith(OLD_KEY_PENDING.text)
+    assert server.revoked == []
+
+
+def test_a_stop_after_a_role_was_assigned_leaves_the_expiry_to_the_next_run() -> None:
+    """The token is not delivered, so the key keeps its expiry, and the result says so."""
+    [action] = planned([desired(expiry="2027-06-30", role="Admin")], [key()]).actions
+    server = ModelServer(stop_at="assign svc-a-1 Admin")
+    assert server.run(action) == (Failed(action, EXPIRY_PENDING),)
+    assert server.told == ["assign svc-a-1 Admin"]
 
 
 def test_a_stop_during_the_revocations_only_finishes_those_in_flight() -> None:
