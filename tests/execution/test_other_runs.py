@@ -124,8 +124,10 @@ def test_the_token_of_another_runs_key_is_delivered_instead_and_logged(caplog) -
     with caplog.at_level("WARNING", "provisioner"):
         assert server.run(X) == (Done(X, "old-x", None),)
     assert [one.getMessage() for one in caplog.records] == [
-        "x: another run was active while the token for key old-x was being delivered; delivering "
-        "a token for key new-x instead"
+        (
+            "x: another run was active while the token for key old-x was being delivered; "
+            "delivering a token for key new-x instead"
+        )
     ]
     assert server.minted[server.tokens[FILE].reveal()] == "new-x"
     failing = server_with(at_write=another_run)
@@ -143,7 +145,7 @@ def test_a_delivery_that_does_not_stand_says_what_happened_and_what_to_run() -> 
             Failure(
                 Code.TOKEN_REFUSED,
                 "The key old-x of 'x' was revoked or expired while its token was being delivered. "
-                "Run again.",
+                "Run the command again.",
             ),
         ),
     )
@@ -188,7 +190,7 @@ def test_a_token_that_was_refused_after_a_long_delivery_names_its_key() -> None:
             Failure(
                 Code.TOKEN_REFUSED,
                 "The server no longer accepts the token for 'x': another run revoked its key "
-                "during the delivery. Run again.",
+                "during the delivery. Run the command again.",
             ),
         ),
     )

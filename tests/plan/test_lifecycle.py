@@ -776,8 +776,8 @@ def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
             (key(1),),
             Code.ROTATION_UNSAID,
             (
-                "'svc-a' has no `rotate`, so nothing determines when to revoke the old key. Add one, "
-                "or use --now."
+                "'svc-a' has no `rotate`, so nothing determines when to revoke the old key. "
+                "Add one, or use --now."
             ),
             "",
             True,
