@@ -234,7 +234,8 @@ def _refuse_change(manifests: Manifests, rules: Restrictions) -> None:
         raise RefusedError(
             Code.CHANGE_UNREVIEWED,
             f"No credentials are used for this change, because {reason}.",
-            remedy="Review the change. Then run without --against, or merge the change.",
+            # templates/provision.yml, copied into pipelines, reads the reason up to these words.
+            remedy="Review it; then run without --against, or merge it.",
         )
 
 

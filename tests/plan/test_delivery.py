@@ -53,6 +53,7 @@ from provisioner.plan import (
     sinks_to_check,
     sinks_to_read,
 )
+from provisioner.plan.delivery import holds_good_token
 from provisioner.render.outcome.json import plan_document
 from provisioner.render.outcome.rows import plan_summary
 from provisioner.render.outcome.text import plan_text
@@ -182,6 +183,25 @@ def test_a_sink_with_a_good_token_is_not_written(sink_contents: SinkContent) -> 
     """Ids are compared without case, and a token that never expires outlives its key."""
     assert delivery_of(sink_contents) is None
     assert delivery_of(sink_contents, observed=key("a", id="Id-A-1")) is None
+
+
+@pytest.mark.parametrize(
+    ("sink_contents", "good"),
+    [
+        (ApiKeyToken("ID-A-1", EXPIRES_AT), True),
+        (ApiKeyToken("id-a-1", EXPIRES_AT - MINUTE - SECOND), False),
+        (ApiKeyToken("id-b-1", EXPIRES_AT), False),
+        (NoToken(), False),
+        (NotAToken(), False),
+        (Unavailable(DOWN), False),
+        (Unreadable(None), False),
+        (Unreadable(CREATED_AT + SECOND - MINUTE), True),
+        (Unreadable(CREATED_AT - MINUTE), False),
+    ],
+)
+def test_a_token_is_good_only_if_that_is_known(sink_contents: SinkContent, good: bool) -> None:
+    """A report says `yes` for a sink only if its content or timestamp shows a good token."""
+    assert holds_good_token(sink_contents, key("a")) is good
 
 
 def test_a_token_may_expire_60_seconds_before_its_key_and_no_earlier() -> None:

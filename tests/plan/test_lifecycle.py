@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from model_server import ModelServer, Row
 from model_server import token as signed
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import (
@@ -38,6 +39,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
+from provisioner.execution.results import EXPIRY_PENDING, OLD_KEY_PENDING
 from provisioner.model.expiry import format_timestamp
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, ObservedKey
@@ -429,16 +431,19 @@ def test_the_expiry_of_the_token_in_use_counts_even_beside_a_later_key() -> None
 
 def test_no_action_locks_the_run_out() -> None:
     """The key that the run is signed in with keeps its role, and `--now` does not revoke it."""
+    signed_in = "This run is signed in with 'svc-a' (svc-a-1)."
     [role] = planned([desired(role="Admin")], [key()], own_key="svc-a-1").actions
-    assert role.blocked is not None
-    assert role.blocked.code == "own_key"
+    assert role.blocked == Failure(
+        Code.OWN_KEY, f"{signed_in} Use another credential to change its role."
+    )
     [end] = planned([desired(expiry="2027-06-30")], [key()], own_key="svc-a-1").actions
     assert end.blocked is None
     options = {"rotate": frozenset({"svc-a"}), "own_key": "svc-a-1"}
     [now] = planned([desired(rotation=ROTATED)], [key()], at_once=True, **options).actions
     assert isinstance(now, Rotate)
-    assert now.blocked is not None
-    assert now.blocked.code == "own_key"
+    assert now.blocked == Failure(
+        Code.OWN_KEY, f"{signed_in} Rotate it without --now, or use another credential."
+    )
     [with_overlap] = planned([desired(rotation=ROTATED)], [key()], **options).actions
     assert with_overlap.blocked is None
 
@@ -733,33 +738,84 @@ def test_a_requested_successor_replaces_all_live_keys_of_its_name(now) -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "observed", "code"),
+    ("declared", "observed", "code", "message", "remedy", "works_at_once"),
     [
-        (desired("their", rotation=ROTATED), (key(1, "their"),), "not_owned"),
-        (desired(rotation=ROTATED, deliver=()), (key(1),), "rotation_undelivered"),
-        (desired(rotation=ROTATED), (OLD, NEW), "rotation_running"),
-        (desired(), (key(1),), "rotation_unsaid"),
-        (desired(rotation=ROTATED, role="Nobody"), (key(1),), "role_unknown"),
+        (
+            desired("their", rotation=ROTATED),
+            (key(1, "their"),),
+            Code.NOT_OWNED,
+            (
+                "'their' matches no pattern under `owns` in shop, so its current key could not be "
+                "revoked. Add a pattern."
+            ),
+            "",
+            False,
+        ),
+        (
+            desired(rotation=ROTATED, deliver=()),
+            (key(1),),
+            Code.ROTATION_UNDELIVERED,
+            "'svc-a' has no sink that its successor's token could be delivered to.",
+            "Add one under `deliver`.",
+            False,
+        ),
+        (
+            desired(rotation=ROTATED),
+            (OLD, NEW),
+            Code.ROTATION_RUNNING,
+            (
+                "The last rotation of 'svc-a' is not finished: 2 keys with that name are live. "
+                "Run `provision apply` after 2026-11-20T04:00:00Z to revoke the older ones, or "
+                "use --now."
+            ),
+            "",
+            True,
+        ),
+        (
+            desired(),
+            (key(1),),
+            Code.ROTATION_UNSAID,
+            (
+                "'svc-a' has no `rotate`, so nothing determines when to revoke the old key. "
+                "Add one, or use --now."
+            ),
+            "",
+            True,
+        ),
     ],
 )
 def test_a_successor_whose_predecessor_could_not_be_revoked_is_not_created(
-    declared, observed, code
+    declared, observed, code, message, remedy, works_at_once
 ) -> None:
     """Each reason has the name; `--now` needs no rotation, but ownership and a sink."""
-    blocked = requested_rotation(declared, *observed).blocked
-    assert blocked is not None
-    assert blocked.code == code
-    assert repr(declared.name) in blocked.text
+    failure = Failure(code, message, remedy)
+    assert requested_rotation(declared, *observed).blocked == failure
     at_once = requested_rotation(declared, *observed, now=True).blocked
-    if code == "rotation_running":
-        assert "`provision apply` after 2026-11-20T04:00:00Z to revoke" in blocked.text
-    works_at_once = code in ("rotation_running", "rotation_unsaid")
-    assert (at_once is None) is works_at_once
+    assert at_once == (None if works_at_once else failure)
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_a_successor_that_could_not_be_created_blocks_its_rotation(now) -> None:
+    """An unknown role is found before anything is revoked, with and without `--now`."""
+    declared = desired(rotation=ROTATED, role="Nobody")
+    blocked = requested_rotation(declared, key(1), now=now).blocked
+    assert blocked is not None
+    assert blocked.code == "role_unknown"
+    assert "'svc-a'" in blocked.text
+
+
+def test_a_requested_rotation_leaves_every_other_key_alone() -> None:
+    """Only the requested name has an action, though the others are live, declared and owned."""
+    declared = [desired(rotation=ROTATED), desired("svc-b", rotation=ROTATED)]
+    plan = planned(declared, [key(), key(1, "svc-b")], rotate=frozenset({"svc-a"}))
+    [rotate] = plan.actions
+    assert isinstance(rotate, Rotate)
+    assert (rotate.name, rotate.successor.reason) == ("svc-a", "missing")
 
 
 def revocations_of(
     *names: str, observed: Sequence[ObservedKey], own_key: str | None = None, **options: Any
-) -> list[tuple[str, str | None]]:
+) -> list[tuple[str, Failure | None]]:
     """Return the ids that a revocation includes, and what blocks them."""
     observation = observation_with(*observed, roles=ROLES, own_key=own_key)
     options["revoke"] = frozenset(names)
@@ -768,11 +824,7 @@ def revocations_of(
     assert (plan.kept, plan.findings, plan.workspace) == ((), (), "w")
     assert (plan.environment, plan.url, plan.generation) == ("shop", SHOP.url, "core")
     assert plan.estimate.requests >= 1
-    return [
-        (one.key_id, one.blocked and one.blocked.code)
-        for one in plan.actions
-        if isinstance(one, Revoke)
-    ]
+    return [(one.key_id, one.blocked) for one in plan.actions if isinstance(one, Revoke)]
 
 
 def test_revoke_takes_names_and_ids_of_live_keys() -> None:
@@ -801,12 +853,26 @@ def test_revoking_a_declared_key_warns_that_it_will_be_created_again() -> None:
 
 
 def test_revoke_is_blocked_for_its_own_key_and_for_foreign_keys() -> None:
-    """Both are shown as blocked, and other keys are revoked."""
+    """Both are shown as blocked, with what to do instead, and other keys are revoked."""
     observed = [key(1, "their"), key(1), key(2)]
     assert revocations_of("svc-a", "their", observed=observed, own_key="svc-a-2") == [
         ("svc-a-1", None),
-        ("svc-a-2", "own_key"),
-        ("their-1", "not_owned"),
+        (
+            "svc-a-2",
+            Failure(
+                Code.OWN_KEY,
+                "This run is signed in with 'svc-a' (svc-a-2). "
+                "Use another credential to revoke it.",
+            ),
+        ),
+        (
+            "their-1",
+            Failure(
+                Code.NOT_OWNED,
+                "'their' matches no pattern under `owns` in shop. Add a pattern, or revoke the "
+                "key in Twenty.",
+            ),
+        ),
     ]
 
 
@@ -900,10 +966,9 @@ def test_the_old_token_of_a_sink_is_verified_to_be_dead(accepts_revoked) -> None
     assert result.id == "id-svc-a"
     assert isinstance(result, Unfinished if accepts_revoked else Done)
     if isinstance(result, Unfinished):
+        text = "The key svc-a-1 was revoked, but the server still accepts its token."
         assert result.failure.code == "token_alive"
-        assert result.failure.text.startswith(
-            "The key svc-a-1 was revoked, but the server still accepts its token."
-        )
+        assert result.failure.text.startswith(f"{text} Check the key in Twenty.")
 
 
 def test_a_duplicate_is_revoked_only_after_the_kept_key_is_delivered() -> None:
@@ -1038,8 +1103,30 @@ def test_a_stop_before_the_revocations_revokes_nothing(at) -> None:
     assert pruned == Skipped(prune, STOPPED)
     assert isinstance(changed, Done if at.startswith("move") else Unfinished)
     if isinstance(changed, Unfinished):
-        assert changed.failure.text.endswith("The next run changes it.")
+        assert changed == Unfinished(
+            update, "svc-a-1", None, EXPIRY_PENDING, created=False, delivered=True
+        )
     assert not any(event.startswith("revoke") for event in server.told)
+
+
+def test_a_stop_after_the_delivery_of_a_successor_says_that_the_old_key_is_left() -> None:
+    """The successor is delivered, and the result has its id and says what was not done."""
+    action = rotation_of(at_once=True)
+    server = ModelServer(stop_at="write file a.env A")
+    [result] = server.run(action)
+    assert isinstance(result, Unfinished)
+    assert (result.id, result.delivered) == ("id-svc-a", True)
+    assert result.failure.code == OLD_KEY_PENDING.code
+    assert result.failure.text.startswith(OLD_KEY_PENDING.text)
+    assert server.revoked == []
+
+
+def test_a_stop_after_a_role_was_assigned_leaves_the_expiry_to_the_next_run() -> None:
+    """The token is not delivered, so the key keeps its expiry, and the result says so."""
+    [action] = planned([desired(expiry="2027-06-30", role="Admin")], [key()]).actions
+    server = ModelServer(stop_at="assign svc-a-1 Admin")
+    assert server.run(action) == (Failed(action, EXPIRY_PENDING),)
+    assert server.told == ["assign svc-a-1 Admin"]
 
 
 def test_a_stop_during_the_revocations_only_finishes_those_in_flight() -> None:

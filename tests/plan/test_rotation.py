@@ -49,7 +49,8 @@ SHOP = environment_with(owns=("svc-*",))
 FILE = file_sink()
 OTHER = file_sink("b.env", "B")
 GITHUB = github_sink()
-ROTATED = desired_key("svc-a", FILE, role="Worker", rotation=rotation_with())
+ROTATED_BEFORE = 10 * DAY
+ROTATED = desired_key("svc-a", FILE, role="Worker", rotation=rotation_with(ROTATED_BEFORE))
 UNROTATED = ROTATED._replace(rotation=None)
 
 
@@ -157,6 +158,71 @@ def test_a_successor_may_have_the_lifetime_of_the_manifest_before_a_change() -> 
     assert classify((DUE, new)) == ("due", [], ["new"])
 
 
+MICROSECOND = timedelta(microseconds=1)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("moved", "is_successor"),
+    [
+        (-DAY - MINUTE, True),
+        (-DAY - MINUTE - MICROSECOND, False),
+        (MINUTE, True),
+        (MINUTE + MICROSECOND, False),
+    ],
+    ids=["earliest", "too early", "latest", "too late"],
+)
+def test_the_expiry_of_a_successor_counts_from_a_plan_after_the_key_was_due(
+    moved, is_successor
+) -> None:
+    """The plan was made from when the key became due until the create, give or take a minute."""
+    created = SUCCESSOR.created_at + RUN_MARKER
+    irregular = DUE.created_at + timedelta(minutes=30)
+    due = replace(DUE, created_at=irregular, expires_at=created - DAY + ROTATED_BEFORE)
+    one = replace(SUCCESSOR, created_at=created, expires_at=created + 90 * DAY + moved)
+    assert classify((due, one)) == (
+        (one.id, ["due"], []) if is_successor else ("due", [], [one.id])
+    )
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "counts"),
+    [
+        (90 * DAY - timedelta(minutes=10), True),
+        (90 * DAY - timedelta(minutes=10) - MICROSECOND, False),
+        (90 * DAY + MINUTE, True),
+        (90 * DAY + MINUTE + MICROSECOND, False),
+        (90 * DAY + timedelta(minutes=5), False),
+    ],
+)
+def test_an_older_lifetime_counts_if_a_manifest_can_have_set_it(lifetime, counts) -> None:
+    """It is whole hours, up to ten minutes less for the plan and up to a minute more for clocks."""
+    shorter = ROTATED._replace(expiry=ExpiresAfter(30 * DAY, "30d"))
+    due = replace(DUE, created_at=DUE.expires_at - lifetime)
+    one = replace(SUCCESSOR, expires_at=SUCCESSOR.created_at + lifetime - MINUTE + RUN_MARKER)
+    assert classify((due, one), desired=shorter) == (
+        (one.id, ["due"], []) if counts else ("due", [], [one.id])
+    )
+
+
+@pytest.mark.parametrize(
+    ("planned_before", "by_run"),
+    [
+        (-MINUTE, True),
+        (-MINUTE - MICROSECOND, False),
+        (DAY, True),
+        (DAY + MICROSECOND, False),
+    ],
+)
+def test_a_run_creates_a_key_at_most_a_day_after_its_plan(planned_before, by_run) -> None:
+    """Of two older keys the one whose lifetime counts from such a plan is the predecessor."""
+    brief = key("brief", -10, 1)
+    expires_at = NOW + 5 * DAY + RUN_MARKER
+    due = replace(DUE, expires_at=expires_at, created_at=expires_at - 90 * DAY + planned_before)
+    found = classify((due, brief, SUCCESSOR), ApiKeyToken("successor", None))
+    assert found == ("successor", *((["due"], ["brief"]) if by_run else (["due", "brief"], [])))
+
+
 @pytest.mark.parametrize(("seconds", "is_successor"), [(0, True), (60, True), (61, False)])
 def test_a_key_counts_as_due_within_the_minute_by_which_clocks_may_differ(
     seconds, is_successor
@@ -244,7 +310,7 @@ def test_a_key_created_by_hand_is_reported_and_never_delivered(hours) -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "reason"), [(0, None), (9.9, None), (10.1, "token_unproven"), (2950, None)]
+    ("minutes", "reason"), [(0, None), (10, None), (10.1, "token_unproven"), (2950, None)]
 )
 def test_a_timestamp_that_proves_no_delivery_needs_another_write(minutes, reason) -> None:
     """Not right after the create, and only if an older key is kept until the delivery is proven."""

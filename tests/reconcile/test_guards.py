@@ -388,6 +388,26 @@ def test_seeded_workspaces_of_other_servers_are_different(url) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("url", "other", "same"),
+    [
+        ("https://crm.test", "https://CRM.test:443/", True),
+        ("http://crm.test", "http://crm.test.:80", True),
+        ("http://crm.test", "https://crm.test", False),
+        ("https://crm.test", "https://crm.test:444", False),
+        ("http://crm.test", "http://crm.test:81", False),
+        ("https://crm.test:80", "http://crm.test", True),
+        ("sandbox:", "sandbox:", True),
+        ("sandbox:", "https://crm.test", False),
+    ],
+)
+def test_an_address_without_a_port_has_the_port_of_its_scheme(url, other, same) -> None:
+    """`https` is 443 and `http` is 80, as in every client; the embedded Twenty has no host."""
+    assert shared_names(observed_at("a", url, SEEDED), observed_at("b", other, SEEDED)) == (
+        [("a", "b")] if same else []
+    )
+
+
 def test_an_id_that_is_not_seeded_is_one_workspace_at_any_address() -> None:
     """It has two names of one server, or is a copy that would follow the same manifests."""
     far, near = "https://crm.example.com", "https://crm.internal:8443"
