@@ -86,7 +86,8 @@ def test_a_name_of_this_machine_is_reached_without_dns_and_proxies(
 def test_a_server_that_listens_only_on_ipv6_is_reached(no_dns) -> None:
     """Development servers of Node may listen only on ::1."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        thread = threading.Thread(target=lambda: answer_once(listener))
+        listener.settimeout(2)
+        thread = threading.Thread(target=lambda: answer_once(listener), daemon=True)
         thread.start()
         found = send(f"http://apple.localhost:{listener.getsockname()[1]}")
         thread.join(5)
