@@ -156,6 +156,7 @@ class Code(StrEnum):
     SECRET_LITERAL = auto()
     SECRET_FILE_UNREADABLE = auto()
     CA_FILE_UNREADABLE = auto()
+    CLIENT_CERT_INVALID = auto()
     VARIABLE_INVALID = auto()
     VARIABLE_MISSING = auto()
     # The body of `create`

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ProxyError
+from urllib3.exceptions import HTTPError, NewConnectionError, ProxyError
+
+from provisioner.http_client.loopback import is_localhost
 
 if TYPE_CHECKING:
     from socket import socket
@@ -59,7 +62,7 @@ def body_of(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     return bytes(raw)
 
 
-class _Response(HTTPResponse):
+class BoundedResponse(HTTPResponse):
     """HTTP response whose bytes are bounded from the first line on."""
 
     def __init__(self, sock: socket, *args: Any, **kwargs: Any) -> None:
@@ -114,12 +117,26 @@ class _Bounds(io.RawIOBase):
 
 
 class _Connection(HTTPConnection):
-    response_class = _Response
+    response_class = BoundedResponse
+
+    def _new_conn(self) -> socket:
+        """Connect; a name that means this machine is never looked up, since DNS may not know it."""
+        name = self.host
+        if not is_localhost(name):
+            return super()._new_conn()
+        try:
+            self.host = "127.0.0.1"
+            return super()._new_conn()
+        except NewConnectionError:
+            self.host = "::1"
+            with suppress(HTTPError):
+                return super()._new_conn()
+            raise
+        finally:
+            self.host = name  # which is sent, and which the certificate must have
 
 
-class _TlsConnection(HTTPSConnection):
-    response_class = _Response
-
+class _TlsConnection(_Connection, HTTPSConnection):
     def _tunnel(self) -> None:
         try:
             super()._tunnel()

@@ -30,6 +30,7 @@ from provisioner.http_client.bounded import (
     body_of,
 )
 from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
+from provisioner.http_client.loopback import is_localhost
 from provisioner.http_client.no_answer import no_answer_of, not_opened
 from provisioner.http_client.tls import tls_context
 
@@ -95,7 +96,7 @@ class HttpClient:
         """
         try:
             manager = self._manager or self._open()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             return not_opened(error, self._route.ca_setting)
         merged = self._headers.copy()
         merged.update(headers)
@@ -127,6 +128,7 @@ class HttpClient:
                 timeout[1],
                 url_setting=self._route.url_setting,
                 ca_setting=self._route.ca_setting,
+                client_cert_setting=self._route.client_cert_setting,
             )
         return HttpAnswer(response.status, response.headers, content, datetime.now(UTC))
 
@@ -143,14 +145,26 @@ class HttpClient:
                 return self._manager
             options: dict[str, Any] = {"maxsize": self._connections}
             if urlsplit(route.base).scheme == "https":
-                options["ssl_context"] = tls_context(
+                options["ssl_context"] = context = tls_context(
                     route.ca_path, route.ca_pem, self._client_certificate, verify=route.verify
                 )
+                if route.client_cert_path:
+                    context.load_cert_chain(
+                        route.client_cert_path, route.client_key_path, password=b""
+                    )
                 if route.server_name:
                     options["server_hostname"] = route.server_name
             proxy = _proxy_of(route.base) if route.proxy is None else route.proxy
+            if proxy and "://" not in proxy:
+                proxy = f"http://{proxy}"
+            if proxy and proxy.lower().startswith("socks"):
+                from provisioner.http_client.socks_proxy import (  # noqa: PLC0415 - an extra
+                    SocksManager,
+                )
+
+                self._manager = SocksManager(proxy, **options)
+                return self._manager
             if proxy:
-                proxy = proxy if "://" in proxy else f"http://{proxy}"
                 if proxy.startswith("https:"):
                     options["proxy_ssl_context"] = tls_context(route.ca_path)
                 credential = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
@@ -166,7 +180,7 @@ class HttpClient:
 def _proxy_of(url: str) -> str | None:
     """Return the proxy that the process environment names for a server; None without one."""
     parts = urlsplit(url)
-    if proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if is_localhost(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     # `urllib` does not read networks in `NO_PROXY`.
     for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","):

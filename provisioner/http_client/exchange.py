@@ -45,21 +45,27 @@ class Route:
         ca_path: the path of a PEM file, or of a folder of them; None for the default CA
             certificates.
         ca_pem: the same as PEM text.
+        client_cert_path: the path of a certificate with its chain to show, as PEM.
+        client_key_path: the path of its private key; None if `client_cert_path` has it too.
         server_name: the name in the certificate, if it is not the host name of `base`.
         verify: whether to verify the certificate.
         proxy: the URL of a proxy; None for the proxy of the process environment, empty for none.
         url_setting: what names the server, for advice.
         ca_setting: what names the CA certificates, for advice.
+        client_cert_setting: what names the client certificate, for advice.
     """
 
     base: str
     ca_path: str | None = None
     ca_pem: str | None = None
+    client_cert_path: str | None = None
+    client_key_path: str | None = None
     server_name: str | None = None
     verify: bool = True
     proxy: str | None = None
     url_setting: str = "the address"
     ca_setting: str = "REQUESTS_CA_BUNDLE"
+    client_cert_setting: str = "the client certificate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 _THIS_MACHINE = "127.0.0.1"
 
 
+def is_localhost(name: str) -> bool:
+    """Return whether a host name is `localhost` or ends in it: always this machine (RFC 6761)."""
+    return f".{name.lower().rstrip('.')}".endswith(".localhost")
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address, as in a URL but without brackets, is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
+    if is_localhost(host):
         return True
     try:
         return ip_address(host).is_loopback

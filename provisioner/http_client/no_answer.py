@@ -6,6 +6,7 @@ repeated, so no server may influence that.
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import replace
 from typing import TypeVar
@@ -34,19 +35,37 @@ _NO_DESCRIPTOR = NoAnswer(
     "Raise the limit (`ulimit -n`), or process fewer environments at once.",
 )
 _PROXY_FAILS = NoAnswer(
-    Code.UNREACHABLE, "nothing gets through the proxy", "Check HTTPS_PROXY and NO_PROXY."
+    Code.UNREACHABLE,
+    "nothing gets through the proxy",
+    "Check HTTPS_PROXY, ALL_PROXY and NO_PROXY.",
 )
+_NO_SOCKS = NoAnswer(
+    Code.UNREACHABLE,
+    "the library for SOCKS proxies is not installed",
+    "Install it with pip install 'twenty-provisioner[socks]'.",
+    lasting=True,
+)
+_OF_DATES = frozenset({9, 10})
+"""Numbers of OpenSSL: not yet valid, expired."""
+
+_OF_NAMES = frozenset({62, 64})
+"""Numbers of OpenSSL: issued for another host name, for another address."""
+
+_CLIENT_CERT_ALERT = re.compile(r"ALERT_(.*CERTIFICATE.*|UNKNOWN_CA)")
+"""Alerts of a server that does not accept the client certificate; they decide only the text."""
 
 
 def not_opened(error: Exception, ca_setting: str) -> NoAnswer:
     """Return the reason why no connection could be prepared.
 
     Args:
-        error: of loading certificates or of parsing the address of a proxy.
+        error: of loading certificates or a library, or of parsing the address of a proxy.
         ca_setting: what names the CA certificates.
     """
     if is_out_of_descriptors(error):
         return _NO_DESCRIPTOR
+    if isinstance(error, ImportError):
+        return _NO_SOCKS
     if not isinstance(error, OSError):
         return _PROXY_FAILS
     return NoAnswer(
@@ -58,7 +77,7 @@ def not_opened(error: Exception, ca_setting: str) -> NoAnswer:
 
 
 def no_answer_of(
-    error: Exception, timeout: float, *, url_setting: str, ca_setting: str
+    error: Exception, timeout: float, *, url_setting: str, ca_setting: str, client_cert_setting: str
 ) -> NoAnswer:
     """Return the reason for an error of the libraries while a request was sent.
 
@@ -67,6 +86,7 @@ def no_answer_of(
         timeout: seconds for the whole answer.
         url_setting: what names the server.
         ca_setting: what names the CA certificates.
+        client_cert_setting: what names the client certificate.
     """
     inner = error.original_error if isinstance(error, ProxyError) else error
     if isinstance(inner, ConnectTimeoutError) or isinstance(error, NoTunnelError):
@@ -75,13 +95,7 @@ def no_answer_of(
         reason, remedy = "this is not a valid host name", f"Check {url_setting}."
         return NoAnswer(Code.UNREACHABLE, reason, remedy, lasting=True)
     if isinstance(inner, SSLError):
-        refusal = _inner(inner, ssl.SSLCertVerificationError)
-        if refusal is None:
-            reason, remedy = "the TLS handshake failed", "Check that the server uses https."
-            return NoAnswer(Code.TLS_FAILED, reason, remedy, sent=True)
-        reason = f"its certificate is not trusted: {refusal.verify_message.rstrip('.')}"
-        remedy = f"Specify the server's certificate authority in {ca_setting}."
-        return NoAnswer(Code.TLS_FAILED, reason, remedy, lasting=True)
+        return _not_encrypted(error, inner, url_setting, ca_setting, client_cert_setting)
     if isinstance(inner, PoolTimeoutError) or _inner(inner, TimeoutError) is not None:
         return NoAnswer(Code.TIMEOUT, f"it did not arrive in time ({timeout:g} s)", sent=True)
     return NoAnswer(Code.CONNECTION_LOST, "the connection closed before it was complete", sent=True)
@@ -104,6 +118,32 @@ def _not_connected(error: Exception, inner: Exception, url_setting: str) -> NoAn
         reason = (cause.strerror if isinstance(cause, OSError) else "") or "the connection failed"
     remedy = f"Check {url_setting}, the network and that the server is running."
     return NoAnswer(Code.UNREACHABLE, reason, remedy, again=again)
+
+
+def _not_encrypted(
+    error: Exception, inner: SSLError, url_setting: str, ca_setting: str, client_cert_setting: str
+) -> NoAnswer:
+    refusal = _inner(inner, ssl.SSLError)
+    if isinstance(refusal, ssl.SSLCertVerificationError):
+        whose = "its certificate"
+        if isinstance(error, ProxyError):
+            whose, url_setting = "the certificate of the proxy", "HTTPS_PROXY"
+        reason = f"{whose} is not trusted: {refusal.verify_message.rstrip('.')}"
+        if refusal.verify_code in _OF_DATES:
+            remedy = "Renew the certificate, or correct the clock of this machine."
+        elif refusal.verify_code in _OF_NAMES:
+            remedy = f"Check {url_setting}, or get a certificate for this host."
+        else:
+            remedy = f"Name its certificate authority in {ca_setting}."
+        return NoAnswer(Code.TLS_FAILED, reason, remedy, lasting=True)
+    if alert := _CLIENT_CERT_ALERT.search((refusal and refusal.reason) or ""):
+        why = alert[1].lower().replace("_", " ")
+        reason = f"the server does not accept the client certificate ({why})"
+        remedy = f"Check {client_cert_setting}."
+    else:
+        reason = "the TLS handshake failed"
+        remedy = "Check that the server uses https, and whether it asks for a client certificate."
+    return NoAnswer(Code.TLS_FAILED, reason, remedy, sent=True)
 
 
 def _inner(error: BaseException, kind: type[_E]) -> _E | None:

@@ -12,6 +12,9 @@ import certifi
 if TYPE_CHECKING:
     from provisioner.secret import Secret
 
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""Reasons of OpenSSL; it has one place for each type of key, and the last one is an empty place."""
+
 
 def tls_context(
     ca_path: str | None,
@@ -53,3 +56,20 @@ def tls_context(
             # With an empty password an encrypted key fails instead of prompting.
             context.load_cert_chain(identity, password=b"")
     return context
+
+
+def client_cert_fault(cert_path: Path, key_path: Path | None) -> str | None:
+    """Return a clause that says why a client certificate is not usable; None if it is.
+
+    Args:
+        cert_path: a readable file with a certificate and its chain, as PEM.
+        key_path: the same with its private key, not encrypted; None if `cert_path` has it too.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_path, key_path, password=b"")
+    except ssl.SSLError as error:
+        if error.reason in _MISMATCHES:
+            return "the private key does not belong to the certificate"
+        why = (error.reason or "it is damaged").lower().replace("_", " ")
+        return f"the certificate or its private key cannot be used: {why}"
+    return None

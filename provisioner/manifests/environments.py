@@ -226,6 +226,11 @@ _TIMEOUT = re.compile(r"([0-9]{1,9})(ms|s|m|h)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SANDBOXES = ", ".join(SANDBOX)
 _NEVER_IN_URLS = re.compile(r"[\\\s\x00-\x20\x7f-\x9f]")
+_API_PATH = re.compile(
+    r"/(?:rest(?=$|/+(?:apiKeys|batch|metadata|open-api)(?:/|$))|(?:graphql|metadata)$)",
+    re.IGNORECASE,
+)
+"""The path of Twenty's API at the end of a URL; requests add it."""
 _SHARE = re.compile(r"([0-9]{1,3})%", re.ASCII)
 _COUNT = re.compile(r"[0-9]{1,9}", re.ASCII)
 _MAXIMUMS = {"requests_per_minute": 1_000_000, "parallel": 100, "batch": 60}
@@ -273,6 +278,7 @@ class _Builder:
                 self._problem(text.place, Code.CHARACTER_UNSEEN, advice)
             self._require(text, str.strip, f"{subject} is empty: write text, or remove it")
         ca_file = self._file(self._text("ca_file"), _ca_file, Code.CA_FILE_UNREADABLE)
+        client_cert_file, client_key_file = self._client_cert()
         generation = self._require(
             self._text("generation"),
             ("auto", "legacy", "core").__contains__,
@@ -290,6 +296,8 @@ class _Builder:
             origin=self._origin(),
             headers=headers,
             ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
             owns=tuple(glob.value for glob in self.owns if glob.value),
             role=self.role.value,
             generation=None if generation == "auto" else cast("Generation | None", generation),
@@ -307,7 +315,16 @@ class _Builder:
             return None
         found = _url(text.value, insecure=self._body.get("insecure") is True)
         if isinstance(found, str):
-            return found
+            if not (api := _API_PATH.search(found)):
+                return found
+            # The value of a variable is not shown.
+            advice = (
+                f"remove {api[0]} and everything after it"
+                if text.template.variables
+                else f"write {found[: api.start()].rstrip('/')}"
+            )
+            message = f"the URL ends in a path of Twenty's API ({api[0]}), which is added: {advice}"
+            found = Code.URL_INVALID, message
         self._problem(text, *found)
         return None
 
@@ -483,6 +500,26 @@ class _Builder:
         self._problem(path, code, f"{file} {fault}")
         return None
 
+    def _client_cert(self) -> tuple[Path | None, Path | None]:
+        """Return the files of the client certificate and of its private key, if it has its own."""
+        cert, key = self._text("client_cert_file"), self._text("client_key_file")
+        own_key = "client_key_file" in self._body
+        if own_key and "client_cert_file" not in self._body:
+            message = "this key has no certificate: add `client_cert_file`, or remove this line"
+            self._problem(key, Code.CLIENT_CERT_INVALID, message)
+        read_cert = partial(_pem_file, certificate=True, key=not own_key)
+        read_key = partial(_pem_file, certificate=False, key=True)
+        cert_file = self._file(cert, read_cert, Code.CLIENT_CERT_INVALID)
+        key_file = self._file(key, read_key, Code.CLIENT_CERT_INVALID)
+        if cert_file is not None and (key_file is not None or not own_key):
+            from provisioner.http_client.tls import (  # noqa: PLC0415 - few environments have one
+                client_cert_fault,
+            )
+
+            if fault := client_cert_fault(cert_file, key_file):
+                self._problem(key if own_key else cert, Code.CLIENT_CERT_INVALID, fault)
+        return cert_file, key_file
+
     def _headers(self) -> tuple[tuple[str, Secret], ...]:
         found: dict[str, tuple[str, Secret]] = {}
         for written_name, text in self._texts("headers").items():
@@ -551,6 +588,22 @@ def _secret_in(file: Path) -> str:
 def _ca_file(file: Path) -> Path:
     if not read_bytes(file, MAX_BYTES):
         raise ValueError("is empty or too large")
+    return file
+
+
+def _pem_file(file: Path, *, certificate: bool, key: bool) -> Path:
+    content = read_bytes(file, MAX_SECRET_BYTES)
+    if content is None:
+        raise ValueError(f"is larger than {MAX_SECRET_BYTES} bytes")
+    if certificate and b"CERTIFICATE-----" not in content:
+        raise ValueError("contains no certificate in the PEM format")
+    if key and b"PRIVATE KEY-----" not in content:
+        advice = ": name the file that does in `client_key_file`" if certificate else ""
+        raise ValueError(f"contains no private key in the PEM format{advice}")
+    if key and b"ENCRYPTED" in content:
+        raise ValueError(
+            "contains an encrypted private key: write it without a passphrase, with `openssl pkey`"
+        )
     return file
 
 

@@ -134,6 +134,8 @@ class Environment:
             is that of `url`.
         headers: sent with every request, for example to a proxy in front of the server.
         ca_file: a bundle of certificate authorities to trust instead of the default ones.
+        client_cert_file: a client certificate with its chain, to show to the server.
+        client_key_file: its private key; None if it is in `client_cert_file`.
         owns: globs; only keys whose names match may be revoked or changed.
         role: the label or id of the role for keys that set none.
         generation: the API generation; None to detect it with one read.
@@ -148,6 +150,8 @@ class Environment:
     origin: str | None = None
     headers: tuple[tuple[str, Secret], ...] = ()
     ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
     owns: tuple[str, ...] = ()
     role: str | None = None
     generation: Generation | None = None

@@ -85,6 +85,7 @@ class Answer:
         rate_limit: requests a minute that the server says it allows, if it does.
         duration: seconds from sending the request to the end of the answer.
         location: the target of a redirect.
+        leaves_host: whether that is another host.
     """
 
     status: int
@@ -96,6 +97,7 @@ class Answer:
     rate_limit: int | None = None
     duration: float = 0.0
     location: str | None = None
+    leaves_host: bool = False
 
     @property
     def ok(self) -> bool:
@@ -361,7 +363,11 @@ def explain(environment: str, answer: Answer, *, quoted: bool = True) -> Failure
         return Failure(code, f"{environment}: {answer.errors[0]}", answer.errors[1])
     if answer.location is not None:
         problem = f"redirects to {answer.location}, which is not followed ({answer.status})"
-        return Failure(code, f"{environment} {problem}.", "Set `url` to the final address.")
+        remedy = "Set `url` to the final address."
+        if answer.leaves_host:
+            problem += ": another host is usually the login page of a proxy"
+            remedy = "Set `headers` to what the proxy asks for, or `url` if Twenty has moved."
+        return Failure(code, f"{environment} {problem}.", remedy)
     if code == Code.REJECTED and answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         problem = "or a proxy in front of it does not accept requests of this size"
         remedy = "Raise the limit (nginx: client_max_body_size)."

@@ -21,6 +21,7 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.http_client.client import HttpClient
 from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of
+from provisioner.http_client.loopback import canonical
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.log_context import bind, extra
@@ -115,9 +116,12 @@ class Transport:
             Route(
                 address,
                 ca_path=str(environment.ca_file or "") or ca_path_of(os.environ),
+                client_cert_path=str(environment.client_cert_file or "") or None,
+                client_key_path=str(environment.client_key_file or "") or None,
                 proxy="" if environment.embedded else None,
                 url_setting="`url`",
                 ca_setting="ca_file or REQUESTS_CA_BUNDLE",
+                client_cert_setting="client_cert_file",
             ),
             {name: value.reveal() for name, value in environment.headers},
             connections=environment.limits.parallel,
@@ -274,7 +278,7 @@ class Transport:
             self._log(method, path, duration, received)
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
-        return _answer(received, duration, is_list=is_list)
+        return _answer(received, duration, self.address, is_list=is_list)
 
     def _log(
         self, method: str, path: str, duration: float, received: HttpAnswer | NoAnswer
@@ -318,7 +322,7 @@ class Transport:
         return LostAnswerError(Failure(lost.code, message, remedy))
 
 
-def _answer(received: HttpAnswer, duration: float, *, is_list: bool) -> Answer:
+def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: bool) -> Answer:
     body, excerpt = decode(received.body, is_list=is_list)
     server_time, headers = received.server_time, received.headers
     redirect = headers.get("Location") if received.status in _REDIRECTS else None
@@ -333,7 +337,16 @@ def _answer(received: HttpAnswer, duration: float, *, is_list: bool) -> Answer:
         rate_limit=int(rate_limit) if _DIGITS.fullmatch(rate_limit) else None,
         duration=duration,
         location=_origin(redirect) if redirect else None,
+        leaves_host=_host(redirect or "") not in ("", _host(address)),
     )
+
+
+def _host(address: str) -> str:
+    """Return one spelling of the host of an address; empty without a valid one."""
+    try:
+        return canonical(urlsplit(address).hostname or "")
+    except ValueError:
+        return ""
 
 
 def _origin(location: str) -> str:

@@ -82,7 +82,7 @@ def test_a_proxy_gets_its_own_credential(
 
 def test_a_proxy_of_an_unknown_kind_is_reported(monkeypatch) -> None:
     """Nothing is sent, and the advice names the variable."""
-    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
+    monkeypatch.setenv("all_proxy", "socks9://127.0.0.1:1080")
     found = failure("http://shop.example")
     assert (found.code, found.sent) == ("unreachable", False)
     assert "HTTPS_PROXY" in found.remedy

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import trustme
 from builders import limits_with, policy_with
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +37,15 @@ def declare(tmp_path: Path):
         return declared
 
     return declare
+
+
+def offline(tmp_path: Path, body: str) -> tuple[Problem, ...]:
+    """Return the problems of one environment with these lines, without variables and files."""
+    directory = tmp_path / "offline"
+    directory.mkdir()
+    content = f"version: 1\nenvironments:\n  production:\n{body}"
+    (directory / "environments.yaml").write_text(content)
+    return load(directory).problems
 
 
 def resolved(declared: DeclaredEnvironment, root: Path, **variables: str) -> Environment:
@@ -140,13 +151,52 @@ def test_a_timeout_is_in_seconds(declare, tmp_path: Path, written: str, seconds:
         ("http://localhost:3000", "http://localhost:3000"),
         ("http://crm.localhost", "http://crm.localhost"),
         ("http://127.8.0.1", "http://127.8.0.1"),
+        ("http://LOCALHOST.:3000", "http://localhost.:3000"),
+        ("http://Apple.LocalHost:3000", "http://apple.localhost:3000"),
         ("http://[::1]:3000/", "http://[::1]:3000"),
+        ("https://crm.example.com/rest/team", "https://crm.example.com/rest/team"),
+        ("https://crm.example.com/metadata/team", "https://crm.example.com/metadata/team"),
+        ("https://crm.example.com/interest", "https://crm.example.com/interest"),
         ("https://[2001:db8::1]", "https://[2001:db8::1]"),
     ],
 )
 def test_a_url_is_normalized(declare, tmp_path: Path, url: str, expected: str) -> None:
     """Scheme and host become lowercase, trailing slashes are removed, loopback may use http."""
     assert resolved(declare(f'    url: "{url}"\n{TOKEN}'), tmp_path).url == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "rest",
+        "graphql",
+        "metadata",
+        "rest/",
+        "GraphQL",
+        "metadata//",
+        "rest/apiKeys",
+        "rest/metadata",
+    ]
+    + [
+        "rest/apiKeys/20202020-1c25-4d02-bf25-6aeccf7ea419",
+        "rest/batch/apiKeys",
+        "rest/open-api/core",
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/team"])
+def test_the_address_of_an_api_is_refused_with_the_right_one(
+    declare, tmp_path: Path, prefix: str, path: str
+) -> None:
+    """Offline if it is written in the file; the value of a variable is not shown."""
+    right = f"https://crm.example.com{prefix}"
+    (problem,) = offline(tmp_path, f"    url: {right}/{path}\n{TOKEN}")
+    assert (problem.code, problem.place.line) == ("url_invalid", 4)
+    assert problem.message.endswith(f": write {right}")
+    declared = declare(f"    url: ${{ADDRESS}}\n{TOKEN}")
+    (problem,) = refused(declared, tmp_path, ADDRESS=f"{right}/{path}", TOKEN="t")
+    assert problem.code == "url_invalid"
+    assert "crm.example.com" not in problem.message
+    assert f"remove /{path.partition('/')[0]}" in problem.message
 
 
 def test_plain_http_needs_insecure(declare, tmp_path: Path) -> None:
@@ -342,6 +392,86 @@ def test_a_ca_file_must_not_be_empty(declare, tmp_path: Path, content: bytes) ->
     (tmp_path / "ca.pem").write_bytes(content)
     (problem,) = refused(declare(f"{URL}{TOKEN}    ca_file: ca.pem\n"), tmp_path, TOKEN="t")
     assert (problem.code, "empty or too large" in problem.message) == ("ca_file_unreadable", True)
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write certificates and keys that fit, that do not, and that cannot be used."""
+    folder = tmp_path_factory.mktemp("pem")
+    rsa = {"key_type": trustme.KeyType.RSA}
+    for name, options in {"a": {}, "b": {}, "rsa": rsa}.items():
+        leaf = trustme.CA().issue_cert("provision", **options)
+        cert, key = leaf.cert_chain_pems[0].bytes(), leaf.private_key_pem.bytes()
+        (folder / f"{name}.pem").write_bytes(cert)
+        (folder / f"{name}.key").write_bytes(key)
+        (folder / f"{name}-both.pem").write_bytes(cert + key)
+    secret = serialization.load_pem_private_key((folder / "a.key").read_bytes(), None)
+    for name, form in {
+        "pkcs8": serialization.PrivateFormat.PKCS8,
+        "traditional": serialization.PrivateFormat.TraditionalOpenSSL,
+    }.items():
+        encryption = serialization.BestAvailableEncryption(b"word")
+        encrypted = secret.private_bytes(serialization.Encoding.PEM, form, encryption)
+        (folder / f"{name}.key").write_bytes(encrypted)
+    (folder / "damaged.pem").write_bytes((folder / "a.pem").read_bytes().replace(b"MII", b"***"))
+    (folder / "junk.pem").write_bytes(b"\x30\x82")
+    (folder / "large.pem").write_bytes(b"#" * (64 * 1024 + 1))
+    return folder
+
+
+def test_a_client_certificate_has_its_key_beside_or_inside(declare, pem: Path) -> None:
+    """Relative paths start where those of `ca_file` do."""
+    lines = "    client_cert_file: a.pem\n    client_key_file: a.key\n"
+    environment = resolved(declare(URL + TOKEN + lines), pem)
+    assert environment.client_cert_file == pem / "a.pem"
+    assert environment.client_key_file == pem / "a.key"
+    environment = resolved(declare(f"{URL}{TOKEN}    client_cert_file: a-both.pem\n"), pem)
+    assert environment.client_cert_file == pem / "a-both.pem"
+    assert environment.client_key_file is None
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "line", "message"),
+    [
+        ("gone.pem", "a.key", 6, "the file gone.pem cannot be read: no such file or directory"),
+        (".", "a.key", 6, "the file . cannot be read: is a directory"),
+        ("a.pem", "gone.key", 7, "the file gone.key cannot be read: no such file or directory"),
+        ("large.pem", "a.key", 6, "the file large.pem is larger than 65536 bytes"),
+        ("junk.pem", "a.key", 6, "the file junk.pem contains no certificate in the PEM format"),
+        ("a.pem", "a.pem", 7, "the file a.pem contains no private key in the PEM format"),
+        ("a.pem", None, 6, "name the file that does in `client_key_file`"),
+        ("a.pem", "b.key", 7, "the private key does not belong to the certificate"),
+        ("a.pem", "rsa.key", 7, "the private key does not belong to the certificate"),
+        ("a.pem", "pkcs8.key", 7, "the file pkcs8.key contains an encrypted private key"),
+        ("a.pem", "traditional.key", 7, "contains an encrypted private key"),
+        ("damaged.pem", "a.key", 7, "the certificate or its private key cannot be used"),
+    ],
+)
+def test_a_client_certificate_that_cannot_be_used_is_refused(
+    declare, pem: Path, cert: str, key: str | None, line: int, message: str
+) -> None:
+    """A run finds it before anything is sent, and names the line of the file at fault."""
+    lines = f"    client_cert_file: {cert}\n" + (f"    client_key_file: {key}\n" if key else "")
+    (problem,) = refused(declare(URL + TOKEN + lines), pem, TOKEN="t")
+    assert (problem.code, problem.place.line) == ("client_cert_invalid", line)
+    assert message in problem.message
+
+
+def test_the_path_of_a_client_certificate_in_a_variable_is_not_shown(declare, pem: Path) -> None:
+    """The variable may contain the key itself by mistake."""
+    lines = '    client_cert_file: "${CERT}"\n    client_key_file: "${KEY}"\n'
+    declared = declare(URL + TOKEN + lines)
+    assert resolved(declared, pem, CERT="a.pem", KEY="a.key").client_key_file == pem / "a.key"
+    problems = refused(declared, pem, TOKEN="t", CERT="hunter2secret", KEY="hunter2secret")
+    assert [problem.code for problem in problems] == ["client_cert_invalid"] * 2
+    assert "hunter2secret" not in str(problems)
+
+
+def test_a_key_without_a_certificate_is_refused_offline(tmp_path: Path) -> None:
+    """No file needs to be read for that."""
+    (problem,) = offline(tmp_path, f"{URL}{TOKEN}    client_key_file: a.key\n")
+    assert (problem.code, problem.place.line) == ("client_cert_invalid", 6)
+    assert "client_cert_file" in problem.message
 
 
 def test_all_missing_variables_are_reported_at_once(declare, tmp_path: Path) -> None:

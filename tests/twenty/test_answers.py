@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import NOW
+from builders import NOW, URL
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,10 +132,10 @@ def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> No
     """The newest servers state their limit a minute; a value that is not a number is ignored."""
     headers = {"X-RateLimit-Limit": header, "Retry-After": "2"}
     received = HttpAnswer(429, headers, b"{}", NOW)
-    found = transport._answer(received, 0.25, is_list=False)
+    found = transport._answer(received, 0.25, URL, is_list=False)
     assert (found.rate_limit, found.retry_after, found.duration) == (limit, 2.0, 0.25)
     received = HttpAnswer(429, {}, b"{}", NOW)
-    assert transport._answer(received, 0.0, is_list=False).rate_limit is None
+    assert transport._answer(received, 0.0, URL, is_list=False).rate_limit is None
 
 
 @pytest.mark.parametrize("server", ["nginx", "nginx/1.27.3", "openresty/1.21.4.1"])

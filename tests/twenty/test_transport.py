@@ -9,13 +9,15 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from builders import NOW, environment_with, limits_with
+from tls_server import HttpRequest, HttpResponse, TlsServer
 
 from provisioner import __version__
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.secret import Secret
-from provisioner.twenty.answers import NOT_JSON
+from provisioner.twenty.answers import NOT_JSON, explain
 from provisioner.twenty.rate_limit import Rate, RateLimit
 from provisioner.twenty.transport import LostAnswerError, Transport
 
@@ -306,6 +308,29 @@ def test_a_redirect_is_not_followed(scripted, answer, to) -> None:
     assert to(local.url).send("GET", "/", repeatable=True).location == "/login"
 
 
+@pytest.mark.parametrize(
+    ("location", "leaves"),
+    [
+        ("https://login.example.com/x", True),
+        ("//login.example.com/x", True),
+        ("/login", False),
+        ("https://127.0.0.1:1/x", False),
+        ("http://LOCALHOST./x", False),
+        ("http://[::1", False),
+        ("data:,x", False),
+    ],
+)
+def test_a_redirect_to_another_host_is_taken_for_a_login_page(
+    scripted, answer, to, location: str, leaves: bool
+) -> None:
+    """The advice is then to set `headers`; any other redirect names the final address."""
+    response = to(scripted(answer(302, Location=location)).url).send("GET", "/", repeatable=True)
+    failure = explain("shop", response)
+    assert ("login page of a proxy" in failure.message) is leaves
+    assert ("`headers`" in failure.remedy) is leaves
+    assert ("`url` to the final address" in failure.remedy) is not leaves
+
+
 def test_cookies_are_not_kept(scripted, answer, to) -> None:
     """The next request does not send a server's cookie back."""
     server = scripted(answer(200, "{}", Set_Cookie="a=b; Path=/"), answer(200, "{}"))
@@ -483,6 +508,26 @@ def test_certificates_are_checked_against_the_named_authority(
     with pytest.raises(WorkspaceError) as caught:
         to(tls_server, ca_file=tmp_path / "gone.pem").send("GET", "/", repeatable=True)
     assert caught.value.code == "tls_failed"
+
+
+def test_the_client_certificate_of_an_environment_is_shown(to, tmp_path) -> None:
+    """A server that demands one gets it, with the key from its own file."""
+
+    class Demanding(TlsServer):
+        def answer(self, _: HttpRequest) -> HttpResponse:
+            return HttpResponse(200, {})
+
+    clients = trustme.CA()
+    client = clients.issue_cert("provision")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    client.cert_chain_pems[0].write_to_path(str(cert))
+    client.private_key_pem.write_to_path(str(key))
+    with Demanding(clients=clients) as server:
+        shown = {"ca_file": server.ca_file, "client_cert_file": cert, "client_key_file": key}
+        assert to(server.url, **shown).send("GET", "/", repeatable=True).status == 200
+        with pytest.raises((LostAnswerError, WorkspaceError)):
+            to(server.url, ca_file=server.ca_file).send("POST", "/", repeatable=False)
+    assert len(server.requests) == 1
 
 
 def test_https_to_an_http_server_fails(scripted, answer, to) -> None:
