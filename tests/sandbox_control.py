@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import secrets
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from provisioner.sandbox import Sandbox as EmbeddedTwenty
 from provisioner.sandbox.exchange import Request, Response, json_answer
 from provisioner.sandbox.seeds import API_KEYS_FLAG, ROLES_FLAG, SeededRole, role
 from provisioner.sandbox.store import INSERT, ApiKey, Store, User, row_of
+from provisioner.sandbox.tenant import Settings, SignInRefusal
 from provisioner.sandbox.tokens import IssuedClaims, TokenKind
 
 if TYPE_CHECKING:
@@ -39,10 +42,14 @@ __all__ = [
     "Response",
     "Sandbox",
     "SeededRole",
+    "Settings",
+    "SignInRefusal",
     "User",
     "dialect_of",
     "json_answer",
+    "rate_limited",
     "role",
+    "spent_credits",
 ]
 
 OWN_KEY = "provision"
@@ -104,7 +111,7 @@ class SlowStore(Store):
 
     def create(self, keys: Iterable[ApiKey]) -> tuple[ApiKey | None, ...]:
         self.wait_for_create()
-        if self.dialect is not Dialect.CORE or not self.role_seconds:
+        if self.dialect.recorded is not Dialect.CORE or not self.role_seconds:
             return super().create(keys)
         created = tuple(keys)
         super().create(dataclasses.replace(key, role_id=None) for key in created)
@@ -134,9 +141,10 @@ class Sandbox(EmbeddedTwenty):
     Args:
         create_seconds: see `SlowStore`.
         role_seconds: see `SlowStore`.
-        page_core_list: answer `/rest/metadata/apiKeys` in pages, as about 2.4x (not recorded).
         journal: receives every finished exchange.
         around: handles each request; it gets the request and the function that answers it.
+        settings: see `provisioner.sandbox.tenant.Settings`; `configure` changes them later.
+        beside: another sandbox, whose server and journal serve this workspace too.
     """
 
     def __init__(
@@ -147,12 +155,13 @@ class Sandbox(EmbeddedTwenty):
         port: int = 0,
         create_seconds: float = 0.0,
         role_seconds: float = 0.0,
-        page_core_list: bool = False,
         session_seconds: float = 1800.0,
         journal: list[Exchange] | None = None,
         around: Around | None = None,
         lock_wait: float = LOCK_WAIT,
         front: Front | None = None,
+        settings: Settings | None = None,
+        beside: EmbeddedTwenty | None = None,
     ) -> None:
         super().__init__(
             file,
@@ -161,10 +170,11 @@ class Sandbox(EmbeddedTwenty):
             session_seconds=session_seconds,
             lock_wait=lock_wait,
             front=front,
+            settings=settings or Settings(),
+            beside=beside,
         )
         self._create_seconds = create_seconds
         self._role_seconds = role_seconds
-        self._page_core_list = page_core_list
         self._journal = journal
         self._around = around
 
@@ -173,10 +183,8 @@ class Sandbox(EmbeddedTwenty):
         store.create_seconds, store.role_seconds = self._create_seconds, self._role_seconds
         return store
 
-    def _answer_from(self, store: Store) -> Callable[[Request], Response]:
-        answer = super()._answer_from(store)
-        if self._page_core_list:
-            answer = _around(_page_of_core_list, answer)
+    def _answer(self) -> Callable[[Request], Response]:
+        answer = super()._answer()
         if self._around is not None:
             answer = _around(self._around, answer)
         return answer if self._journal is None else self._noting(answer, self._journal)
@@ -248,7 +256,7 @@ class Sandbox(EmbeddedTwenty):
         expires = int(time.time() + seconds)
         workspace = store.workspace_id
         claims = IssuedClaims(TokenKind.API_KEY, workspace, workspace, expires, key=key_id)
-        return tokens.sign(claims, store.secret)
+        return tokens.sign(claims, store.secret, store.dialect)
 
     def seed(
         self,
@@ -317,6 +325,30 @@ class Sandbox(EmbeddedTwenty):
             json.dumps(role.wire),
         )
 
+    def configure(self, **changes: Any) -> None:
+        """Change fields of `Settings` from the next request on."""
+        self._tenant.settings = dataclasses.replace(self._tenant.settings, **changes)
+
+    def revoke_signing_key(self) -> None:
+        """Replace the key that signs tokens, so that those of the old one are refused.
+
+        All other sandboxes of the file notice only when they are started again.
+        """
+        self._store.secret = secrets.token_bytes(32)
+        self._rows.write("UPDATE workspace SET secret = ?", self._store.secret.hex())
+
+    def share_users(self, other: Sandbox) -> None:
+        """Give the users of this workspace the e-mail addresses and passwords of another's."""
+        for name in ("admin", "member", "guest"):
+            theirs = other.user(name)
+            changes = {"email": theirs.email, "password": theirs.password}
+            self.put_user(dataclasses.replace(self.user(name), **changes))
+
+    def append_role(self, role: SeededRole) -> None:
+        """Add a role, or move the one with its id, to the end of Twenty's order."""
+        self._rows.write("DELETE FROM role WHERE id = ?", role.id)
+        self.put_role(role)
+
     def permit(self, label: str, *flags: str) -> None:
         """Give a role exactly these settings permissions.
 
@@ -343,30 +375,36 @@ def _note(
     journal.append(Exchange(request.method, path, request.body, status, started, ended))
 
 
-def _page_of_core_list(request: Request, answer: Callable[[Request], Response]) -> Response:
-    """Answer the core list in pages, as about 2.4x does.
-
-    Not recorded: follows `docs/twenty-api.md`, whose source is the server's code. Two choices are
-    ours: an invalid limit counts as the default, and the order is that of the ids.
-    """
-    response = answer(request)
-    if request.method != "GET" or response.status != 200:
-        return response
-    if request.path == "/rest/apiKeys":
-        link = '</rest/metadata/apiKeys>; rel="successor-version"'
-        headers = (("Deprecation", "true"), ("Link", link))
-        return dataclasses.replace(response, headers=(*response.headers, *headers))
-    if request.path != "/rest/metadata/apiKeys":
-        return response
-    keys: list[Any] = sorted(json.loads(response.body), key=lambda key: key["id"])
-    limit, after = request.query.get("limit", ""), request.query.get("starting_after", "")
-    size = min(int(limit), 200) if limit.isdecimal() and int(limit) else 60
-    rest = [key for key in keys if key["id"] > after]
-    page = rest[:size]
-    info = {
-        "hasNextPage": len(rest) > size,
-        "hasPreviousPage": bool(page) and page[0] != keys[0],
-        "startCursor": page[0]["id"] if page else None,
-        "endCursor": page[-1]["id"] if page else None,
+def rate_limited(request: Request, wait_ms: int = 1000, requests: int = 100) -> Response:
+    """Return the newest's answer to too many requests, for `around` (not recorded)."""
+    message = "Rate limit exceeded"  # the text is ours: clients know it by the code
+    if request.path in ("/graphql", "/metadata"):
+        extensions: Json = {"code": "RATE_LIMITED", "retryAfterMs": wait_ms}
+        error: Json = {"message": message, "extensions": extensions}
+        return json_answer(200, {"errors": [error], "data": None})
+    seconds = math.ceil(wait_ms / 1000)
+    headers = (
+        ("Retry-After", str(seconds)),
+        ("X-RateLimit-Limit", str(requests)),
+        ("X-RateLimit-Remaining", "0"),
+        # Seconds since 1970, as on most servers; Twenty's own unit is not known.
+        ("X-RateLimit-Reset", str(math.ceil(time.time()) + seconds)),
+    )
+    body: Json = {
+        "statusCode": 429,
+        "error": "RATE_LIMITED",
+        "messages": [message],
+        "retryAfterSeconds": seconds,
     }
-    return json_answer(200, {"data": page, "pageInfo": info, "totalCount": len(keys)})  # type: ignore[dict-item]
+    return json_answer(429, body, headers=headers)
+
+
+def spent_credits(request: Request) -> Response:
+    """Return the newest's answer once the credits are spent, for `around` (not recorded)."""
+    message, code = "Credits exhausted", "BILLING_CREDITS_EXHAUSTED"
+    if request.path in ("/graphql", "/metadata"):
+        extensions: Json = {"code": "FORBIDDEN", "subCode": code}
+        error: Json = {"message": message, "extensions": extensions}
+        return json_answer(402, {"errors": [error], "data": None})
+    body: Json = {"statusCode": 402, "error": "Error", "code": code, "messages": [message]}
+    return json_answer(402, body)

@@ -51,7 +51,7 @@ NEVER_IN_JSON = {
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-CITED = re.compile(r"`(legacy-0\.60|core-1|core-2\.21) (\d{3}-[\w.-]+)`")
+CITED = re.compile(r"`((?:legacy-0\.60|core-1|core-2\.21)(?:-more)?) ((?:\d{3}|[A-F]\d*)-[\w.-]+)`")
 BARE = re.compile(r"`(\d{3})(-[A-Za-z][\w.-]*|-…)?`")
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy")
+SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:core-newest", "sandbox:legacy")
 """The URLs of the embedded Twenty."""
 
 MAX_ENVIRONMENTS = 10_000

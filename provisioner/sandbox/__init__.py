@@ -1,4 +1,4 @@
-"""The embedded Twenty: an HTTP server that behaves like three recorded Twenty servers.
+"""The embedded Twenty: an HTTP server that behaves like three recorded servers and the newest one.
 
 An environment with `url: "sandbox:"` uses it, `provision sandbox` runs it, and the tests run
 against it. `tests/sandbox/test_contract.py` replays the recordings of the real servers against

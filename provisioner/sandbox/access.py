@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.sandbox import timestamps, tokens
-from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def _key_caller(key_id: str, store: Store) -> Caller:
         # A deleted key gets the same text (legacy `165`, `918`), and its token works again once
         # a new row has the same id (legacy `920`).
         return Refused(403, "FORBIDDEN_EXCEPTION", "This API Key is revoked")
-    if store.dialect is Dialect.CORE and key.expires_at <= timestamps.now():
+    if store.dialect.reads_expiry_of_row and key.expires_at <= timestamps.now():
         # 0.60 and 1.10 check only the token's own date (legacy `929`, core-1 `923`).
         return Refused(403, "FORBIDDEN_EXCEPTION", "This API Key is expired")
     return SignedIn(store.role(key.role_id), has_session=False)

@@ -12,6 +12,7 @@ from provisioner.sandbox import tokens
 from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.server import Server
 from provisioner.sandbox.store import LOCK_WAIT, Store, User
+from provisioner.sandbox.tenant import Settings, Tenant
 from provisioner.sandbox.tokens import IssuedClaims, TokenKind
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class Sandbox:
         port: 0 for any free port.
         session_seconds: the lifetime of the access token that a sign-in returns.
         lock_wait: seconds to wait for another program's lock on the file.
-        front: a server shared with other sandboxes, used instead of an own one.
+        front: a server shared with other sandboxes, used instead of an own one; each has a path.
+        settings: how the workspace is set up.
+        beside: a started sandbox whose server gets this workspace too, under the same address.
     """
 
     file: Path | None
@@ -44,7 +47,10 @@ class Sandbox:
     session_seconds: float = 1800.0
     lock_wait: float = LOCK_WAIT
     front: Front | None = None
-    _started: tuple[Store, str] | None = field(default=None, init=False)
+    settings: Settings = field(default_factory=Settings)
+    beside: Sandbox | None = None
+    _tenants: list[Tenant] = field(default_factory=list, init=False)
+    _started: Tenant | None = field(default=None, init=False)
     _parts: ExitStack = field(default_factory=ExitStack, init=False)
 
     def start(self) -> Self:
@@ -57,26 +63,31 @@ class Sandbox:
         with ExitStack() as parts:
             store = self._open_store()
             parts.callback(store.close)
-            answer = self._answer_from(store)
-            if self.front is None:
-                server = Server(self.port, answer)
+            tenant = Tenant(store, self.settings, self.session_seconds)
+            self._tenants = [] if self.beside is None else self.beside._tenants  # noqa: SLF001  # another sandbox
+            self._tenants.append(tenant)
+            parts.callback(self._tenants.remove, tenant)
+            if self.beside is not None:
+                tenant.url = self.beside.url
+            elif self.front is None:
+                server = Server(self.port, self._answer())
                 parts.callback(server.stop)
-                url = server.url
+                tenant.url = server.url
             else:
-                url = self.front.join(answer)
-                parts.callback(self.front.leave, url)
-            self._started, self._parts = (store, url), parts.pop_all()
+                tenant.url = self.front.join(self._answer())
+                parts.callback(self.front.leave, tenant.url)
+            self._started, self._parts = tenant, parts.pop_all()
         return self
 
     def _open_store(self) -> Store:
         return Store(self.file, self.dialect, lock_wait=self.lock_wait)
 
-    def _answer_from(self, store: Store) -> Callable[[Request], Response]:
-        """Return the function that answers requests from a store."""
+    def _answer(self) -> Callable[[Request], Response]:
+        """Return the function that answers requests."""
         # Imported here: graphql-core loads slowly, and many imports only need a dialect.
         from provisioner.sandbox.router import answer  # noqa: PLC0415  # as said
 
-        return partial(answer, store, self.session_seconds)
+        return partial(answer, self._tenants)
 
     def stop(self) -> None:
         """Finish the requests in progress, stop the server and close the file."""
@@ -102,7 +113,7 @@ class Sandbox:
     @property
     def url(self) -> str:
         """The address: `http://127.0.0.1:PORT`, followed by a path if a front serves it."""
-        return self._facts[1]
+        return self._tenant.url
 
     def user(self, name: str = "admin") -> User:
         """Return the user `admin`, `member` or `guest`, who has the role of that name.
@@ -122,14 +133,14 @@ class Sandbox:
         store = self._store
         expires = int(time.time() + lifetime)
         claims = IssuedClaims(TokenKind.ACCESS, store.workspace_id, self.user(user).id, expires)
-        return tokens.sign(claims, store.secret)
+        return tokens.sign(claims, store.secret, store.dialect)
 
     @property
-    def _facts(self) -> tuple[Store, str]:
+    def _tenant(self) -> Tenant:
         if self._started is None:
             raise RuntimeError("the sandbox has not been started")
         return self._started
 
     @property
     def _store(self) -> Store:
-        return self._facts[0]
+        return self._tenant.store

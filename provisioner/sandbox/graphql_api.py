@@ -11,6 +11,7 @@ from graphql import (
     FieldNode,
     GraphQLError,
     GraphQLSchema,
+    Node,
     OperationDefinitionNode,
     build_schema,
     execute_sync,
@@ -21,7 +22,6 @@ from graphql import (
 
 from provisioner.sandbox import graphql_core, graphql_legacy, rest, sdl
 from provisioner.sandbox.access import ANONYMOUS, Refused
-from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
 from provisioner.sandbox.graphql_call import ANY_ERROR, Call, token_refused
 from provisioner.sandbox.rejected import RejectedError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from provisioner.model.workspace import Json
+    from provisioner.sandbox.dialect import Dialect
     from provisioner.sandbox.graphql_call import Info
 
 PATHS = (sdl.GRAPHQL, sdl.METADATA)
@@ -39,13 +40,17 @@ PATHS = (sdl.GRAPHQL, sdl.METADATA)
 _MAX_ROOT_FIELDS = 10
 """The limit of 2.21 (`184-gql-12-distinct-roots`)."""
 
+_MAX_LEVELS = 10
+"""The limit of the newest; the text of its error is from the server's source."""
 
 _PYTHON_NAMES = {
     "apiKeyId": "key_id",
+    "appToken": "app_token",
     "expiresAt": "expires_at",
     "id": "key_id",
     "input": "fields",
     "loginToken": "login_token",
+    "refreshToken": "refresh_token",
     "roleId": "role_id",
 }
 """The names of the arguments in the resolvers."""
@@ -102,7 +107,7 @@ def answer(call: Call, request: Request) -> Response:
         raise unusable
     # An unexpected error, such as a forbidden null (legacy `905`), has no extensions of its own.
     unexpected: JsonObject = {"code": "INTERNAL_SERVER_ERROR"}
-    if dialect is not Dialect.LEGACY:
+    if dialect.keeps_core_keys:
         unexpected["userFriendlyMessage"] = ANY_ERROR
     # Execution errors have no path and no location (`134`, `153`).
     errors: list[Json] = [
@@ -114,7 +119,7 @@ def answer(call: Call, request: Request) -> Response:
 
 def _variable_error(message: str, value: str | None, dialect: Dialect) -> JsonObject:
     """Return the error for an invalid variable (`152`, `154`, legacy `138`)."""
-    if dialect is Dialect.LEGACY:
+    if not dialect.keeps_core_keys:
         return {"message": message, "extensions": {"code": "BAD_USER_INPUT"}}
     extensions: JsonObject = {
         "http": {"status": 400},
@@ -129,7 +134,7 @@ def _variable_error(message: str, value: str | None, dialect: Dialect) -> JsonOb
 @cache
 def _schema(dialect: Dialect, path: str, *, anonymous: bool) -> GraphQLSchema:
     schema = build_schema(sdl.schema_text(dialect, path, anonymous=anonymous))
-    resolvers = graphql_legacy if dialect is Dialect.LEGACY else graphql_core
+    resolvers = graphql_core if dialect.keeps_core_keys else graphql_legacy
     for name, resolve in resolvers.RESOLVERS.items():
         type_name, field_name = name.split(".")
         type_ = schema.type_map.get(type_name)
@@ -153,7 +158,9 @@ def _parse_and_validate(schema: GraphQLSchema, text: str, dialect: Dialect) -> D
         document = parse(text)
     except GraphQLError as error:  # `187-gql-syntax-error`
         raise _InvalidRequestError(_document_error(error), status=200) from None
-    if dialect is Dialect.CORE:
+    if dialect.limits_levels:
+        _check_levels(document)
+    if dialect.limits_documents:
         _check_limits(document)
     if errors := validate(schema, document):
         raise _InvalidRequestError(*map(_document_error, errors), status=200)
@@ -189,6 +196,23 @@ def _check_limits(document: DocumentNode) -> None:
             "The request is too complex to process. Please try reducing the amount of requested"
             " root resolvers.",
         )
+
+
+def _check_levels(document: DocumentNode) -> None:
+    """Raise the error for a document of too many levels; those in fragments do not count here."""
+    levels = max(map(_levels, document.definitions), default=0)
+    if levels > _MAX_LEVELS:
+        text = (
+            f"Query too complex - Too many nested fields requested: {levels} - Maximum allowed"
+            f" nested fields: {_MAX_LEVELS}"
+        )
+        extensions: JsonObject = {"code": "BAD_USER_INPUT"}
+        raise _InvalidRequestError({"message": text, "extensions": extensions}, status=200)
+
+
+def _levels(node: Node) -> int:
+    selections = getattr(getattr(node, "selection_set", None), "selections", ())
+    return max(map(_levels, selections), default=0) + isinstance(node, FieldNode)
 
 
 def _limit_error(message: str, text_id: str, friendly: str) -> RejectedError:

@@ -1,7 +1,8 @@
 """The resolvers of the core dialects.
 
 The errors of `apiKeys`, `createApiKey`, `revokeApiKey`, `generateApiKeyToken` and `getRoles` are
-recorded; `apiKey`, `updateApiKey` and `assignRoleToApiKey` are assumed to answer the same ones.
+recorded; `apiKey`, `updateApiKey`, `assignRoleToApiKey` and the newest's `getApiKeyRoles` are
+assumed to answer the same ones.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from provisioner.sandbox import keys_core, seeds, timestamps
 from provisioner.sandbox.dialect import Dialect
-from provisioner.sandbox.graphql_call import ANY_ERROR, NO_PERMISSION, SIGN_IN
+from provisioner.sandbox.graphql_call import ANY_ERROR, NO_PERMISSION, current_workspace
+from provisioner.sandbox.graphql_sign_in import SIGN_IN
 from provisioner.sandbox.rejected import RejectedError
 
 if TYPE_CHECKING:
@@ -49,14 +51,20 @@ def _get_roles(_source: None, info: Info) -> list[Source]:
     return [role.wire for role in call.roles.values()]
 
 
+def _get_api_key_roles(_source: None, info: Info) -> list[Source]:
+    """Resolve the roles that can be assigned to keys, for the API-keys permission alone."""
+    roles = _require(info, write=False).roles.values()
+    return [role.wire for role in roles if role.assignable]
+
+
 def _create(_source: None, info: Info, fields: JsonObject) -> Source | None:
-    call = _require(info, write=True)
+    call = _require(info, write=True, grants=True)
     return _record(keys_core.create(call.store, fields, time.time()))
 
 
 def _update(_source: None, info: Info, fields: JsonObject) -> Source | None:
     call = _require(info, write=True)
-    return _record(keys_core.update(call.store, _id(fields), fields))
+    return _record(keys_core.update(call.store, _id(fields), fields, unrevokes=True))
 
 
 def _revoke(_source: None, info: Info, fields: JsonObject) -> Source | None:
@@ -69,12 +77,12 @@ def _id(fields: JsonObject) -> str:
 
 
 def _assign(_source: None, info: Info, key_id: str, role_id: str) -> bool:
-    call = _require(info, write=True)
+    call = _require(info, write=True, grants=True)
     try:
         keys_core.assign_role(call.store, key_id.lower(), role_id.lower())
     except RejectedError as rejection:
         friendly = ANY_ERROR
-        if rejection.code == "BAD_USER_INPUT" and call.dialect is Dialect.CORE:  # not core-1 `209`
+        if rejection.code == "BAD_USER_INPUT" and call.dialect.has_texts_of_2:  # not core-1 `209`
             friendly = "This role cannot be assigned to API keys."  # `204`
         raise call.failure(str(rejection), rejection.code or "", friendly=friendly) from None
     return True
@@ -89,7 +97,7 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
     key_id = key_id.lower()
     key = call.store.key(key_id)
     if key is None:  # `194`, core-1 `199`
-        friendly = "API key not found." if call.dialect is Dialect.CORE else ANY_ERROR
+        friendly = "API key not found." if call.dialect.has_texts_of_2 else ANY_ERROR
         raise call.failure(f"API Key with id {key_id} not found", _INTERNAL, friendly=friendly)
     if key.revoked_at is not None:  # `213`
         friendly = "This API Key has been revoked and can no longer be used."
@@ -100,24 +108,27 @@ def _generate(_source: None, info: Info, key_id: str, expires_at: str) -> JsonOb
     return call.mint(key_id, expires_at)
 
 
-def _require(info: Info, *, write: bool) -> Call:
+def _require(info: Info, *, write: bool, grants: bool = False) -> Call:
     """Return the call if its caller may read or change keys (`134`, `137`).
 
-    2.21 changes keys only for a session (`139`, `195`, `207`).
+    2.21 changes keys only for a session (`139`, `195`, `207`). The newest gives roles to keys,
+    which `grants` says, only with the permission for roles too.
 
     Raises:
         GraphQLError: the caller is not signed in, lacks the permission, or is an API key.
     """
     call = info.context
     caller = call.signed_in()
-    if write and call.dialect is Dialect.CORE and not caller.has_session:
+    if write and call.dialect.needs_session_to_write and not caller.has_session:
         raise call.failure(
-            "This endpoint requires a session access token",
+            keys_core.needs_session(call.dialect),
             "FORBIDDEN",
             sub_code="FORBIDDEN_EXCEPTION",
             friendly="You do not have permission to perform this action.",
         )
-    if caller.permits(seeds.API_KEYS_FLAG):
+    if caller.permits(seeds.API_KEYS_FLAG) and not (
+        grants and keys_core.lacks_roles(call.dialect, caller)
+    ):
         return call
     if call.dialect is Dialect.CORE_1:  # core-1 `137`, `140`
         raise call.failure(NO_PERMISSION, _INTERNAL, friendly=_NO_ACCESS)
@@ -147,7 +158,9 @@ def _keys_of_role(source: Source, info: Info) -> list[Source | None]:
 RESOLVERS: Mapping[str, Callable[..., Any]] = {
     "Query.apiKeys": _api_keys,
     "Query.apiKey": _api_key,
+    "Query.getApiKeyRoles": _get_api_key_roles,
     "Query.getRoles": _get_roles,
+    "Query.currentWorkspace": current_workspace,
     "Mutation.createApiKey": _create,
     "Mutation.updateApiKey": _update,
     "Mutation.revokeApiKey": _revoke,

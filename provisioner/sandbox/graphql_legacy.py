@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from provisioner.sandbox import keys_legacy, seeds
-from provisioner.sandbox.graphql_call import SIGN_IN
+from provisioner.sandbox.graphql_call import current_workspace
+from provisioner.sandbox.graphql_sign_in import SIGN_IN
 from provisioner.sandbox.rejected import RejectedError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _require_access(info: Info) -> Call:
 
 RESOLVERS: Mapping[str, Callable[..., Any]] = {
     "Query.apiKeys": _api_keys,
+    "Query.currentWorkspace": current_workspace,
     "Query.getRoles": _get_roles,
     "Mutation.createApiKey": _create,
     "Mutation.createApiKeys": _create_many,

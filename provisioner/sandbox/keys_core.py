@@ -2,7 +2,7 @@
 
 1.10 needs no permission for REST: even Guests can list and create (core-1 `010`, `011`, `016`).
 2.21 needs the API-keys permission to read and, in addition, a user session to write
-(core-2.21 `010`, `015`, `016`).
+(core-2.21 `010`, `015`, `016`). The newest needs the permission for roles besides to create.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import uuid
 from typing import TYPE_CHECKING
 
 from provisioner.sandbox import rest, seeds, timestamps
-from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.exchange import JsonObject, Request, Response, json_answer
 from provisioner.sandbox.rejected import (
     RejectedError,
@@ -27,22 +26,30 @@ from provisioner.sandbox.store import ApiKey
 if TYPE_CHECKING:
     from provisioner.model.workspace import Json
     from provisioner.sandbox.access import SignedIn
+    from provisioner.sandbox.dialect import Dialect
     from provisioner.sandbox.store import Store
+    from provisioner.sandbox.tenant import Tenant
 
 LISTED = "revoked_at IS NULL"
 """The condition of the keys that core lists: expired ones too, but no revoked ones (`120`)."""
 
-_PATH = re.compile(r"/rest(?:/metadata)?/apiKeys(?:/([^/]+))?")
+_PATH = re.compile(r"/rest(/metadata)?/apiKeys(?:/([^/]+))?")
+
+_PAGE = 60
+_MAX_PAGE = 200
 
 
-def answer(store: Store, caller: SignedIn, request: Request, body: Json) -> Response:
+def answer(tenant: Tenant, caller: SignedIn, request: Request, body: Json) -> Response:
     """Answer an authenticated request below `/rest/`.
 
     Raises:
         RejectedError: the server rejects the request.
     """
+    store = tenant.store
     match = _PATH.fullmatch(request.path)
-    key_id = match[1] if match else None
+    if match and not (match[1] or tenant.settings.serves_bare_list):
+        match = None  # the older path is gone, and unknown as any other
+    key_id = match[2] if match else None
     methods = ("GET", "POST") if key_id is None else ("GET", "PATCH", "DELETE")
     if match and request.method in methods:
         _check_access(store, caller, request)
@@ -57,21 +64,39 @@ def answer(store: Store, caller: SignedIn, request: Request, body: Json) -> Resp
 
 
 def _check_access(store: Store, caller: SignedIn, request: Request) -> None:
-    if store.dialect is not Dialect.CORE:
+    dialect = store.dialect
+    if not dialect.needs_session_to_write:
         return
     if request.method != "GET" and not caller.has_session:
-        text = "This endpoint requires a session access token"
-        raise RejectedError(text, error="Error", code="FORBIDDEN_EXCEPTION")
-    if not caller.permits(seeds.API_KEYS_FLAG):
+        status = 403 if dialect.needs_roles_to_create else 400
+        text = needs_session(dialect)
+        raise RejectedError(text, error="Error", code="FORBIDDEN_EXCEPTION", status=status)
+    if not caller.permits(seeds.API_KEYS_FLAG) or (
+        request.method == "POST" and lacks_roles(dialect, caller)
+    ):
         text = "Entity performing the request does not have permission"
         raise RejectedError(text, error="Error", code="PERMISSION_DENIED")
 
 
+def needs_session(dialect: Dialect) -> str:
+    """Return the text for a caller without a session; the newest's is from its source."""
+    if dialect.needs_roles_to_create:
+        return "This endpoint is not available to this caller"
+    return "This endpoint requires a session access token"
+
+
+def lacks_roles(dialect: Dialect, caller: SignedIn) -> bool:
+    """Return whether a caller may not give roles to keys, as the newest demands to create one."""
+    return dialect.needs_roles_to_create and not caller.permits(seeds.ROLES_FLAG)
+
+
 def _collection(store: Store, request: Request, body: Json) -> Response:
+    if request.method == "GET" and store.dialect.pages_core_list and "metadata" in request.path:
+        return _page(store, request.query)
     if request.method == "GET":  # depth, limit, cursors and filters are ignored (`087` ff.)
         keys = store.select(LISTED)
         return json_answer(200, [_record(store, key) for key in keys])
-    if not request.body and store.dialect is Dialect.CORE:  # `041-rest-create-nobody`
+    if not request.body and store.dialect.has_texts_of_2:  # `041-rest-create-nobody`
         text = "Cannot read properties of undefined (reading 'name')"
         raise RejectedError(text, error="TypeError")
     fields = _fields(body)
@@ -79,6 +104,40 @@ def _collection(store: Store, request: Request, body: Json) -> Response:
     if not isinstance(fields["name"], str):  # returned as sent (`046-rest-create-number-name`)
         record["name"] = fields["name"]
     return json_answer(201, record)
+
+
+def _page(store: Store, query: dict[str, str]) -> Response:
+    """Return a page of the newest's list, which is ordered by creation; not recorded.
+
+    A cursor is the id of a key. If that key has left the list meanwhile, the page is empty and the
+    last one, without an error; `hasPreviousPage` and `limit=0` are ours.
+    """
+    size = min(int(rest.read_limit(query.get("limit", ""), _PAGE)), _MAX_PAGE)
+    after, before = query.get("starting_after", ""), query.get("ending_before", "")
+    cursor, backwards = after or before, not after and before != ""
+    if cursor and not is_uuid(cursor):
+        raise RejectedError(f"Invalid cursor: {cursor}")
+    key = store.key(cursor.lower()) if cursor else None
+    condition, values = LISTED, list[str]()
+    if key is not None and key.revoked_at is None:
+        condition += f" AND (created_at, id) {'<' if backwards else '>'} (?, ?)"
+        values = [key.created_at, key.id]
+    elif cursor:
+        condition += " AND FALSE"
+    direction = "DESC" if backwards else "ASC"
+    order = f"created_at {direction}, id {direction}"
+    keys = store.select(condition, *values, order=order, limit=size + 1)
+    has_more, keys = len(keys) > size, keys[:size]
+    if backwards:
+        keys = keys[::-1]
+    info: JsonObject = {
+        "hasNextPage": bool(keys) if backwards else has_more,
+        "hasPreviousPage": has_more if backwards else bool(cursor and keys),
+        "startCursor": keys[0].id if keys else None,
+        "endCursor": keys[-1].id if keys else None,
+    }
+    data: list[Json] = [_record(store, key) for key in keys]
+    return json_answer(200, {"data": data, "pageInfo": info, "totalCount": store.count(LISTED)})
 
 
 def _single_key(store: Store, key_id: str, request: Request, body: Json) -> Response:
@@ -89,7 +148,8 @@ def _single_key(store: Store, key_id: str, request: Request, body: Json) -> Resp
         case "GET":
             key = store.key(key_id)
         case "PATCH":
-            key = update(store, key_id, _fields(body))
+            unrevokes = store.dialect.unrevokes_by_rest
+            key = update(store, key_id, _fields(body), unrevokes=unrevokes)
         case _:
             key = revoke(store, key_id)
     if key is None:  # an unknown id (`105`, `122`, `129`)
@@ -136,16 +196,20 @@ def create(store: Store, fields: JsonObject, started: float) -> ApiKey:
     return key
 
 
-def update(store: Store, key_id: str, fields: JsonObject) -> ApiKey | None:
+def update(store: Store, key_id: str, fields: JsonObject, *, unrevokes: bool) -> ApiKey | None:
     """Change one key and return it; return None for an unknown id (`122`, `203`).
 
-    A null changes nothing, so a revocation cannot be undone (`121`). A role is ignored (`117`).
-    `updatedAt` changes even if nothing else does (`116`).
+    A null changes nothing (`121`), but with `unrevokes` that of `revokedAt` undoes a revocation
+    (`C-gql-update-unrevoke`). A role is ignored (`117`). `updatedAt` changes even if nothing else
+    does (`116`).
 
     Raises:
         RejectedError: a field is not valid.
     """
-    columns = _columns({name: value for name, value in fields.items() if value is not None})
+    given: JsonObject = {name: value for name, value in fields.items() if value is not None}
+    columns: dict[str, str | None] = {**_columns(given)}
+    if unrevokes and "revokedAt" in fields and fields["revokedAt"] is None:
+        columns["revoked_at"] = None
     return store.update(key_id, **columns, updated_at=timestamps.now())
 
 
@@ -194,7 +258,7 @@ def _role(store: Store, fields: JsonObject) -> str:
     if role is None:
         raise _unknown_role(store.dialect, role_id)
     # On 1.10 every role is accepted, even Member, which cannot be assigned later (core-1 `058`).
-    if store.dialect is Dialect.CORE and not role.assignable:  # core-2.21 `058`
+    if store.dialect.checks_role_of_new_key and not role.assignable:  # core-2.21 `058`
         raise RejectedError(
             "Multiple validation errors occurred while creating role targets",
             error="WorkspaceMigrationBuilderException",
@@ -204,7 +268,7 @@ def _role(store: Store, fields: JsonObject) -> str:
 
 def _unknown_role(dialect: Dialect, role_id: object) -> RejectedError:
     """Return the error of 2.21, or of 1.10's database, for an invalid role (`054` to `057`)."""
-    if dialect is Dialect.CORE:
+    if dialect.checks_role_of_new_key:
         return RejectedError(
             "Could not find role for given roleId",
             error="Error",

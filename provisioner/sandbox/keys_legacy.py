@@ -185,7 +185,7 @@ def _list(store: Store, query: dict[str, str]) -> Response:
         store,
         condition,
         *values,
-        limit=_limit(query.get("limit", "")),
+        limit=rest.read_limit(query.get("limit", ""), PAGE),
         after=query.get("starting_after", ""),
         before=query.get("ending_before", ""),
         field=order[1],
@@ -199,17 +199,6 @@ def _list(store: Store, query: dict[str, str]) -> Response:
             "totalCount": requested.total,
         },
     )
-
-
-def _limit(text: str) -> float:
-    """Return the page size; 0 counts as absent (`082`), fractions are allowed (`093`)."""
-    try:
-        limit = float(text or 0)
-    except ValueError:
-        limit = -1
-    if not 0 <= limit < float("inf"):
-        raise RejectedError(f"limit '{text}' is invalid. Should be an integer")
-    return limit or PAGE
 
 
 def _comparison(part: str) -> tuple[str, list[str]]:

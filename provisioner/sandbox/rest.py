@@ -56,10 +56,25 @@ def check_depth(request: Request, allowed: tuple[int, ...]) -> None:
         raise RejectedError(f"'depth={depth}' parameter invalid. Allowed values are {values}")
 
 
+def read_limit(text: str, otherwise: int) -> float:
+    """Return the size of a page; 0 counts as absent, fractions are allowed (legacy `082`, `093`).
+
+    Raises:
+        RejectedError: it is negative or no number.
+    """
+    try:
+        limit = float(text or 0)
+    except ValueError:
+        limit = -1
+    if not 0 <= limit < float("inf"):
+        raise RejectedError(f"limit '{text}' is invalid. Should be an integer")
+    return limit or otherwise
+
+
 def check_path(request: Request, dialect: Dialect) -> None:
     """Raise the error for an invalid path."""
     match request.path.split("/")[2:]:
-        case ["metadata", name, *_] if dialect is not Dialect.CORE:
+        case ["metadata", name, *_] if not dialect.has_texts_of_2:
             raise FrameworkError(
                 f"Query path '{request.path}' invalid. Metadata path \"{name}\" does not exist."
                 " Valid examples: /rest/metadata/fields or /rest/metadata/objects"

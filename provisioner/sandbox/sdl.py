@@ -23,14 +23,19 @@ def schema_text(dialect: Dialect, path: str, *, anonymous: bool) -> str:
     `/graphql` on legacy hides the workspace's own objects from anonymous callers (legacy `124`);
     `/graphql` on 2.21 has no API keys (core-2.21 `142`, `902`).
     """
+    names: tuple[str, ...]
     match dialect:
         case Dialect.LEGACY:
             hidden = anonymous or path == METADATA
             names = ("legacy",) if hidden else ("legacy", "legacy-workspace")
         case Dialect.CORE_1:
             names = ("core",)
+        case Dialect.CORE | Dialect.CORE_NEWEST if path == GRAPHQL:
+            names = ("core-2-workspace",)
         case Dialect.CORE:
-            names = ("core-2-workspace",) if path == GRAPHQL else ("core", "core-2")
+            names = ("core", "core-2")
+        case Dialect.CORE_NEWEST:
+            names = ("core", "core-2", "core-newest")
         case _:
             assert_never(dialect)
     folder = Path(__file__).parent

@@ -108,4 +108,4 @@ def permission_flags(flags: Iterable[str]) -> Json:
 def roles_of(dialect: Dialect) -> tuple[SeededRole, ...]:
     """Return the roles of a new workspace, in the order in which the recorded servers list them."""
     entries = json.loads(Path(__file__).with_name("roles.json").read_text("ascii"))
-    return tuple(role(**entry) for entry in entries[dialect])
+    return tuple(role(**entry) for entry in entries[dialect.recorded])

@@ -119,6 +119,9 @@ class Store:
         dialect: the dialect of a new file; an existing file must have the same one.
         lock_wait: seconds to wait for another program's lock.
 
+    Attributes:
+        signed_out: the refresh tokens of sessions that were ended, since this store was opened.
+
     Raises:
         SandboxUnusableError: the file is not a workspace of that dialect, or cannot be used.
     """
@@ -132,6 +135,7 @@ class Store:
             file = Path(self._temporary_folder.name, "workspace")
         self._file = file
         self.dialect = dialect
+        self.signed_out: set[str] = set()
         self._lock_wait = lock_wait
         self._opened: sqlite3.Connection | None = None
         self._closed = False

@@ -18,7 +18,6 @@ from graphql import (
 )
 from graphql.pyutils import suggestion_list
 
-from provisioner.sandbox.dialect import Dialect
 from provisioner.sandbox.rejected import is_uuid
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from graphql import GraphQLSchema, OperationDefinitionNode
 
     from provisioner.model.workspace import Json
+    from provisioner.sandbox.dialect import Dialect
     from provisioner.sandbox.exchange import JsonObject
 
 
@@ -90,7 +90,7 @@ def _check_object(
 
 def _check_scalar(value: Json, name: str, dialect: Dialect) -> Iterator[Invalid]:
     if name == "UUID" and not (isinstance(value, str) and is_uuid(value)):
-        quoted = f": '{value}'" if dialect is Dialect.CORE else ""
+        quoted = f": '{value}'" if dialect.has_texts_of_2 else ""
         yield f"Invalid UUID{quoted}", str(value)
     elif name == "String" and not isinstance(value, str):
         yield f"String cannot represent a non string value: {value}", None

@@ -121,12 +121,14 @@ def test_a_valid_environment_passes_all_checks_except_with_an_api_key_on_2(
     served.sandbox.seed(["old"], expires_at="2020-01-01T00:00:00.000Z")
     found = examine(served.environment(credential=served.credential(credential), role="Admin"))
     assert tuple(one.check for one in found.checks) == (*CHECKS, "sinks")
-    fails = dialect is Dialect.CORE and credential == "token"
+    fails = dialect.needs_session_to_write and credential == "token"
     assert failures(found) == ([("writes", "session_required")] if fails else [])
     assert warnings(found) == []
     assert found.failed == fails
     assert found.generation == ("legacy" if dialect is Dialect.LEGACY else "core")
-    release = {Dialect.LEGACY: "up to 1.2", Dialect.CORE_1: "1.x", Dialect.CORE: "2.x"}[dialect]
+    release = {Dialect.LEGACY: "up to 1.2", Dialect.CORE_1: "1.x", Dialect.CORE: "2.x"}[
+        dialect.recorded
+    ]
     assert of(found, "generation").message.endswith(f"Twenty {release}.")
     kinds = {"session": "Session token", "token": "API key token"}
     assert of(found, "credential").message.startswith(kinds.get(credential, "Email and password"))

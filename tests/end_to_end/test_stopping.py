@@ -232,8 +232,8 @@ def names_for(dialect: Dialect) -> list[str]:
     return [f"svc-{number:02d}" for number in range(62 if dialect is Dialect.CORE_1 else 12)]
 
 
-SIZES = {Dialect.LEGACY: 2, Dialect.CORE_1: 20, Dialect.CORE: 1}
-PROBED = {Dialect.LEGACY: 0, Dialect.CORE_1: 2, Dialect.CORE: 2}
+SIZES = {Dialect.LEGACY: 2, Dialect.CORE_1: 20, Dialect.CORE: 1, Dialect.CORE_NEWEST: 1}
+PROBED = {Dialect.LEGACY: 0, Dialect.CORE_1: 2, Dialect.CORE: 2, Dialect.CORE_NEWEST: 2}
 """The keys with which a run finds out the batch size of core, before it sends the others."""
 
 

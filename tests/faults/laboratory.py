@@ -18,7 +18,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, assert_never
 
-from sandbox_control import Dialect, Exchange, Request, Response, Sandbox, json_answer
+from sandbox_control import Dialect, Exchange, Request, Response, Sandbox, json_answer, rate_limited
 
 from provisioner.sandbox.access import Refused
 from provisioner.sandbox.graphql_call import ANY_ERROR, token_refused
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
     from sandbox_control import ApiKey, Json
 
-Form: TypeAlias = Literal["text", "headers", "graphql"]
+Form: TypeAlias = Literal["text", "headers", "graphql", "newest"]
 """The forms of a throttling answer; none was recorded (`docs/twenty-api.md`).
 
 `text`: HTTP 429 that names the limit only in its message. `headers`: HTTP 429 with the wait in
 `Retry-After` and in its body. `graphql`: HTTP 200 with a GraphQL error; `text` outside GraphQL.
+`newest`: HTTP 429 with the wait, in GraphQL HTTP 200 with the wait; both say `RATE_LIMITED`.
 """
 
 When: TypeAlias = Literal["before", "after"]
@@ -88,7 +89,7 @@ class Throttled:
 
     Attributes:
         form: the form of the answer.
-        retry_after: the wait in seconds; only the form `headers` names it.
+        retry_after: the wait in seconds; the forms `headers` and `newest` name it.
         requests: the number of requests that the answer allows within `milliseconds`.
     """
 
@@ -187,6 +188,7 @@ TRANSIENT: tuple[Fault, ...] = (
     Throttled("text"),
     Throttled("headers"),
     Throttled("graphql"),
+    Throttled("newest"),
     Unavailable(),
     Unavailable(committed=True),
     Truncated(),
@@ -670,6 +672,8 @@ def _throttled(fault: Throttled, request: Request, dialect: Dialect) -> Response
         if dialect is Dialect.LEGACY:
             return json_answer(200, {"errors": [{"message": "Too many requests."}], "data": None})
         return _graphql_error(message, "LIMIT_REACHED", dialect, 200)
+    if fault.form == "newest":
+        return rate_limited(request, fault.retry_after * 1000, fault.requests)
     body: dict[str, Json] = {"statusCode": 429, "error": "Error", "messages": [message]}
     if fault.form != "headers":
         return json_answer(429, body)

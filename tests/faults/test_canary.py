@@ -1,6 +1,6 @@
 """No secret is ever shown: real runs with faults, whose output is searched for every secret.
 
-A row of the matrix is one process with three environments, one per dialect, each with a key for
+A row of the matrix is one process with four environments, one per dialect, each with a key for
 every kind of sink. Each environment has its own fault at each kind of step, and each sink its own
 fault. The search covers stdout, stderr, all remaining files except those of the sinks, and the
 command lines of the process and its children.
@@ -301,7 +301,7 @@ Cancellation.sleep = lambda self, seconds: sleep(self, seconds / 10)
 """
 """Makes all waits ten times shorter, on a clock that is ten times faster."""
 
-ENVIRONMENTS = dict(zip(("alpha", "bravo", "delta"), Dialect, strict=True))
+ENVIRONMENTS = dict(zip(("alpha", "bravo", "delta", "echo"), Dialect, strict=True))
 CREDENTIALS = ("email", "session_token", "token")
 LEVELS = ("debug", "info", "warning", "error")
 VENDORS = ("vault", "aws", "github", "gitlab", "kubernetes")
@@ -343,7 +343,7 @@ class Row:
         turn = self.credential + [*ENVIRONMENTS].index(environment)
         kind = CREDENTIALS[turn % len(CREDENTIALS)]
         # An API key cannot create keys there.
-        return "email" if kind == "token" and environment == "delta" else kind
+        return "email" if kind == "token" and environment in ("delta", "echo") else kind
 
 
 def rows() -> list[Row]:
@@ -394,7 +394,7 @@ def test_the_rows_cover_every_pair() -> None:
     assert {row.refused for row in rows()} >= set(range(len(VENDORS)))
     assert {row.level for row in rows()} == set(LEVELS)
     used = {(env, row.credential_of(env)) for row in rows() for env in ENVIRONMENTS}
-    assert len(used) == len(ENVIRONMENTS) * len(CREDENTIALS) - 1
+    assert len(used) == len(ENVIRONMENTS) * len(CREDENTIALS) - 2
 
 
 RECORDING = """cat /proc/$$/cmdline /proc/$PPID/cmdline >> seen-cmdline

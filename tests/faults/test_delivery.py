@@ -106,7 +106,7 @@ def test_a_run_right_after_another_writes_nothing_with_shifted_clocks(
     run_offset: int, github_offset: int, project: Project, stack: ExitStack
 ) -> None:
     """Clock differences within the allowed minute cause no second delivery, for any sink."""
-    dialect = list(Dialect)[(run_offset + github_offset) % 3]
+    dialect = list(Dialect)[(run_offset + github_offset) % len(Dialect)]
     journal: list[Exchange] = []
     sandbox = stack.enter_context(Sandbox(None, dialect, journal=journal))
     places = {kind: sink_fixture(kind, stack, project.root) for kind in ALL_KINDS}
@@ -272,9 +272,10 @@ DAMAGE = {
 }
 """The damage to the token of each key, and the reason in the plan that repairs it."""
 
-HEALING = [(kind, list(Dialect)[number % 3]) for number, kind in enumerate(READABLE)] + [
+HEALING = [(kind, list(Dialect)[number % len(Dialect)]) for number, kind in enumerate(READABLE)] + [
     ("dotenv", Dialect.CORE_1),
     ("dotenv", Dialect.CORE),
+    ("dotenv", Dialect.CORE_NEWEST),
 ]
 
 
@@ -471,7 +472,7 @@ def test_two_runs_at_once_leave_the_tokens_of_the_live_keys(race: int, project: 
     names = [f"svc-{number:02d}" for number in range(12)]
     file = DotenvFile(project.root)
     line = StartingLine()
-    with Sandbox(None, list(Dialect)[race % 3], around=line) as sandbox:
+    with Sandbox(None, list(Dialect)[race % len(Dialect)], around=line) as sandbox:
         open_shop(project, sandbox, [(name, [file.item]) for name in names])
         runs = [project.start("apply", "--format", "json") for _ in range(2)]
         reports = [entry.communicate(timeout=90) for entry in runs]

@@ -164,7 +164,7 @@ sys.exit(code)
 """A script that kills itself before its n-th system call on a path below a folder."""
 
 
-@pytest.mark.parametrize("dialect_index", range(3))
+@pytest.mark.parametrize("dialect_index", range(len(Dialect)))
 def test_a_run_killed_at_any_step_of_a_file_is_finished_by_the_next_one(
     dialect_index: int, project: Project, run
 ) -> None:
@@ -202,7 +202,7 @@ def killing_script(script: str, name: str, when: str) -> str:
 
 
 POINTS = [
-    (when, name, list(Dialect)[(offset + number) % 3])
+    (when, name, list(Dialect)[(offset + number) % len(Dialect)])
     for offset, when in enumerate(("before", "after", "check"))
     for number, name in enumerate(NAMES)
 ]

@@ -1,7 +1,7 @@
 """The main guarantee: random manifests, keys, faults and kills on every dialect.
 
 `pytest tests/faults/test_exactly_once.py` runs SCENARIOS random scenarios (200 by default), a
-third of them on each dialect; docs/reliability.md has the command for 10 000. Hypothesis prints a
+quarter of them on each dialect; docs/reliability.md has the command for 10 000. Hypothesis prints a
 failed scenario as a program of rules, which can be pasted below as a test.
 """
 
@@ -366,7 +366,7 @@ def killable_runs() -> Any:
 
 
 SETTINGS = settings(
-    max_examples=-(-SCENARIOS // 3),
+    max_examples=-(-SCENARIOS // len(Dialect)),
     stateful_step_count=5,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -386,9 +386,14 @@ class OnCore(ExactlyOnce):
     dialect = Dialect.CORE
 
 
-for scenarios in (OnLegacy, OnCore1, OnCore):
+class OnCoreNewest(ExactlyOnce):
+    dialect = Dialect.CORE_NEWEST
+
+
+for scenarios in (OnLegacy, OnCore1, OnCore, OnCoreNewest):
     scenarios.TestCase.settings = SETTINGS
 
 TestLegacy = OnLegacy.TestCase
 TestCore1 = OnCore1.TestCase
 TestCore = OnCore.TestCase
+TestCoreNewest = OnCoreNewest.TestCase

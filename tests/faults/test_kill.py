@@ -109,7 +109,7 @@ def write_manifests(folder: Path, url: str, dialect: Dialect) -> None:
 
 def requests_of_a_run(dialect: Dialect) -> int:
     """Return the number of requests of an undisturbed run; docs/reliability.md has the figures."""
-    return {Dialect.LEGACY: 5, Dialect.CORE_1: 7, Dialect.CORE: 30}[dialect]
+    return {Dialect.LEGACY: 5, Dialect.CORE_1: 7, Dialect.CORE: 30}[dialect.recorded]
 
 
 def is_write(exchange: Exchange) -> bool:

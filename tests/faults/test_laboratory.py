@@ -49,13 +49,9 @@ if TYPE_CHECKING:
 DATE = "2031-01-01T00:00:00.417Z"
 TRUTH = object()
 DIALECTS = tuple(Dialect)
-REST = {
-    Dialect.LEGACY: "/rest/batch/apiKeys",
-    Dialect.CORE_1: "/rest/metadata/apiKeys",
-    Dialect.CORE: "/rest/metadata/apiKeys",
-}
+REST = dict.fromkeys(Dialect, "/rest/metadata/apiKeys") | {Dialect.LEGACY: "/rest/batch/apiKeys"}
 LIST = {**REST, Dialect.LEGACY: "/rest/apiKeys"}
-GRAPHQL = {Dialect.LEGACY: "/graphql", Dialect.CORE_1: "/metadata", Dialect.CORE: "/metadata"}
+GRAPHQL = dict.fromkeys(Dialect, "/metadata") | {Dialect.LEGACY: "/graphql"}
 QUERY = {"query": "{__typename}"}
 SIGN_IN = (
     "mutation($e:String!,$p:String!,$o:String!)"

@@ -4,7 +4,7 @@ The guarantee of `test_exactly_once` also holds for rotation, updates, pruning a
 In addition: keys that `owns` does not match are never changed, every revocation has a reason, and
 no run removes a valid token. During all of this, a person creates, renames and revokes keys with
 declared names and changes their expiry: none of that replaces a reviewed key, and all of it is
-reported. LIVES random lives are run (50 by default), a third of them on each dialect.
+reported. LIVES random lives are run (50 by default), a quarter of them on each dialect.
 """
 
 from __future__ import annotations
@@ -514,7 +514,7 @@ def killable_runs() -> Any:
 
 
 SETTINGS = settings(
-    max_examples=-(-LIVES // 3),
+    max_examples=-(-LIVES // len(Dialect)),
     stateful_step_count=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -534,9 +534,14 @@ class OnCore(WholeLife):
     dialect = Dialect.CORE
 
 
-for lives in (OnLegacy, OnCore1, OnCore):
+class OnCoreNewest(WholeLife):
+    dialect = Dialect.CORE_NEWEST
+
+
+for lives in (OnLegacy, OnCore1, OnCore, OnCoreNewest):
     lives.TestCase.settings = SETTINGS
 
 TestLegacy = OnLegacy.TestCase
 TestCore1 = OnCore1.TestCase
 TestCore = OnCore.TestCase
+TestCoreNewest = OnCoreNewest.TestCase

@@ -282,7 +282,7 @@ class Year:
             Dialect.CORE_1: DOCUMENT_SIZE,
             Dialect.CORE: 1,
         }
-        creates = math.ceil(len(created) / keys_per_request[self.dialect])
+        creates = math.ceil(len(created) / keys_per_request[self.dialect.recorded])
         minimum_requests = observation + bool(created) * second_observation + creates + revoked
         return (min(minimum_requests, sent) if killed else minimum_requests) + 2 * len(created)
 

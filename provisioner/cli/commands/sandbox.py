@@ -12,7 +12,9 @@ from provisioner.errors.codes import Code
 
 
 @click.command(cls=DocumentedCommand)
-@click.argument("dialect", type=click.Choice(["core", "core-1", "legacy"]), default="core")
+@click.argument(
+    "dialect", type=click.Choice(["core", "core-newest", "core-1", "legacy"]), default="core"
+)
 @option(
     "--port PORT",
     "Listen on this loopback port; 0 picks a free one.",
@@ -36,12 +38,13 @@ from provisioner.errors.codes import Code
 def sandbox(dialect: str, port: int, file: Path, format_: str, signals: Signals) -> int:
     """Run the embedded Twenty as a server for other programs.
 
-    Respond to API-key requests on a loopback port as Twenty 2.21 (core), 1.10 (core-1) or 0.60
-    (legacy) would, and print the address and credentials. The server runs until it is
-    interrupted. It is meant for trying things out: do not keep secrets in it.
+    Respond to API-key requests on a loopback port as Twenty 2.21 (core), about 2.38 and later
+    (core-newest), 1.10 (core-1) or 0.60 (legacy) would, and print the address and credentials.
+    The server runs until it is interrupted. It is meant for trying things out: do not keep
+    secrets in it.
 
     Examples:
-        # Serve the newest API on a free port:
+        # Serve the API of Twenty 2.21 on a free port:
         $ provision sandbox
 
         # Serve the API of Twenty 0.60 on port 3000:
