@@ -64,11 +64,11 @@ class Sandbox:
             store = self._open_store()
             parts.callback(store.close)
             tenant = Tenant(store, self.settings, self.session_seconds)
-            self._tenants = [] if self.beside is None else self.beside._tenants  # noqa: SLF001  # another sandbox
-            self._tenants.append(tenant)
-            parts.callback(self._tenants.remove, tenant)
+            self._tenants = [tenant]
             if self.beside is not None:
-                tenant.url = self.beside.url
+                tenant.url, self._tenants = self.beside.url, self.beside._tenants  # noqa: SLF001  # of this class
+                self._tenants.append(tenant)
+                parts.callback(self._tenants.remove, tenant)
             elif self.front is None:
                 server = Server(self.port, self._answer())
                 parts.callback(server.stop)
