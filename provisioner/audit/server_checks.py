@@ -131,13 +131,13 @@ def _roles(role: str | None, roles: Roles) -> Check:
                 return Check("roles", "warning", f"{message}.", remedy)
             message = f"{message}; {role!r} is not an id."
             return Check("roles", "failed", message, remedy, Code.ROLE_UNKNOWN)
-        case KnownRoles(roles=known):
-            return _known_roles(role, known)
+        case KnownRoles(roles=known, complete=complete):
+            return _known_roles(role, known, complete=complete)
         case _:
             assert_never(roles)
 
 
-def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
+def _known_roles(role: str | None, roles: tuple[Role, ...], *, complete: bool) -> Check:
     labels = ", ".join(sorted(repr(one.label) for one in roles if one.assignable))
     if not labels:
         message = "No role can be assigned to API keys."
@@ -151,7 +151,8 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     ]
     named = f"environment's role {role!r}"
     if len(matching) != 1:
-        problem = "is the label of several roles" if matching else "does not exist"
+        problem = "does not exist" if complete else "does not exist or cannot be assigned to API keys"
+        problem = "is the label of several roles" if matching else problem
         message = f"The {named} {problem}; {offer}."
         remedy = "Set `role` to the label or id of one of these."
         return Check("roles", "failed", message, remedy, Code.ROLE_UNKNOWN)

@@ -77,9 +77,15 @@ class HiddenRoles:
 
 @dataclass(frozen=True, slots=True)
 class KnownRoles:
-    """All roles of a core workspace."""
+    """The roles of a core workspace that the credential can read.
+
+    Attributes:
+        complete: whether they are all roles. If not, a key whose role is not shown has another one,
+            which is unknown.
+    """
 
     roles: tuple[Role, ...]
+    complete: bool = True
 
 
 Roles = NoRoles | HiddenRoles | KnownRoles

@@ -47,8 +47,15 @@ _PERMISSIONS = (
 )
 """Lists that only `getRoles` fills; they are null inside `ApiKey.role` (`918`)."""
 
-_KEYS_ONLY = "/rest/metadata/apiKeys?limit=200"
+CORE_LIST = "/rest/metadata/apiKeys?limit=200"
 """A bare array on 1.10 and 2.21; pages of at most 200 since about 2.4x (not recorded)."""
+
+_ALL_ROLES = "getRoles"
+_ROLES_FOR_KEYS = "getApiKeyRoles"
+"""Roles that can be assigned to keys, for the API-keys permission alone (2.23, not recorded).
+
+It omits other roles, which a key may have all the same.
+"""
 
 _FIELD_OF_2 = "universalIdentifier"
 _RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
@@ -72,7 +79,7 @@ class CoreWorkspace(ServerWorkspace):
     keys_have_roles = True
     batches = False
     _accepts_several: bool | None = None
-    _role_queries: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
+    _role_queries: tuple[str, ...] = (_ALL_ROLES, _ROLES_FOR_KEYS)
     _permissions: dict[str, Record] | None = None
 
     def observe(self) -> Observation:
@@ -84,15 +91,15 @@ class CoreWorkspace(ServerWorkspace):
             role_query = self._role_queries[0]
             answer = self._list(_LIST % (KEY, role_query))
             if answer.complete:
-                return self._observed(answer, answer.result(role_query))
+                return self._observed(answer, role_query)
             denied = self._client.explain(answer).code == Code.PERMISSION_DENIED
             if not denied and not answer.has_error(("Cannot query field",)):
                 if answer.ok and not answer.errors:
                     raise unexpected_list(self._client, answer, "something that is not a list")
                 raise self._client.refusal(answer)
             self._role_queries = self._role_queries[1:]
-        answer = self._client.request("GET", _KEYS_ONLY, is_list=True)
-        return self._observation(list_keys(self._client, _KEYS_ONLY, answer), HiddenRoles(), answer)
+        answer = self._client.request("GET", CORE_LIST, is_list=True)
+        return self._observation(list_keys(self._client, CORE_LIST, answer), HiddenRoles(), answer)
 
     def capabilities(self) -> Capabilities:
         """Send two queries, which show the release of the server and what the role permits.
@@ -172,15 +179,16 @@ class CoreWorkspace(ServerWorkspace):
             answer = self._client.graphql(document, is_list=True)
         return answer
 
-    def _observed(self, answer: Answer, role_entries: Json) -> Observation:
+    def _observed(self, answer: Answer, role_query: str) -> Observation:
         try:
-            roles, of_key = read_roles(role_entries)
+            roles, of_key = read_roles(answer.result(role_query))
             entries = require_list(answer.result("apiKeys"))
             found = (read_key(entry, of_key) for entry in entries)
             keys = tuple({key.id: key for key in found}.values())
         except IncompleteRecordError as incomplete:
             raise unexpected_list(self._client, answer, str(incomplete)) from None
-        return self._observation(keys, KnownRoles(roles), answer)
+        known = KnownRoles(roles, complete=role_query == _ALL_ROLES)
+        return self._observation(keys, known, answer)
 
     def _record(self, key_id: str, depth: Depth) -> Record | None:
         answer = self._client.graphql(_QUERY_ONE % SELECTION[depth], {"input": {"id": key_id}})

@@ -12,6 +12,7 @@ import os
 import re
 import threading
 import time
+from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -192,6 +193,9 @@ class Transport:
                     raise
                 self._pause(tries)
                 continue
+            if answer.status == HTTPStatus.PAYMENT_REQUIRED:
+                self._refused_until = (inf, answer)  # no wait mends it
+                return answer
             throttle = throttling(answer)
             if throttle is not None:
                 wait = self._slow_down(throttle, answer)

@@ -754,7 +754,7 @@ KEY = (
         ([PAGE % (KEY % 1, "true", '"x"')] * 2, "unexpected_answer"),
         ([PAGE % (KEY % 1, "true", '"x"'), *["<html>"] * 4], "unexpected_answer"),
         ([PAGE % (KEY % 1, "true", '"x"'), PAGE % (KEY % 1, "true", '"y"')], "unexpected_answer"),
-        ([(PAGE % (KEY % 1, "false", "null")).replace(":1}", ":2}")], "unexpected_answer"),
+        ([(PAGE % (KEY % 1, "false", "null")).replace(":1}", ":2}")] * 5, "unexpected_answer"),
         ([PAGE % ((KEY % 1).replace("2031", "never"), "false", "null")], "unexpected_answer"),
     ],
 )
@@ -763,7 +763,8 @@ def test_an_incomplete_list_is_an_error_and_never_a_shorter_list(
 ) -> None:
     """A list that is cut, foreign or circular must not look like a workspace with fewer keys.
 
-    A page that is not JSON is requested four times before it is an error.
+    A page that is not JSON is requested four times before it is an error, and a list that ends
+    before its `totalCount` is read five times.
     """
     server = scripted(*[answer(200, body) for body in bodies])
     environment = environment_with(url=server.url)
