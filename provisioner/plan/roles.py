@@ -27,8 +27,8 @@ _HIDDEN = (
 )
 
 _INCOMPLETE = (
-    "this credential can read only the roles that can be assigned to API keys, so the drift of keys "
-    "with other roles is not detected"
+    "this credential can read only the roles that can be assigned to API keys, so the drift of "
+    "keys with other roles is not detected"
 )
 
 _ANY_ID = "a role id (this credential cannot read roles)"

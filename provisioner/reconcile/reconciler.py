@@ -6,7 +6,7 @@ between. The CLI loads the manifests before them, and reports the result after t
 
 - observe: open and read every workspace. The value of an environment that fails is `Unobserved`.
 - plan: read the sinks of its desired keys, compare workspace and sinks with the manifests, and
-  check that the sinks of the planned tokens are writable.
+  check that the credential may do what is planned and that the sinks of its tokens are writable.
 - guard: judge all environments together. The verdict may refuse the whole run.
 - execute: carry the plans out, or report every action as skipped if the verdict is a refusal.
 
@@ -42,9 +42,13 @@ from provisioner.plan import (
     Planned,
     Unobserved,
     block_actions,
+    block_all,
+    block_forbidden,
     delivers_too_early,
     digest,
+    missing_rights,
     plan_environment,
+    rights_in_doubt,
     selected_keys,
     sinks_to_check,
     sinks_to_read,
@@ -201,6 +205,7 @@ class Reconciler:
             observed = observed._replace(observation=observed.workspace.observe())
             self.emit(EnvironmentObserved(planned.environment, observed.observation))
             planned = self._compare(observed, request)
+        planned = _block_forbidden(observed, planned)
         failures = check_all(sinks_to_check(planned), self.open_sink, self.stop)
         return PlannedEnvironment(observed, block_actions(planned, failures))
 
@@ -236,6 +241,8 @@ class Reconciler:
                 self.emit(ActionEnded(environment.name, result))
             self.emit(EnvironmentFinished(environment.name, skipped))
             return skipped
+        if planned.unwritable is not None:
+            planned = block_all(planned, planned.unwritable)
         progress = Progress(planned, on_progress, self.emit)
         context = ExecutionContext(
             environment.name,
@@ -247,6 +254,18 @@ class Reconciler:
         )
         execution = Execution(planned, context, self.open_sink, run_marker)
         return _Running(progress, self.executor.submit(_run, execution))
+
+
+def _block_forbidden(observed: ObservedEnvironment, planned: Planned) -> Planned:
+    """Block the actions for which the credential lacks a right, as far as reads can show."""
+    environment, workspace, observation = observed
+    if not rights_in_doubt(environment, observation, planned):
+        return planned
+    try:
+        capabilities = workspace.capabilities()
+        return block_forbidden(planned, missing_rights(environment, observation, capabilities))
+    finally:
+        workspace.close_idle_connections()
 
 
 class _Running(NamedTuple):

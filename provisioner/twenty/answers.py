@@ -303,7 +303,9 @@ def generation_of(answer: Answer) -> Generation | None:
 
 def lacks_list(answer: Answer) -> bool:
     """Return whether the server does not know the path of a list (core-1 `072`, `220`)."""
-    return answer.status == HTTPStatus.NOT_FOUND or answer.has_error(("object 'apiKeys' not found",))
+    return answer.status == HTTPStatus.NOT_FOUND or answer.has_error(
+        ("object 'apiKeys' not found",)
+    )
 
 
 def session_ended(answer: Answer) -> bool:

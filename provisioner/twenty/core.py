@@ -81,6 +81,7 @@ class CoreWorkspace(ServerWorkspace):
     _accepts_several: bool | None = None
     _role_queries: tuple[str, ...] = (_ALL_ROLES, _ROLES_FOR_KEYS)
     _permissions: dict[str, Record] | None = None
+    _is_newest: bool = False
 
     def observe(self) -> Observation:
         """Read keys and roles in one document; only the keys if the roles are hidden.
@@ -90,6 +91,7 @@ class CoreWorkspace(ServerWorkspace):
         while self._role_queries:
             role_query = self._role_queries[0]
             answer = self._list(_LIST % (KEY, role_query))
+            self._is_newest = role_query == _ROLES_FOR_KEYS and answer.complete
             if answer.complete:
                 return self._observed(answer, role_query)
             denied = self._client.explain(answer).code == Code.PERMISSION_DENIED
@@ -99,6 +101,7 @@ class CoreWorkspace(ServerWorkspace):
                 raise self._client.refusal(answer)
             self._role_queries = self._role_queries[1:]
         answer = self._client.request("GET", CORE_LIST, is_list=True)
+        self._is_newest = isinstance(answer.body, dict)  # a page
         return self._observation(list_keys(self._client, CORE_LIST, answer), HiddenRoles(), answer)
 
     def capabilities(self) -> Capabilities:
@@ -114,8 +117,11 @@ class CoreWorkspace(ServerWorkspace):
             release = "1.x"
         elif answer.execution_began and self._permitted(answer) is not None:
             release = "2.x"
-        permitted = self._permitted(self._client.graphql(_KEY_IDS))
-        return Capabilities(self._client.claims(), release, permitted, answer.rate_limit)
+        reads_roles = self._permitted(answer)
+        may_grant = False if self._is_newest and reads_roles is False else reads_roles or None
+        permitted = self._permitted(self._client.graphql(_KEY_IDS, is_list=True))
+        claims, limit = self._client.claims(), answer.rate_limit
+        return Capabilities(claims, release, permitted, may_grant, limit)
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         """Create several keys a document if the server accepts that, else one key a request."""
@@ -162,12 +168,6 @@ class CoreWorkspace(ServerWorkspace):
         # Null for an id that no longer exists (`210`), which is as good as revoked.
         if answer.errors or "revokeApiKey" not in (answer.data or {}):
             raise self._client.refusal(answer)
-
-    def _permitted(self, answer: Answer) -> bool | None:
-        """Return whether the role permits a query; None if it failed for another reason."""
-        if answer.complete:
-            return True
-        return False if self._client.explain(answer).code == Code.PERMISSION_DENIED else None
 
     def _list(self, document: str) -> Answer:
         """Query a list, and repeat it while it fails for a key that is being created."""

@@ -69,6 +69,12 @@ class ServerWorkspace(ABC):
         with ThreadExecutor(self._limits.parallel) as threads:
             return dict(filter(None, threads.map(read, depths.items())))
 
+    def _permitted(self, answer: Answer) -> bool | None:
+        """Return whether the role permits a query; None if it failed for another reason."""
+        if answer.complete:
+            return True
+        return False if self._client.explain(answer).code == Code.PERMISSION_DENIED else None
+
     @abstractmethod
     def _record(self, key_id: str, depth: Depth) -> Record | None:
         """Read one key; return None if the server does not show it."""

@@ -193,9 +193,6 @@ class Transport:
                     raise
                 self._pause(tries)
                 continue
-            if answer.status == HTTPStatus.PAYMENT_REQUIRED:
-                self._refused_until = (inf, answer)  # no wait mends it
-                return answer
             throttle = throttling(answer)
             if throttle is not None:
                 wait = self._slow_down(throttle, answer)
@@ -278,7 +275,10 @@ class Transport:
             self._log(method, path, duration, received)
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
-        return _answer(received, duration, is_list=is_list)
+        answer = _answer(received, duration, is_list=is_list)
+        if answer.status == HTTPStatus.PAYMENT_REQUIRED:
+            self._refused_until = (inf, answer)  # no wait brings credits
+        return answer
 
     def _log(
         self, method: str, path: str, duration: float, received: HttpAnswer | NoAnswer

@@ -92,7 +92,8 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
 
 
 RATE_LIMITED = (
-    '{"errors":[{"message":"x","extensions":{"code":"RATE_LIMITED","retryAfterMs":%s}}],"data":null}'
+    '{"errors":[{"message":"x","extensions":{"code":"RATE_LIMITED","retryAfterMs":%s}}],'
+    '"data":null}'
 )
 
 
@@ -112,7 +113,13 @@ RATE_LIMITED = (
         (429, '{"messages":["Limit reached (%s tokens per 1 ms)"]}' % ("9" * 400), {}, None, None),
         (200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}', {}, None, None),
         (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
-        (429, '{"error":"RATE_LIMITED","retryAfterSeconds":4}', {"rate_limit": 60}, 4.0, Rate(60, 60)),
+        (
+            429,
+            '{"error":"RATE_LIMITED","retryAfterSeconds":4}',
+            {"rate_limit": 60},
+            4.0,
+            Rate(60, 60),
+        ),
         (200, RATE_LIMITED % 1500, {}, 1.5, None),
         (200, RATE_LIMITED % '"soon"', {}, None, None),
         (503, "", {"retry_after": 1.0}, 1.0, None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import uuid
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from graphql import OperationDefinitionNode, parse
 from sandbox_control import (
-    API_KEYS_FLAG,
     Dialect,
     Request,
     Response,
@@ -84,8 +84,10 @@ def create(workspace: Workspace, served: Any, *names: str) -> Outcomes:
     role = None if served.sandbox.dialect is Dialect.LEGACY else served.sandbox.role("Admin").id
     outcomes = Outcomes()
     observer: CreateObserver = outcomes
-    ids = (f"20202020-0000-4000-8000-{n:012}" for n in range(len(names)))
-    keys = [NewKey(id=i, name=n, expires_at=END, depth=1, role_id=role) for i, n in zip(ids, names)]
+    keys = [
+        NewKey(id=str(uuid.uuid4()), name=name, expires_at=END, depth=1, role_id=role)
+        for name in names
+    ]
     workspace.create_many(keys, observer)
     return outcomes
 
@@ -120,9 +122,7 @@ def test_a_server_without_any_list_is_not_twenty(scripted, answer, hurried) -> N
     from builders import environment_with
 
     with pytest.raises(WorkspaceError) as caught:
-        connect(
-            environment_with(url=server.url), server.url, SessionToken(Secret("t")), hurried()
-        )
+        connect(environment_with(url=server.url), server.url, SessionToken(Secret("t")), hurried())
     assert caught.value.code == "unexpected_answer"
     assert len(server.requests) == 2
 
