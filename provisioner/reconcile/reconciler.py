@@ -55,6 +55,7 @@ from provisioner.plan import (
 )
 from provisioner.reconcile.guards import guard
 from provisioner.reconcile.proposal import ObservedEnvironment, PlannedEnvironment, Proposal
+from provisioner.reconcile.token_proof import TokenProof
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.runtime.log_context import bind
@@ -144,8 +145,16 @@ class Reconciler:
     def read_key_sinks(
         self, observed: Iterable[ObservedEnvironment | Unobserved], request: PlanRequest
     ) -> tuple[tuple[ObservedEnvironment, SinkContents] | Unobserved, ...]:
-        """Return each observed environment with the content of the sinks of its live keys."""
-        return self._each(observed, lambda one: (one, self._read_key_sinks(one, request)))
+        """Return each observed environment with the content of the sinks of its live keys.
+
+        Every token is proven.
+        """
+
+        def read(one: ObservedEnvironment) -> tuple[ObservedEnvironment, SinkContents]:
+            one.workspace.lift_observe_limits()
+            return one, self._read_key_sinks(one, request, prove_every=True)
+
+        return self._each(observed, read)
 
     def read_sinks(self, addresses: Iterable[Address]) -> SinkContents:
         """Return the content of some sinks, without the tokens themselves."""
@@ -219,9 +228,18 @@ class Reconciler:
             sink_contents=self._read_key_sinks(observed, request),
         )
 
-    def _read_key_sinks(self, observed: ObservedEnvironment, request: PlanRequest) -> SinkContents:
-        keys = request.desired.get(observed.environment.name, ())
-        return self.read_sinks(sinks_to_read(keys, observed.observation, request.options))
+    def _read_key_sinks(
+        self, observed: ObservedEnvironment, request: PlanRequest, *, prove_every: bool = False
+    ) -> SinkContents:
+        environment, workspace, observation = observed
+        keys = request.desired.get(environment.name, ())
+        addresses = sinks_to_read(keys, observation, request.options)
+        proof = TokenProof(workspace, observation, prove_every)
+        try:
+            return read_all(addresses, self.open_sink, self.stop, proof)
+        finally:
+            if proof.used:
+                workspace.close_idle_connections()
 
     def _start(
         self,
