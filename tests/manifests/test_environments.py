@@ -155,7 +155,9 @@ def test_plain_http_needs_insecure(declare, tmp_path: Path) -> None:
     assert resolved(declared, tmp_path).url == "http://crm.example.com"
 
 
-@pytest.mark.parametrize("url", ["sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:legacy"])
+@pytest.mark.parametrize(
+    "url", ["sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:core-newest", "sandbox:legacy"]
+)
 def test_the_embedded_twenty_needs_no_credentials(declare, tmp_path: Path, url: str) -> None:
     """This holds for every dialect."""
     environment = resolved(declare(f'    url: "{url}"\n'), tmp_path)
