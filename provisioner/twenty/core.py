@@ -82,6 +82,7 @@ class CoreWorkspace(ServerWorkspace):
     _role_queries: tuple[str, ...] = (_ALL_ROLES, _ROLES_FOR_KEYS)
     _permissions: dict[str, Record] | None = None
     _is_newest: bool = False
+    _lists_by_graphql: bool = False
 
     def observe(self) -> Observation:
         """Read keys and roles in one document; only the keys if the roles are hidden.
@@ -91,6 +92,7 @@ class CoreWorkspace(ServerWorkspace):
         while self._role_queries:
             role_query = self._role_queries[0]
             answer = self._list(_LIST % (KEY, role_query))
+            self._lists_by_graphql = answer.complete
             self._is_newest = role_query == _ROLES_FOR_KEYS and answer.complete
             if answer.complete:
                 return self._observed(answer, role_query)
@@ -101,17 +103,20 @@ class CoreWorkspace(ServerWorkspace):
                 raise self._client.refusal(answer)
             self._role_queries = self._role_queries[1:]
         answer = self._client.request("GET", CORE_LIST, is_list=True)
+        self._lists_by_graphql = False
         self._is_newest = isinstance(answer.body, dict)  # a page
         return self._observation(list_keys(self._client, CORE_LIST, answer), HiddenRoles(), answer)
 
     def capabilities(self) -> Capabilities:
-        """Send two queries, which show the release of the server and what the role permits.
+        """Send a query that shows the release, and one that shows what the role permits if needed.
+
+        `observe` shows the latter, unless it had to list the keys by REST.
 
         A server validates a document before it runs it, so a refusal to run it shows the release as
         well as the roles do. If the role lacks the permission, the answer has `data`, as if the
         document had run (core-1 `221`, `216`).
         """
-        answer = self._client.graphql(_RELEASE)
+        answer = self._client.graphql(_RELEASE, is_list=True)
         release: Release | None = None
         if any(_FIELD_OF_2 in text and "Cannot query field" in text for text in answer.errors):
             release = "1.x"
@@ -119,7 +124,9 @@ class CoreWorkspace(ServerWorkspace):
             release = "2.x"
         reads_roles = self._permitted(answer)
         may_grant = False if self._is_newest and reads_roles is False else reads_roles or None
-        permitted = self._permitted(self._client.graphql(_KEY_IDS, is_list=True))
+        permitted = self._lists_by_graphql or self._permitted(
+            self._client.graphql(_KEY_IDS, is_list=True)
+        )
         claims, limit = self._client.claims(), answer.rate_limit
         return Capabilities(claims, release, permitted, may_grant, limit)
 
