@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Credential
     from provisioner.model.workspace import Outcome, Workspace
 
-CORES = [Dialect.CORE_1, Dialect.CORE]
+CORES = [Dialect.CORE_1, Dialect.CORE, Dialect.CORE_NEWEST]
 END = "2031-01-01T00:00:00.417Z"
 
 
@@ -149,7 +149,7 @@ def test_every_key_is_listed_whatever_the_page_size(serve, dialect: Dialect, cou
 @pytest.mark.parametrize(
     ("dialect", "generation", "roles"),
     [(Dialect.LEGACY, "legacy", NoRoles), (Dialect.CORE_1, "core", KnownRoles)]
-    + [(Dialect.CORE, "core", KnownRoles)],
+    + [(Dialect.CORE, "core", KnownRoles), (Dialect.CORE_NEWEST, "core", KnownRoles)],
 )
 @pytest.mark.parametrize("declared", [True, False])
 def test_the_generation_is_detected_by_at_most_one_read(
@@ -272,7 +272,7 @@ def test_core_creates_keys_with_their_roles(serve, dialect, kind) -> None:
     role = served.sandbox.role("Integrations").id
     keys = [new(f"k{depth}", depth, role_id=role) for depth in (0, 1, 2)]
     outcomes = create(workspace, keys)
-    if dialect is Dialect.CORE and kind == "token":
+    if dialect.needs_session_to_write and kind == "token":
         codes = {one.failure.code for one in outcomes if isinstance(one, NotCreated)}
         assert codes == {"session_required"}
         assert len(outcomes) == 3
