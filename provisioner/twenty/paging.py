@@ -96,7 +96,8 @@ class _Reading:
         client, answer = self.client, first
         keys: dict[str, ObservedKey] = {}
         cursors: set[str] = set()
-        total = characters = 0
+        total: int | None = None
+        characters = 0
         while True:
             if not answer.ok:
                 raise client.refusal(answer)
@@ -107,13 +108,13 @@ class _Reading:
                 for key in map(read_key, entries):
                     keys[key.id] = key
                     characters += len(key.name) + len(key.role or "")
-                total = _total(answer.body, total)
+                total = _lowest_total(answer.body, total)
                 cursor = _next_cursor(answer.body)
             except IncompleteRecordError as incomplete:
                 raise unexpected_list(client, answer, str(incomplete)) from None
             if cursor is None:
                 cursor_left = bool(cursors) and not entries
-                return None if cursor_left or len(keys) < total else tuple(keys.values())
+                return None if cursor_left or len(keys) < (total or 0) else tuple(keys.values())
             if cursor in cursors:
                 raise unexpected_list(client, answer, "the same page more than once")
             if len(keys) == known_before:
@@ -142,10 +143,15 @@ def unexpected_list(client: Client, answer: Answer, content: str) -> WorkspaceEr
     )
 
 
-def _total(body: Json | NotJson, before: int) -> int:
-    """Return how many keys there are, by this page or else by the ones before it."""
+def _lowest_total(body: Json | NotJson, before: int | None) -> int | None:
+    """Return the lowest number of keys that this page and those before it state.
+
+    Keys that are created or revoked while the pages are read need not be in the list.
+    """
     total = body.get("totalCount") if isinstance(body, dict) else None
-    return total if isinstance(total, int) else before
+    if not isinstance(total, int):
+        return before
+    return total if before is None else min(before, total)
 
 
 def _entries(body: Json | NotJson) -> list[Json]:

@@ -174,6 +174,26 @@ def test_the_last_key_is_not_lost_with_its_cursor(serve) -> None:
     assert {key.id for key in workspace.observe().keys} == set(live_ids(served))
 
 
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_NEWEST])
+def test_keys_created_between_two_pages_do_not_start_a_list_again(serve, dialect) -> None:
+    """Another run that creates keys does not keep this one from listing them."""
+    served: Any = None
+    late = iter(range(3))
+
+    def around(request: Request, answer: Callable[[Request], Response]) -> Response:
+        if request.query.get("starting_after") and next(late, None) is not None:
+            served.sandbox.seed(["late", "later"])
+        return paged(lambda: None, request, answer)
+
+    served = serve(dialect, around=around)
+    count = 130 if dialect is Dialect.LEGACY else 7
+    before = set(served.sandbox.seed(f"key-{n}" for n in range(count)))
+    workspace = served.workspace()
+    assert before <= {key.id for key in workspace.observe().keys}
+    firsts = [one for one in served.journal if "limit=" in one.path and "after" not in one.path]
+    assert len(firsts) == (1 if dialect is Dialect.LEGACY else 2)
+
+
 def test_a_list_that_always_moves_is_an_error_and_never_taken_for_whole(serve) -> None:
     """After five readings the environment fails, and says that the list kept changing."""
     served: Any = None
