@@ -1,4 +1,4 @@
-"""One check of `doctor`: ok, warning or failed."""
+"""One check of `doctor`: ok, not checked, warning or failed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ class Check:
     """One check and what it found.
 
     Attributes:
-        status: `ok`; `warning` if the user should know or change something, though a run works;
-            `failed` if a run would fail.
+        status: `ok`; `not_checked` if it cannot be looked at, as the message explains; `warning` if
+            the user should know or change something, though a run works; `failed` if a run would
+            fail.
         remedy: what to do about it; may be empty.
         code: the code of the failure, as a plan or a result would have it; None unless it failed.
     """
 
     check: CheckName
-    status: Literal["ok", "warning", "failed"]
+    status: Literal["ok", "not_checked", "warning", "failed"]
     message: str
     remedy: str = ""
     code: Code | None = None

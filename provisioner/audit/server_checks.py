@@ -11,7 +11,9 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.plan import missing_rights
 from provisioner.plan.findings import EXPIRING_WITHIN
+from provisioner.plan.rights import is_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +55,7 @@ def checks_of_server(
     environment: Environment, observation: Observation, capabilities: Capabilities
 ) -> Iterator[Check]:
     """Yield the checks of a workspace that was observed."""
-    session = _is_session(environment, capabilities)
+    session = is_session(environment, capabilities)
     live = sum(key.live(observation.server_time) for key in observation.keys)
     if observation.generation == "legacy":
         release = "Legacy: Twenty up to 1.2."
@@ -66,7 +68,7 @@ def checks_of_server(
     yield _credential(environment, observation, capabilities, session=session)
     yield Check("keys", "ok", f"{pluralize(len(observation.keys), 'key')} listed, {live} live.")
     yield _roles(environment.role, observation.roles)
-    yield _writes(observation, capabilities, session=session)
+    yield _writes(environment, observation, capabilities)
     yield _clock(observation)
     yield _limits(environment.limits, capabilities)
 
@@ -74,14 +76,6 @@ def checks_of_server(
 def _reached(environment: Environment) -> Check:
     server = "The embedded Twenty" if environment.embedded else environment.url
     return Check("reached", "ok", f"{server} responds.")
-
-
-def _is_session(environment: Environment, capabilities: Capabilities) -> bool:
-    """Return whether the credential is a user's, by its claims or else by its declaration."""
-    kind = None if capabilities.claims is None else capabilities.claims.kind
-    if kind in ("API_KEY", "ACCESS"):
-        return kind == "ACCESS"
-    return not isinstance(environment.credential, ApiToken)
 
 
 def _credential(
@@ -131,13 +125,13 @@ def _roles(role: str | None, roles: Roles) -> Check:
                 return Check("roles", "warning", f"{message}.", remedy)
             message = f"{message}; {role!r} is not an id."
             return Check("roles", "failed", message, remedy, Code.ROLE_UNKNOWN)
-        case KnownRoles(roles=known):
-            return _known_roles(role, known)
+        case KnownRoles(roles=known, complete=complete):
+            return _known_roles(role, known, complete=complete)
         case _:
             assert_never(roles)
 
 
-def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
+def _known_roles(role: str | None, roles: tuple[Role, ...], *, complete: bool) -> Check:
     labels = ", ".join(sorted(repr(one.label) for one in roles if one.assignable))
     if not labels:
         message = "No role can be assigned to API keys."
@@ -152,6 +146,7 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     named = f"environment's role {role!r}"
     if len(matching) != 1:
         problem = "is the label of several roles" if matching else "does not exist"
+        problem += "" if matching or complete else " or cannot be assigned to API keys"
         message = f"The {named} {problem}; {offer}."
         remedy = "Set `role` to the label or id of one of these roles."
         return Check("roles", "failed", message, remedy, Code.ROLE_UNKNOWN)
@@ -162,30 +157,25 @@ def _known_roles(role: str | None, roles: tuple[Role, ...]) -> Check:
     return Check("roles", "ok", f"{offer}; the {named} is one of them.")
 
 
-def _writes(observation: Observation, capabilities: Capabilities, *, session: bool) -> Check:
+def _writes(
+    environment: Environment, observation: Observation, capabilities: Capabilities
+) -> Check:
     """Check whether the credential can write keys (docs/twenty-api.md, "Generations")."""
     release, permitted = capabilities.release, capabilities.permitted
-    hidden_roles = isinstance(observation.roles, HiddenRoles)
-    if isinstance(observation.roles, NoRoles):
-        message = (
-            "Any credential for the workspace can create keys; whether this one can mint tokens "
-            "cannot be checked without minting one."
-        )
-        return Check("writes", "ok", message)
-    if not session and release == "2.x":
-        message = "On Twenty 2.x, only a signed-in user can write keys; an API key cannot."
-        return Check("writes", "failed", message, _SIGN_IN, Code.SESSION_REQUIRED)
-    if permitted is False:
-        message = "The credential's role does not have the permission for API keys."
-        return Check("writes", "failed", message, _GRANT, Code.PERMISSION_DENIED)
+    failure = missing_rights(environment, observation, capabilities).first
+    if failure is not None:
+        return Check.failed("writes", failure)
     status: Literal["ok", "warning"] = "warning"
     if permitted is None:
         message = "Unknown: the server does not show the permissions of the credential's role."
         remedy = _GRANT
-    elif not session and release is None:
+    elif isinstance(observation.roles, NoRoles):
+        status, remedy = "ok", ""
+        message = "The credential can create keys and mint tokens."
+    elif release is None and not is_session(environment, capabilities):
         message = "Unknown: Twenty 1.x lets an API key write keys, but 2.x does not."
         remedy = _SIGN_IN
-    elif release != "1.x" and hidden_roles:
+    elif release != "1.x" and isinstance(observation.roles, HiddenRoles):
         message = (
             "Allowed on 2.21; in later releases, creating keys also requires the permission "
             "for roles."

@@ -92,10 +92,14 @@ class SinkChecks:
         failures = [one for one in results if isinstance(one, _SinkFailure)]
         if usable := len(results) - sum(one.check == "sinks" for one in failures):
             yield Check("sinks", "ok", f"{pluralize(usable, 'sink')} OK.")
-        accepted, unreadable = results.count("accepted"), results.count("unreadable")
-        if accepted or unreadable:
-            message = f"{pluralize(accepted, 'token')} for live keys accepted"
-            yield Check("tokens", "ok", f"{message}, {unreadable} cannot be read back.")
+        if accepted := results.count("accepted"):
+            yield Check("tokens", "ok", f"{pluralize(accepted, 'token')} for live keys accepted.")
+        if unreadable := results.count("unreadable"):
+            message = f"{pluralize(unreadable, 'token')} not checked: the sinks are write-only."
+            yield Check("tokens", "not_checked", message)
+        if self._verify_token is None:
+            message = "Not checked, because the workspace cannot be read."
+            yield Check("tokens", "not_checked", message)
         if empty := results.count("empty"):
             message = f"{pluralize(empty, 'sink')} without a token for a live key."
             remedy = "Run `provision apply` to deliver new tokens."
@@ -146,7 +150,7 @@ class SinkChecks:
         except WorkspaceError as error:
             if error.code != Code.TOKEN_REFUSED:
                 return error.failure
-            message = f"The server does not accept the token for {key!r} in {address}."
+            message = f"The token for {key!r} in {address} does not work: {error.message}"
             return Failure(error.code, message)
         return None
 

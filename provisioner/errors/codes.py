@@ -38,6 +38,7 @@ class Code(StrEnum):
     INTERNAL_ERROR = auto()
     SERVER_ERROR = auto()
     RATE_LIMITED = auto()
+    CREDITS_SPENT = auto()
     UNEXPECTED_ANSWER = auto()
     REJECTED = auto()
     # credentials

@@ -106,7 +106,8 @@ class NewLiveKeys:
     """
 
     def __init__(self, observation: Observation, existing_ids: frozenset[str]) -> None:
-        self._roles_known = isinstance(observation.roles, KnownRoles)
+        roles = observation.roles
+        self._roles_known = isinstance(roles, KnownRoles) and roles.complete
         self.roles_hidden = isinstance(observation.roles, HiddenRoles)
         self._new_keys = by_name(
             key

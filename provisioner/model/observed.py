@@ -77,9 +77,15 @@ class HiddenRoles:
 
 @dataclass(frozen=True, slots=True)
 class KnownRoles:
-    """All roles of a core workspace."""
+    """The roles of a core workspace that the credential can read.
+
+    Attributes:
+        complete: whether they are all roles. If not, a key whose role is not shown has another one,
+            which is unknown.
+    """
 
     roles: tuple[Role, ...]
+    complete: bool = True
 
 
 Roles = NoRoles | HiddenRoles | KnownRoles
@@ -98,6 +104,7 @@ class Observation:
         server_ahead: how far the server's clock is ahead of this machine's; None if the server
             sent no `Date`.
         own_key: the id of the key that the run is signed in with; None for other credentials.
+        signing_key: the id of the server's key that signed the credential; None if it is unknown.
         batches: whether one request creates a whole batch of keys, and the list has pages.
     """
 
@@ -109,4 +116,5 @@ class Observation:
     requests: int
     server_ahead: timedelta | None = None
     own_key: str | None = None
+    signing_key: str | None = None
     batches: bool = False

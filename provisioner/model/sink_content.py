@@ -24,11 +24,13 @@ class ApiKeyToken:
         key: the id of the key in its claims.
         expires_at: its expiry; None if it never expires.
         issued_at: the time it was minted; None if its claims do not contain it.
+        accepted: False if the server refuses it, although its key may be live.
     """
 
     key: str
     expires_at: datetime | None
     issued_at: datetime | None = None
+    accepted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class TokenClaims:
         expires_at: its expiry in whole seconds; None for a token that never expires.
         issued_at: the time it was minted (`iat`, which every common library writes); None if
             there is none.
+        signing_key: the id of the server's key that signed it (`kid`); None if it names none.
     """
 
     workspace: str | None
@@ -37,6 +38,7 @@ class TokenClaims:
     kind: str | None
     expires_at: datetime | None
     issued_at: datetime | None
+    signing_key: str | None = None
 
 
 def claims_of(token: Secret) -> TokenClaims | None:
@@ -58,6 +60,9 @@ def claims_of(token: Secret) -> TokenClaims | None:
         kind=texts.get("type"),
         expires_at=_timestamp(claims.get("exp")),
         issued_at=_timestamp(claims.get("iat")),
+        signing_key=signing_key
+        if isinstance(signing_key := header_claims.get("kid"), str)
+        else None,
     )
 
 

@@ -106,15 +106,18 @@ class Capabilities:
     Attributes:
         claims: of the credential; None if it is not a token of Twenty.
         release: of the core generation; None if unknown, and on legacy.
-        permitted: whether the role of the credential may use keys; None if unknown, and on legacy.
-            Listing keys by REST does not prove it: 1.10 requires no permission for the list (core-1
-            `010`), and does for writing keys (core-1 `137`, `140`).
+        permitted: whether the role of the credential may use keys; None if unknown. Listing keys by
+            REST does not prove it: 1.10 requires no permission for the list (core-1 `010`), and
+            does for writing keys (core-1 `137`, `140`). Legacy requires it only for minting.
+        may_grant: whether its role may give roles to keys, as creating them does on the newest
+            servers; None if unknown, and on legacy.
         limit: requests a minute that the server says it allows; None if it does not say.
     """
 
     claims: TokenClaims | None
     release: Release | None
     permitted: bool | None
+    may_grant: bool | None
     limit: int | None
 
 

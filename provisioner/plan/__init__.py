@@ -31,6 +31,10 @@ from provisioner.plan.findings import Finding as Finding
 from provisioner.plan.findings import Unmanaged as Unmanaged
 from provisioner.plan.options import GuardOverrides as GuardOverrides
 from provisioner.plan.options import PlanOptions as PlanOptions
+from provisioner.plan.rights import block_all as block_all
+from provisioner.plan.rights import block_forbidden as block_forbidden
+from provisioner.plan.rights import missing_rights as missing_rights
+from provisioner.plan.rights import rights_in_doubt as rights_in_doubt
 from provisioner.plan.roles import RoleChoice as RoleChoice
 from provisioner.plan.roles import roles_ignored as roles_ignored
 from provisioner.plan.rotation import LiveKeys as LiveKeys

@@ -251,6 +251,7 @@ class Planned:
         actions: in the order of the manifests.
         kept: names that need no action, in the order of the manifests.
         notes: warnings for the user, for example that roles are ignored on legacy.
+        unwritable: why its execution would be refused as a whole, although the plan is good.
     """
 
     environment: str
@@ -262,6 +263,7 @@ class Planned:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     estimate: Estimate
+    unwritable: Failure | None = None
 
     @property
     def unblocked(self) -> tuple[Action, ...]:

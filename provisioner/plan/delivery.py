@@ -197,9 +197,9 @@ def _reason(
             return "token_missing"
         case NotAToken():
             return "token_invalid"
-        case ApiKeyToken(key=key_id, expires_at=expires_at):
+        case ApiKeyToken(key=key_id, expires_at=expires_at, accepted=accepted):
             key = next((one for one in acceptable if one.id.lower() == key_id.lower()), None)
-            if key is None:
+            if key is None or not accepted:
                 return "token_dead"
             too_early = expires_at is not None and expires_at < key.expires_at - EXPIRY_TOLERANCE
             return "token_expiring" if too_early else None

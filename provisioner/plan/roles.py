@@ -26,6 +26,11 @@ _HIDDEN = (
     "detected"
 )
 
+_INCOMPLETE = (
+    "this credential can read only the roles that can be assigned to API keys, so the drift of "
+    "keys with other roles is not detected"
+)
+
 _WHERE_ROLES = "on the key, in the manifest's defaults or in the environment"
 _ANY_ID = "a role id (this credential cannot read roles)"
 _MOST_NAMES = 30
@@ -121,13 +126,16 @@ class RoleChoice:
         written = key.role or self._environment.role
         if written is None or not isinstance(self._roles, KnownRoles):
             return None
-        return None if written in (observed.role, observed.role_id) else written
+        unknown = observed.role_id is None and not self._roles.complete
+        return None if unknown or written in (observed.role, observed.role_id) else written
 
     def notes(self) -> tuple[str, ...]:
         """Return the warnings about roles in this environment."""
         match self._roles:
             case HiddenRoles():
                 return (_HIDDEN,)
+            case KnownRoles(complete=False):
+                return (_INCOMPLETE,)
             case NoRoles() if self._ignored:
                 return (roles_ignored(self._ignored),)
             case NoRoles() | KnownRoles():
@@ -174,6 +182,8 @@ class RoleChoice:
             return matching[0].id
         advice = f"Roles that keys can have: {assignable}."
         code, problem = Code.ROLE_UNKNOWN, f"does not exist in {name}"
+        if isinstance(self._roles, KnownRoles) and not self._roles.complete:
+            problem += " or cannot be assigned to API keys there"
         if len(matching) > 1:
             problem = f"is ambiguous in {name}"
             advice = f"Write one of the ids {_shorten([role.id for role in matching])}."

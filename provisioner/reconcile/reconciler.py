@@ -6,7 +6,7 @@ between. The CLI loads the manifests before them, and reports the result after t
 
 - observe: open and read every workspace. The value of an environment that fails is `Unobserved`.
 - plan: read the sinks of its desired keys, compare workspace and sinks with the manifests, and
-  check that the sinks of the planned tokens are writable.
+  check that the credential may do what is planned and that the sinks of its tokens are writable.
 - guard: judge all environments together. The verdict may refuse the whole run.
 - execute: carry the plans out, or report every action as skipped if the verdict is a refusal.
 
@@ -42,15 +42,20 @@ from provisioner.plan import (
     Planned,
     Unobserved,
     block_actions,
+    block_all,
+    block_forbidden,
     delivers_too_early,
     digest,
+    missing_rights,
     plan_environment,
+    rights_in_doubt,
     selected_keys,
     sinks_to_check,
     sinks_to_read,
 )
 from provisioner.reconcile.guards import guard
 from provisioner.reconcile.proposal import ObservedEnvironment, PlannedEnvironment, Proposal
+from provisioner.reconcile.token_proof import TokenProof
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.runtime.log_context import bind
@@ -140,8 +145,16 @@ class Reconciler:
     def read_key_sinks(
         self, observed: Iterable[ObservedEnvironment | Unobserved], request: PlanRequest
     ) -> tuple[tuple[ObservedEnvironment, SinkContents] | Unobserved, ...]:
-        """Return each observed environment with the content of the sinks of its live keys."""
-        return self._each(observed, lambda one: (one, self._read_key_sinks(one, request)))
+        """Return each observed environment with the content of the sinks of its live keys.
+
+        Every token is proven.
+        """
+
+        def read(one: ObservedEnvironment) -> tuple[ObservedEnvironment, SinkContents]:
+            one.workspace.lift_observe_limits()
+            return one, self._read_key_sinks(one, request, prove_every=True)
+
+        return self._each(observed, read)
 
     def read_sinks(self, addresses: Iterable[Address]) -> SinkContents:
         """Return the content of some sinks, without the tokens themselves."""
@@ -201,6 +214,7 @@ class Reconciler:
             observed = observed._replace(observation=observed.workspace.observe())
             self.emit(EnvironmentObserved(planned.environment, observed.observation))
             planned = self._compare(observed, request)
+        planned = _block_forbidden(observed, planned)
         failures = check_all(sinks_to_check(planned), self.open_sink, self.stop)
         return PlannedEnvironment(observed, block_actions(planned, failures))
 
@@ -214,9 +228,18 @@ class Reconciler:
             sink_contents=self._read_key_sinks(observed, request),
         )
 
-    def _read_key_sinks(self, observed: ObservedEnvironment, request: PlanRequest) -> SinkContents:
-        keys = request.desired.get(observed.environment.name, ())
-        return self.read_sinks(sinks_to_read(keys, observed.observation, request.options))
+    def _read_key_sinks(
+        self, observed: ObservedEnvironment, request: PlanRequest, *, prove_every: bool = False
+    ) -> SinkContents:
+        environment, workspace, observation = observed
+        keys = request.desired.get(environment.name, ())
+        addresses = sinks_to_read(keys, observation, request.options)
+        proof = TokenProof(workspace, observation, prove_every)
+        try:
+            return read_all(addresses, self.open_sink, self.stop, proof)
+        finally:
+            if proof.used:
+                workspace.close_idle_connections()
 
     def _start(
         self,
@@ -236,6 +259,8 @@ class Reconciler:
                 self.emit(ActionEnded(environment.name, result))
             self.emit(EnvironmentFinished(environment.name, skipped))
             return skipped
+        if planned.unwritable is not None:
+            planned = block_all(planned, planned.unwritable)
         progress = Progress(planned, on_progress, self.emit)
         context = ExecutionContext(
             environment.name,
@@ -247,6 +272,18 @@ class Reconciler:
         )
         execution = Execution(planned, context, self.open_sink, run_marker)
         return _Running(progress, self.executor.submit(_run, execution))
+
+
+def _block_forbidden(observed: ObservedEnvironment, planned: Planned) -> Planned:
+    """Block the actions for which the credential lacks a right, as far as reads can show."""
+    environment, workspace, observation = observed
+    if not rights_in_doubt(environment, observation, planned):
+        return planned
+    try:
+        capabilities = workspace.capabilities()
+        return block_forbidden(planned, missing_rights(environment, observation, capabilities))
+    finally:
+        workspace.close_idle_connections()
 
 
 class _Running(NamedTuple):

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 _MARKS: Mapping[str, tuple[str, Tone]] = {
     "ok": ("=", "good"),
+    "not_checked": ("-", "dim"),
     "warning": ("?", "warn"),
     "failed": ("!", "bad"),
 }
 """The symbol and the colour of each status."""
+
+_ALERTS = ("warning", "failed")
 
 _CHECK_WIDTH = len("credential")
 
@@ -55,11 +58,11 @@ def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: b
     Args:
         diagnoses: one for each environment.
         palette: the colours.
-        quiet: whether to omit checks that passed; when all passed, the text is empty.
+        quiet: whether to omit what passed or was not checked; the text is then empty if all did.
     """
     parts = []
     for one in diagnoses:
-        checks = [check for check in one.checks if not quiet or check.status != "ok"]
+        checks = [check for check in one.checks if not quiet or check.status in _ALERTS]
         if checks or not quiet:
             lines = [heading(one.environment, one.url, one.generation, palette)]
             lines += (line for check in checks for line in _lines(check, palette))
@@ -68,6 +71,8 @@ def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: b
         return ""
     statuses = [check.status for one in diagnoses for check in one.checks]
     counts = [pluralize(len(diagnoses), "environment"), f"{statuses.count('ok')} ok"]
+    if not_checked := statuses.count("not_checked"):
+        counts.append(f"{not_checked} not checked")
     if warnings := statuses.count("warning"):
         counts.append(pluralize(warnings, "warning"))
     if failed := statuses.count("failed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, Unavailable
 from provisioner.model.token_claims import claims_of
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
+    from provisioner.model.token_claims import TokenClaims
     from provisioner.runtime.cancellation import Cancellation
+    from provisioner.secret import Secret
     from provisioner.sinks.sink import OpenSink
 
 _PARALLEL = 8
@@ -26,7 +29,10 @@ _Result = TypeVar("_Result")
 
 
 def read_all(
-    addresses: Iterable[Address], open_sink: OpenSink, stop: Cancellation
+    addresses: Iterable[Address],
+    open_sink: OpenSink,
+    stop: Cancellation,
+    prove: Callable[[Secret, TokenClaims], Failure | None] | None = None,
 ) -> dict[Address, SinkContent]:
     """Return the content of each sink, without the tokens themselves.
 
@@ -34,6 +40,7 @@ def read_all(
         addresses: the addresses of the sinks.
         open_sink: opens one of them.
         stop: after a stop, no further sink is read.
+        prove: returns why a token does not work; None to go by its claims.
     """
 
     def read(address: Address) -> SinkContent:
@@ -48,7 +55,10 @@ def read_all(
         claims = claims_of(content.value)
         if claims is None or claims.key is None:
             return NotAToken()
-        return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at)
+        failure = prove(content.value, claims) if prove is not None else None
+        if failure is not None and failure.code is not Code.TOKEN_REFUSED:
+            return Unavailable(failure)
+        return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at, failure is None)
 
     return _each(addresses, read)
 

@@ -20,6 +20,7 @@ from provisioner.secret import MASK, masked
 from provisioner.twenty.rate_limit import Rate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime, timedelta
 
     from provisioner.model.environment import Generation
@@ -40,6 +41,7 @@ _MAX_RETRY_AFTER = 1e9
 _MINUTE = 60.0
 _RATE_TEXT = re.compile(r"Limit reached \(([0-9]{1,9}) tokens per ([0-9]{1,9}) ms\)")
 _RATE_LIMITED = ("Limit reached", "Too many requests")
+_RATE_CODES = ("LIMIT_REACHED", "RATE_LIMITED")
 _NGINX_BUSY = re.compile(
     r"<html>\s*<head><title>503 Service Temporarily Unavailable</title></head>\s*<body[^>]*>\s*"
     r"<center><h1>503 Service Temporarily Unavailable</h1></center>\s*"
@@ -134,17 +136,21 @@ class Answer:
         return tuple(map(_error_text, texts[:_MAX_ERRORS]))
 
     @property
-    def codes(self) -> frozenset[str]:
-        """Return the error codes in the body: `code`, `error` and GraphQL's `extensions`."""
+    def code_holders(self) -> tuple[dict[str, Json], ...]:
+        """Return the objects in which errors have codes: the body, and GraphQL's `extensions`."""
         if not isinstance(self.body, dict):
-            return frozenset()
+            return ()
         holders: list[Json] = [self.body]
         if isinstance(entries := self.body.get("errors"), list):
             holders += [e.get("extensions") for e in entries[:_MAX_ERRORS] if isinstance(e, dict)]
+        return tuple(holder for holder in holders if isinstance(holder, dict))
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """Return the error codes in the body: `code`, `subCode` and `error`."""
         values = (
             holder.get(name)
-            for holder in holders
-            if isinstance(holder, dict)
+            for holder in self.code_holders
             for name in ("code", "subCode", "error")
         )
         return frozenset(value for value in values if isinstance(value, str))
@@ -258,7 +264,7 @@ def throttling(answer: Answer) -> Throttling | None:
     """Return how the request was throttled; None if it was not."""
     rate_limited = not answer.has_data and (
         answer.status == HTTPStatus.TOO_MANY_REQUESTS
-        or "LIMIT_REACHED" in answer.codes
+        or not answer.codes.isdisjoint(_RATE_CODES)
         or answer.has_error(_RATE_LIMITED)
     )
     if not rate_limited and answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
@@ -269,11 +275,18 @@ def throttling(answer: Answer) -> Throttling | None:
     elif rate_limited and answer.rate_limit:
         rate = Rate(answer.rate_limit, _MINUTE)
     wait = answer.retry_after
-    if wait is None and isinstance(answer.body, dict):
-        seconds = answer.body.get("retryAfterSeconds")
-        if isinstance(seconds, (int, float)) and seconds >= 0:
-            wait = float(min(seconds, _MAX_RETRY_AFTER))
+    if wait is None:
+        wait = next(_stated_waits(answer), None)
     return Throttling(wait, rate, rate_limited or bool(_NGINX_BUSY.match(answer.excerpt)))
+
+
+def _stated_waits(answer: Answer) -> Iterator[float]:
+    """Yield the waits in a body, in seconds: REST states seconds, GraphQL milliseconds."""
+    for holder in answer.code_holders:
+        for name, unit in (("retryAfterSeconds", 1.0), ("retryAfterMs", 0.001)):
+            stated = holder.get(name)
+            if isinstance(stated, (int, float)) and stated >= 0:
+                yield min(stated, _MAX_RETRY_AFTER / unit) * unit
 
 
 def generation_of(answer: Answer) -> Generation | None:
@@ -288,6 +301,13 @@ def generation_of(answer: Answer) -> Generation | None:
         return "legacy"
     entries = answer.body.get("data") if isinstance(answer.body, dict) else answer.body
     return "core" if isinstance(entries, list) else None
+
+
+def lacks_list(answer: Answer) -> bool:
+    """Return whether the server does not know the path of a list (core-1 `072`, `220`)."""
+    return answer.status == HTTPStatus.NOT_FOUND or answer.has_error(
+        ("object 'apiKeys' not found",)
+    )
 
 
 def session_ended(answer: Answer) -> bool:
@@ -328,6 +348,8 @@ def refusal_code(answer: Answer) -> Code:
     throttle = throttling(answer)
     if throttle is not None and throttle.unhandled:
         return Code.RATE_LIMITED
+    if answer.status == HTTPStatus.PAYMENT_REQUIRED:
+        return Code.CREDITS_SPENT
     codes = answer.codes
     for code, meaning in _MEANINGS.items():
         if answer.has_error(tuple(meaning.get("texts", ()))) or codes & {*meaning.get("codes", ())}:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError
 from provisioner.model.environment import SignIn
-from provisioner.twenty.answers import generation_of
+from provisioner.twenty.answers import generation_of, lacks_list
 from provisioner.twenty.client import Client
-from provisioner.twenty.core import CoreWorkspace
+from provisioner.twenty.core import CORE_LIST, CoreWorkspace
 from provisioner.twenty.legacy import FIRST_PAGE, LegacyWorkspace
 from provisioner.twenty.sign_ins import SignIns
 from provisioner.twenty.transport import Transport
@@ -69,6 +69,10 @@ def _of_generation(environment: Environment, client: Client) -> Workspace:
     if generation is None:
         first_page = client.request("GET", FIRST_PAGE, is_list=True)
         generation = generation_of(first_page)
+        if generation is None and lacks_list(first_page):
+            answer = client.request("GET", CORE_LIST, is_list=True)
+            generation = "core" if generation_of(answer) == "core" else None
+            first_page = first_page if lacks_list(answer) else answer
         if generation is None:
             raise client.refusal(first_page)
     match generation:

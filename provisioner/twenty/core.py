@@ -47,8 +47,15 @@ _PERMISSIONS = (
 )
 """Lists that only `getRoles` fills; they are null inside `ApiKey.role` (`918`)."""
 
-_KEYS_ONLY = "/rest/metadata/apiKeys?limit=200"
+CORE_LIST = "/rest/metadata/apiKeys?limit=200"
 """A bare array on 1.10 and 2.21; pages of at most 200 since about 2.4x (not recorded)."""
+
+_ALL_ROLES = "getRoles"
+_ROLES_FOR_KEYS = "getApiKeyRoles"
+"""Roles that can be assigned to keys, for the API-keys permission alone (2.23, not recorded).
+
+It omits other roles, which a key may have all the same.
+"""
 
 _FIELD_OF_2 = "universalIdentifier"
 _RELEASE = "{getRoles{%s}}" % _FIELD_OF_2  # noqa: UP031 - braces are GraphQL's
@@ -72,8 +79,10 @@ class CoreWorkspace(ServerWorkspace):
     keys_have_roles = True
     batches = False
     _accepts_several: bool | None = None
-    _role_queries: tuple[str, ...] = ("getRoles", "getApiKeyRoles")
+    _role_queries: tuple[str, ...] = (_ALL_ROLES, _ROLES_FOR_KEYS)
     _permissions: dict[str, Record] | None = None
+    _is_newest: bool = False
+    _lists_by_graphql: bool = False
 
     def observe(self) -> Observation:
         """Read keys and roles in one document; only the keys if the roles are hidden.
@@ -83,32 +92,43 @@ class CoreWorkspace(ServerWorkspace):
         while self._role_queries:
             role_query = self._role_queries[0]
             answer = self._list(_LIST % (KEY, role_query))
+            self._lists_by_graphql = answer.complete
+            self._is_newest = role_query == _ROLES_FOR_KEYS and answer.complete
             if answer.complete:
-                return self._observed(answer, answer.result(role_query))
+                return self._observed(answer, role_query)
             denied = self._client.explain(answer).code == Code.PERMISSION_DENIED
             if not denied and not answer.has_error(("Cannot query field",)):
                 if answer.ok and not answer.errors:
                     raise unexpected_list(self._client, answer, "something that is not a list")
                 raise self._client.refusal(answer)
             self._role_queries = self._role_queries[1:]
-        answer = self._client.request("GET", _KEYS_ONLY, is_list=True)
-        return self._observation(list_keys(self._client, _KEYS_ONLY, answer), HiddenRoles(), answer)
+        answer = self._client.request("GET", CORE_LIST, is_list=True)
+        self._lists_by_graphql = False
+        self._is_newest = isinstance(answer.body, dict)  # a page
+        return self._observation(list_keys(self._client, CORE_LIST, answer), HiddenRoles(), answer)
 
     def capabilities(self) -> Capabilities:
-        """Send two queries, which show the release of the server and what the role permits.
+        """Send a query that shows the release, and one that shows what the role permits if needed.
+
+        `observe` shows the latter, unless it had to list the keys by REST.
 
         A server validates a document before it runs it, so a refusal to run it shows the release as
         well as the roles do. If the role lacks the permission, the answer has `data`, as if the
         document had run (core-1 `221`, `216`).
         """
-        answer = self._client.graphql(_RELEASE)
+        answer = self._client.graphql(_RELEASE, is_list=True)
         release: Release | None = None
         if any(_FIELD_OF_2 in text and "Cannot query field" in text for text in answer.errors):
             release = "1.x"
         elif answer.execution_began and self._permitted(answer) is not None:
             release = "2.x"
-        permitted = self._permitted(self._client.graphql(_KEY_IDS))
-        return Capabilities(self._client.claims(), release, permitted, answer.rate_limit)
+        reads_roles = self._permitted(answer)
+        may_grant = False if self._is_newest and reads_roles is False else reads_roles or None
+        permitted = self._lists_by_graphql or self._permitted(
+            self._client.graphql(_KEY_IDS, is_list=True)
+        )
+        claims, limit = self._client.claims(), answer.rate_limit
+        return Capabilities(claims, release, permitted, may_grant, limit)
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         """Create several keys a document if the server accepts that, else one key a request."""
@@ -156,12 +176,6 @@ class CoreWorkspace(ServerWorkspace):
         if answer.errors or "revokeApiKey" not in (answer.data or {}):
             raise self._client.refusal(answer)
 
-    def _permitted(self, answer: Answer) -> bool | None:
-        """Return whether the role permits a query; None if it failed for another reason."""
-        if answer.complete:
-            return True
-        return False if self._client.explain(answer).code == Code.PERMISSION_DENIED else None
-
     def _list(self, document: str) -> Answer:
         """Query a list, and repeat it while it fails for a key that is being created."""
         answer = self._client.graphql(document, is_list=True)
@@ -172,15 +186,16 @@ class CoreWorkspace(ServerWorkspace):
             answer = self._client.graphql(document, is_list=True)
         return answer
 
-    def _observed(self, answer: Answer, role_entries: Json) -> Observation:
+    def _observed(self, answer: Answer, role_query: str) -> Observation:
         try:
-            roles, of_key = read_roles(role_entries)
+            roles, of_key = read_roles(answer.result(role_query))
             entries = require_list(answer.result("apiKeys"))
             found = (read_key(entry, of_key) for entry in entries)
             keys = tuple({key.id: key for key in found}.values())
         except IncompleteRecordError as incomplete:
             raise unexpected_list(self._client, answer, str(incomplete)) from None
-        return self._observation(keys, KnownRoles(roles), answer)
+        known = KnownRoles(roles, complete=role_query == _ALL_ROLES)
+        return self._observation(keys, known, answer)
 
     def _record(self, key_id: str, depth: Depth) -> Record | None:
         answer = self._client.graphql(_QUERY_ONE % SELECTION[depth], {"input": {"id": key_id}})

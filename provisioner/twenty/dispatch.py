@@ -45,6 +45,7 @@ _SAME_FOR_ALL = frozenset(
         Code.CREDENTIAL_INVALID,
         Code.CREDENTIAL_MISSING,
         Code.CREDENTIAL_REVOKED,
+        Code.CREDITS_SPENT,
         Code.PERMISSION_DENIED,
         Code.SANDBOX_UNUSABLE,
         Code.SESSION_REQUIRED,

@@ -22,7 +22,7 @@ from provisioner.twenty.answers import generation_of
 from provisioner.twenty.dispatch import Dispatcher, batches
 from provisioner.twenty.paging import list_keys
 from provisioner.twenty.records import record_id
-from provisioner.twenty.server_workspace import PROBE, ServerWorkspace
+from provisioner.twenty.server_workspace import ServerWorkspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
 """60 is the documented maximum of a page; core answers the same read in another shape."""
+
+_LIST = "{apiKeys(first:1){edges{node{id}}}}"
 
 # Refusals of the request itself, whatever records it contains (`025`, core-1 `072`).
 _WHOLE_REQUEST = ("object 'apiKeys' not found", "'depth=")
@@ -65,9 +67,10 @@ class LegacyWorkspace(ServerWorkspace):
         return self._observation(list_keys(self._client, FIRST_PAGE, answer), NoRoles(), answer)
 
     def capabilities(self) -> Capabilities:
-        """Send one query that changes nothing."""
-        answer = self._client.graphql(PROBE)
-        return Capabilities(self._client.claims(), None, None, answer.rate_limit)
+        """Send one query that needs the same permission as minting (`127`, `150`)."""
+        answer = self._client.request("POST", "/graphql", {"query": _LIST, "variables": {}})
+        permitted = self._permitted(answer)
+        return Capabilities(self._client.claims(), None, permitted, None, answer.rate_limit)
 
     def create_many(self, keys: Sequence[NewKey], observer: CreateObserver) -> None:
         """Send one POST for each batch of one depth, several at a time."""

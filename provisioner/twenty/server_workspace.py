@@ -12,8 +12,10 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import Observation
+from provisioner.model.token_claims import claims_of
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.secret import Secret, is_token
+from provisioner.twenty.answers import clean, redact
 from provisioner.twenty.client import Client
 
 if TYPE_CHECKING:
@@ -31,8 +33,15 @@ _MINT = "mutation{generateApiKeyToken(apiKeyId:%s,expiresAt:%s){token}}"
 _KEY_NOT_LIVE = ("This API Key ", "API Key with id ")
 """Errors for a key that is revoked, expired or unknown (core-1 `218`, `925`, `199`)."""
 
-PROBE = "{__typename}"
-"""Query that any role may send; refused for an invalid, revoked or expired token (`921`, `929`)."""
+_PROBE = "query{currentWorkspace{id}}"
+"""Query that any role may send; refused without a token, and for one that is not accepted.
+
+It names the workspace of the token (`B-currentworkspace-key`, `B-currentworkspace-noauth`).
+"""
+
+_CHECK_KEY = "check the key in Twenty itself"
+_NO_VERDICT = (Code.SERVER_ERROR, Code.RATE_LIMITED, Code.CREDITS_SPENT)
+"""Failures that say nothing about the token."""
 
 
 @dataclass(eq=False)
@@ -69,6 +78,12 @@ class ServerWorkspace(ABC):
         with ThreadExecutor(self._limits.parallel) as threads:
             return dict(filter(None, threads.map(read, depths.items())))
 
+    def _permitted(self, answer: Answer) -> bool | None:
+        """Return whether the role permits a query; None if it failed for another reason."""
+        if answer.complete:
+            return True
+        return False if self._client.explain(answer).code == Code.PERMISSION_DENIED else None
+
     @abstractmethod
     def _record(self, key_id: str, depth: Depth) -> Record | None:
         """Read one key; return None if the server does not show it."""
@@ -91,22 +106,33 @@ class ServerWorkspace(ABC):
             raise WorkspaceError(
                 Code.TOKEN_REFUSED,
                 f"{name} returned something that is not a token for the key {key_id}.",
-                remedy="Nothing was delivered; check the key in Twenty itself.",
+                remedy=f"Nothing was delivered; {_CHECK_KEY}.",
             )
         return Secret.received(token)
 
     def verify_token(self, token: Secret) -> None:
-        """Send one query with the token itself."""
-        answer = Client(self._client.transport, token).graphql(PROBE)
-        if answer.complete:
-            return
-        failure = self._client.explain(answer)
-        if failure.code in (Code.SERVER_ERROR, Code.RATE_LIMITED):
-            raise WorkspaceError.of(failure)
+        """Send one query with the token itself, and compare the workspace in the answer."""
+        answer = Client(self._client.transport, token).graphql(_PROBE)
+        known = (self._client.claims(), claims_of(token))
+        expected = next((one.workspace for one in known if one and one.workspace), None)
+        actual = answer.result("currentWorkspace", "id")
+        if answer.complete and isinstance(actual, str):
+            if expected is None or actual.lower() == expected.lower():
+                return
+            problem = f"accepts the token for the workspace {redact(clean(actual))}, not {expected}"
+            advice = "check that `url` leads to one server only"
+        else:
+            failure = self._client.explain(answer)
+            if failure.code in _NO_VERDICT:
+                raise WorkspaceError.of(failure)
+            problem, advice = f"does not accept the token ({failure.code})", _CHECK_KEY
+            if failure.code is Code.CREDENTIAL_MISSING:
+                problem = f"did not receive the token ({failure.code})"
+                advice = "check whether a proxy removes the Authorization header"
         raise WorkspaceError(
             Code.TOKEN_REFUSED,
-            f"{self._client.environment} minted a token but does not accept it ({failure.code}).",
-            remedy="Nothing was delivered; check the key in Twenty itself.",
+            f"{self._client.environment} {problem}.",
+            remedy=f"Nothing was delivered; {advice}.",
         )
 
     def _observation(
@@ -128,5 +154,6 @@ class ServerWorkspace(ABC):
             requests=self._client.transport.requests_sent,
             server_ahead=answer.ahead,
             own_key=claims.key if claims is not None and is_key else None,
+            signing_key=None if claims is None else claims.signing_key,
             batches=self.batches,
         )

@@ -12,6 +12,7 @@ import os
 import re
 import threading
 import time
+from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -278,7 +279,10 @@ class Transport:
             self._log(method, path, duration, received)
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
-        return _answer(received, duration, self.address, is_list=is_list)
+        answer = _answer(received, duration, self.address, is_list=is_list)
+        if answer.status == HTTPStatus.PAYMENT_REQUIRED:
+            self._refused_until = (inf, answer)  # no wait brings credits
+        return answer
 
     def _log(
         self, method: str, path: str, duration: float, received: HttpAnswer | NoAnswer

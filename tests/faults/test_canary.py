@@ -250,7 +250,7 @@ def step_of(request: Request) -> str:
         return "mint"
     if is_write(request):
         return "create"
-    return "prove" if b'"{__typename}"' in request.body else "look"
+    return "prove" if b"currentWorkspace" in request.body else "look"
 
 
 class AtEachStep:

@@ -34,6 +34,7 @@ from hostile import (
     LIMIT_MEGABYTES,
     LIMIT_SECONDS,
     PATIENT,
+    WORKSPACE,
     Completed,
     HostileRequest,
     HostileServer,
@@ -763,8 +764,11 @@ def shop(
             create(request)
         elif b"generateApiKeyToken" in request.body:
             mint(request)
-        elif b"__typename" in request.body:
-            request.answer({"data": {"__typename": "Query"}})
+        elif b"universalIdentifier" in request.body:  # 1.x, which lets an API key write
+            field = 'Cannot query field "universalIdentifier" on type "Role".'
+            request.answer({"errors": [{"message": field}]})
+        elif b"currentWorkspace" in request.body:
+            request.answer({"data": {"currentWorkspace": {"id": WORKSPACE}}})
         else:
             keys = [json.loads(entry) for entry in created_keys]
             role = ROLE | {"apiKeys": [{"id": entry["id"]} for entry in keys]}

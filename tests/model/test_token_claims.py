@@ -61,6 +61,15 @@ def test_a_token_has_claims_for_workspace_key_kind_and_expiry(algorithm: str) ->
     )
 
 
+@pytest.mark.parametrize(("kid", "expected"), [("a", "a"), (None, None), (7, None), (["a"], None)])
+def test_the_header_names_the_signing_key(kid: Any, expected: str | None) -> None:
+    """Tokens of the newest servers do; anything but a text is no name."""
+    header = {"alg": "HS256", "typ": "JWT", "kid": kid}
+    found = claims_in(f"{part(header)}.{part(CLAIM_VALUES)}.{'x' * 43}")
+    assert found is not None
+    assert found.signing_key == expected
+
+
 @ALGORITHMS
 def test_a_truncated_token_has_no_claims(algorithm: str) -> None:
     """A token in a sink is invalid if any character is missing or added."""

@@ -91,6 +91,12 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
     assert failure.remedy.endswith(".")
 
 
+RATE_LIMITED = (
+    '{"errors":[{"message":"x","extensions":{"code":"RATE_LIMITED","retryAfterMs":%s}}],'
+    '"data":null}'
+)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "fields", "wait", "rate"),
     [
@@ -107,6 +113,15 @@ def test_a_recorded_error_has_one_meaning(server: str, name: str, code: str) -> 
         (429, '{"messages":["Limit reached (%s tokens per 1 ms)"]}' % ("9" * 400), {}, None, None),
         (200, '{"errors":[{"message":"x","extensions":{"code":"LIMIT_REACHED"}}]}', {}, None, None),
         (200, '{"errors":[{"message":"Too many requests."}],"data":null}', {}, None, None),
+        (
+            429,
+            '{"error":"RATE_LIMITED","retryAfterSeconds":4}',
+            {"rate_limit": 60},
+            4.0,
+            Rate(60, 60),
+        ),
+        (200, RATE_LIMITED % 1500, {}, 1.5, None),
+        (200, RATE_LIMITED % '"soon"', {}, None, None),
         (503, "", {"retry_after": 1.0}, 1.0, None),
         (503, "", {"retry_after": 1.0, "rate_limit": 100}, 1.0, None),
         (503, "", {}, None, None),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from builders import END, environment_with
 from model_server import Waits, token
-from sandbox_control import Dialect
+from sandbox_control import Dialect, Request, Response, json_answer
 
 from provisioner import secret
 from provisioner.errors.exceptions import WorkspaceError
@@ -202,8 +203,10 @@ def test_a_server_error_does_not_refuse_a_token(scripted, answer, status, code) 
     [
         (200, '{"data":null}'),
         (200, "{}"),
-        (200, '{"data":{"__typename":"Query"},"errors":[{"message":"Late."}]}'),
-        (404, '{"data":{"__typename":"Query"}}'),
+        (200, '{"data":{"__typename":"Query"}}'),
+        (200, '{"data":{"currentWorkspace":null}}'),
+        (200, '{"data":{"currentWorkspace":{"id":"w"}},"errors":[{"message":"Late."}]}'),
+        (404, '{"data":{"currentWorkspace":{"id":"w"}}}'),
         (404, ""),
     ],
 )
@@ -216,8 +219,43 @@ def test_only_a_complete_answer_verifies_a_token(scripted, answer, status: int, 
         "token_refused",
         "Nothing was delivered; check the key in Twenty itself.",
     )
-    fine = scripted(answer(200, '{"data":{"__typename":"Query"}}'))
+    fine = scripted(answer(200, '{"data":{"currentWorkspace":{"id":"w"}}}'))
     scripted_workspace(fine).verify_token(token("id-a", END))
+
+
+@DIALECTS
+def test_a_proxy_that_swallows_the_header_proves_no_token(serve, dialect: Dialect) -> None:
+    """`{__typename}` would be answered without a credential too; the workspace is not named."""
+
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
+        swallows = b"currentWorkspace" in request.body
+        return inner(replace(request, authorization="") if swallows else request)
+
+    served = serve(dialect, around=around)
+    workspace = served.workspace()
+    with pytest.raises(WorkspaceError) as caught:
+        workspace.verify_token(Secret(served.sandbox.token_of(served.sandbox.seed(["a"])[0])))
+    assert caught.value.code == "token_refused"
+    assert "did not receive the token (credential_missing)" in caught.value.message
+    assert "Authorization" in caught.value.remedy
+
+
+@DIALECTS
+def test_the_server_of_another_workspace_proves_no_token(serve, dialect: Dialect) -> None:
+    """A server that names another workspace than the credential's does not know the token."""
+    other = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
+        if b"currentWorkspace" in request.body:
+            return json_answer(200, {"data": {"currentWorkspace": {"id": other}}})
+        return inner(request)
+
+    served = serve(dialect, around=around)
+    workspace = served.workspace()
+    with pytest.raises(WorkspaceError) as caught:
+        workspace.verify_token(Secret(served.sandbox.token_of(served.sandbox.seed(["a"])[0])))
+    assert caught.value.code == "token_refused"
+    assert f"{other}, not {served.sandbox.workspace_id}" in caught.value.message
 
 
 class Clocked(Waits):
