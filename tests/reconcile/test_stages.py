@@ -55,6 +55,9 @@ class FakeWorkspace:
         self.calls.append("observe")
         return self.observations.pop(0)
 
+    def lift_observe_limits(self) -> None:
+        """Have no limits to lift."""
+
     def close_idle_connections(self) -> None:
         self.calls.append("close idle")
 
