@@ -106,7 +106,7 @@ def test_nothing_that_listens_on_this_machine_is_reported(no_dns) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     found = failure(f"http://apple.localhost:{port}")
-    assert (found.code, found.reason) == ("unreachable", "nothing listens at that address")
+    assert (found.code, found.reason) == ("unreachable", "nothing is listening at that address")
 
 
 def test_the_certificate_of_a_name_below_localhost_is_checked(no_dns) -> None:
@@ -259,7 +259,7 @@ def test_an_answer_through_a_socks_proxy_is_bounded(scripted, answer, monkeypatc
         ("socks5://127.0.0.1:9", "crm.example", "nothing gets through the proxy"),
         ("socks5://unknown.invalid:1", "crm.example", "nothing gets through the proxy"),
         ("socks9://127.0.0.1:{port}", "crm.example", "nothing gets through the proxy"),
-        ("socks5://127.0.0.1:{port}", "unknown.invalid", "its host name is not known"),
+        ("socks5://127.0.0.1:{port}", "unknown.invalid", "its host name is unknown"),
         ("socks5h://127.0.0.1:{port}", "a..b", "this is not a valid host name"),
     ],
 )

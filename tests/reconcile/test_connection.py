@@ -25,6 +25,7 @@ from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.sandbox import Sandbox
 from provisioner.secret import Secret
+from provisioner.twenty.sign_ins import SignIns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,8 +150,10 @@ def test_a_server_is_opened_with_the_credential_of_its_environment(
     shop = environment_with(credential=credential)
     with ExitStack() as run:
         WorkspaceOpener(tmp_path, STOP, others_wait=others_wait)(shop, run)
-        options = {"others_wait": others_wait, "on_idle_closed": None}
-        assert connected == [(shop, URL, credential, STOP, options)]
+        [(*arguments, options)] = connected
+        assert arguments == [shop, URL, credential, STOP]
+        assert isinstance(options.pop("sign_ins"), SignIns)
+        assert options == {"others_wait": others_wait, "on_idle_closed": None}
     assert connected[1:] == [("closed",)]
     assert list(tmp_path.iterdir()) == []
 
