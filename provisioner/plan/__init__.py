@@ -31,5 +31,4 @@ from provisioner.plan.findings import Finding as Finding
 from provisioner.plan.findings import Unmanaged as Unmanaged
 from provisioner.plan.options import GuardOverrides as GuardOverrides
 from provisioner.plan.options import PlanOptions as PlanOptions
-from provisioner.plan.rotation import LiveKeys as LiveKeys
 from provisioner.plan.rotation import classify_live_keys as classify_live_keys
