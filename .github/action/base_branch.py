@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_ENTRIES = 1000
-"""Entries of a folder that GitHub lists at most."""
+"""The maximum number of entries that GitHub lists for a folder."""
 
 ENVIRONMENTS = "environments.yaml"
 
@@ -52,7 +52,7 @@ def reason_not_to_plan(event: dict[str, Any], manifests: Path) -> str | None:
 
 
 def read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the YAML files below a folder, each with its path in the folder."""
+    """Yield every YAML file in a folder and its subfolders, with its relative path."""
     for file in sorted(folder.rglob("*")):
         if file.suffix in {".yaml", ".yml"} and file.is_file():
             yield file.relative_to(folder).as_posix(), file.read_bytes()
@@ -61,11 +61,11 @@ def read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 def fetch_files(
     github: GitHub, root: str, ref: str, head_files: dict[str, bytes], folder: str = ""
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the same files of the base branch, and fetch only those that differ."""
+    """Yield the YAML files on the base branch; fetch only those that differ from the head."""
     path = quote(os.path.normpath(f"{root}/{folder}").removeprefix("./"))
     entries = github.request("GET", f"/contents/{path}?ref={quote(ref, safe='')}")
     if not isinstance(entries, list) or len(entries) >= MAX_ENTRIES:
-        raise GitHubError("the folder does not exist there or has too many files")
+        raise GitHubError("the folder does not exist on that branch, or it has too many files")
     for entry in entries:
         path = f"{folder}{entry['name']}"
         if entry["type"] == "dir":

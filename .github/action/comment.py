@@ -23,7 +23,7 @@ MAX_PAGES = 100
 """Pages of a hundred comments to search for the comment of an earlier run."""
 
 TIMEOUT = 30
-"""Seconds to wait for an answer of GitHub."""
+"""Seconds to wait for a response from GitHub."""
 
 EXIT_CODES = {
     3: "invalid manifests or configuration",
@@ -40,7 +40,7 @@ class GitHubError(Exception):
 
     Args:
         text: the reason.
-        status: the status of the answer; None if there was no answer or an invalid one.
+        status: the status of the response; None if there was no response, or an invalid one.
     """
 
     def __init__(self, text: str, status: int | None = None) -> None:
@@ -99,7 +99,7 @@ def write(github: GitHub, number: int, first_line: str) -> str:
     if found is None:
         created = github.request("POST", f"/issues/{number}/comments", {"body": body})
         if not isinstance(created, dict):
-            raise GitHubError("GitHub did not answer with a comment.")
+            raise GitHubError("GitHub's response is not a comment.")
         return f"Commented on #{number}: {created.get('html_url')}"
     if found.get("body", "").replace("\r\n", "\n") == body:
         return f"The comment on #{number} is up to date: {found.get('html_url')}"
@@ -117,7 +117,7 @@ def find_comment(github: GitHub, number: int, first_line: str) -> dict[str, Any]
         path = f"/issues/{number}/comments?per_page=100&page={page}"
         comments = github.request("GET", path)
         if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
-            raise GitHubError("GitHub did not answer with a list of comments.")
+            raise GitHubError("GitHub's response is not a list of comments.")
         for comment in comments:
             if str(comment.get("body") or "").startswith(first_line):
                 author = comment.get("user") or {}
@@ -129,7 +129,7 @@ def find_comment(github: GitHub, number: int, first_line: str) -> dict[str, Any]
 
 
 def comment_body(first_line: str) -> str:
-    """Return the marker, the report and its origin; a long report is cut after a full line."""
+    """Return the marker, the report and its origin. Shorten a long report at the end of a line."""
     file = os.environ.get("REPORT")
     report = Path(file).read_text(encoding="utf-8").strip() if file else ""
     if not report:
@@ -146,7 +146,7 @@ def comment_body(first_line: str) -> str:
 
 
 def shorten(report: str, length: int) -> str:
-    """Return as many full lines as fit into a length, and a note that counts the missing ones."""
+    """Return as many whole lines as fit, and a note that says how many are missing."""
     lines = report.split("\n")
     note = "\n\n**Truncated**: {} of {} lines are only in the summary of the run."
     length -= len(note.format(len(lines), len(lines)))
@@ -207,10 +207,10 @@ class GitHub:
         return self._login
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request about the repository and return the JSON of its answer.
+        """Send a request about the repository and return the JSON in its response.
 
         Raises:
-            GitHubError: GitHub refused it, or did not answer with JSON.
+            GitHubError: GitHub refused it, or its response is not JSON.
         """
         return self._send(method, f"{self._api}/repos/{self._repository}{path}", body)
 
@@ -236,7 +236,7 @@ def refusal(status: int) -> GitHubError:
     """Return the error for a status that is not a success."""
     if status == 401:  # noqa: PLR2004 - a status
         return GitHubError("GitHub does not accept `github-token` (401).", status)
-    return GitHubError(f"GitHub answered {status}.", status)
+    return GitHubError(f"GitHub responded with status {status}.", status)
 
 
 if __name__ == "__main__":

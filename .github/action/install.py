@@ -1,6 +1,6 @@
 """Installs provision from the action's own checkout, into a virtual environment of this job.
 
-The script also starts with a Python that is too old, so that it can report that.
+This script also runs on an older Python, so that it can say that the version is too old.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXTRAS = {"aws", "github", "gitlab", "kubernetes", "socks", "vault"}
 
 
 def main() -> int:
-    """Create the virtual environment unless it exists, and output its `python`."""
+    """Create the virtual environment if it does not exist, and output the path of its Python."""
     version = "{}.{}".format(*sys.version_info)
     if sys.version_info < MIN_PYTHON:
         return fail(
@@ -46,7 +46,7 @@ def main() -> int:
 
 def install(python: Path, extras: list[str]) -> None:
     """Install the dependencies, and put the checkout on the module path."""
-    # Use the runner's pip: installing pip into the environment would take longest of all.
+    # Use the runner's pip: installing pip into the environment would be the slowest step.
     pip = [sys.executable, "-I", "-m", "pip", "--python", str(python), "install", "--quiet"]
     for arguments in pip_arguments(extras):
         run(*pip, "--no-input", "--disable-pip-version-check", *arguments)

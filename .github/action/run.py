@@ -119,7 +119,7 @@ def arguments(command: str, report: Path, *, automatic: bool) -> list[str]:
         if action_input("PRUNE") == "true" and not applies_file:
             result.append("--prune")
     if automatic and command == "plan" and on_pull_request():
-        result.append("--no-programs")  # the pull request may have changed the programs themselves
+        result.append("--no-programs")  # the pull request may have changed these programs
     if command == "plan" and plan_file:
         result += ["--out", os.path.abspath(plan_file)]  # noqa: PTH100 - the file may not exist
     if command == "apply" and action_input("DIGEST") != "none":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from provisioner.audit.check import Check
@@ -11,6 +10,7 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.model.environment import ApiToken, SessionToken, SignIn
 from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.model.uuids import is_uuid
 from provisioner.plan import missing_rights
 from provisioner.plan.findings import EXPIRING_WITHIN
 from provisioner.plan.rights import is_session
@@ -36,7 +36,6 @@ _CHECK_OF_ERROR: dict[Code, CheckName] = {
 }
 """The check that an error of a workspace belongs to, if it is not `reached`."""
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _SIGN_IN = "Set an email and a password, or a session_token, in `auth`."
 _GRANT = "Give the credential's role the permission for API keys and webhooks."
 
@@ -121,7 +120,7 @@ def _roles(role: str | None, roles: Roles) -> Check:
         case HiddenRoles():
             remedy = "Give the credential's role the permission for roles, or write role ids."
             message = "This credential cannot read roles, so a role must be written as an id"
-            if role is None or _UUID.fullmatch(role):
+            if role is None or is_uuid(role):
                 return Check("roles", "warning", f"{message}.", remedy)
             message = f"{message}; {role!r} is not an id."
             return Check("roles", "failed", message, remedy, Code.ROLE_UNKNOWN)

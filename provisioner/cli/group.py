@@ -44,7 +44,7 @@ Options:
   -h, --help     Show this message and exit.
 
 Examples:
-    # Write the files of a first project, which works without a server:
+  # Write the files of a first project, which works without a server:
   $ provision init
 
   # Create the keys that the manifest declares:

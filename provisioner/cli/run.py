@@ -18,7 +18,6 @@ from provisioner.errors.exceptions import (
 )
 from provisioner.execution import Executed, ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
-from provisioner.model.environment import Environment
 from provisioner.plan import GuardOverrides, Unobserved
 from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.guards import combine_refusals

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
+from provisioner.errors.pluralize import pluralize
 
 if TYPE_CHECKING:
     from provisioner.errors.problem import Problem
@@ -61,8 +62,7 @@ class InvalidInputError(ProvisionError):
     exit_code = 3
 
     def __init__(self, problems: tuple[Problem, ...], sources: tuple[str, ...] = ()) -> None:
-        count = len(problems)
-        super().__init__(Code.INVALID_INPUT, f"{count} problem{'s' if count != 1 else ''} found")
+        super().__init__(Code.INVALID_INPUT, f"{pluralize(len(problems), 'problem')} found")
         self.problems = problems
         self.sources = sources
 

@@ -179,8 +179,8 @@ class TokenDeliveries:
                     self.former_tokens[claims.key] = former.value
         sink.write(token)
         match sink.read():
-            case Unreadable() as write_only:
-                return write_only
+            case Unreadable() as report:
+                return report
             # Another token of the same key is accepted too: another run may have written it.
             case StoredValue(value=value) if value.reveal() == token.reveal() or token_matches(
                 value, delivery.key_id, delivery.expires_at
@@ -219,12 +219,12 @@ class TokenDeliveries:
             observation = self._observe()
         repeated: list[Delivery] = []
         for delivery in deliveries:
-            verdict = self._verdict(delivery, observation, last=last)
-            match verdict:
+            replacement = self._replacement(delivery, observation, last=last)
+            match replacement:
                 case None:
                     self._succeed(delivery)
                 case Failure():
-                    self._fail(delivery, verdict)
+                    self._fail(delivery, replacement)
                 case ObservedKey(id=id_, expires_at=expires_at):
                     _LOG.warning(
                         "%s: another run was active while the token for key %s was being "
@@ -233,10 +233,10 @@ class TokenDeliveries:
                     )
                     repeated.append(Delivery(delivery.action, id_, expires_at, repeated=True))
                 case _:
-                    assert_never(verdict)
+                    assert_never(replacement)
         return repeated
 
-    def _verdict(
+    def _replacement(
         self, delivery: Delivery, observation: Observation | None, *, last: bool
     ) -> ObservedKey | Failure | None:
         """Return the key to deliver instead, or why there is none; None if the delivery stands."""

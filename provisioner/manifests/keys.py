@@ -429,7 +429,7 @@ class _Manifest:
             for value, position in zip(axis, axis.positions, strict=True):
                 if "$" in value or not value.isascii():
                     self._check_text("the value", value, position)
-        unused = matrix.keys() - used
+        unused = [axis for axis in matrix if axis not in used]
         for axis in unused:
             self._problem(
                 matrix.key_position(axis),

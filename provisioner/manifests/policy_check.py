@@ -204,9 +204,7 @@ def _literal(text: str) -> str:
     """Return a text with `$$` replaced by a dollar sign; ValueError if it contains a variable."""
     constant = variables.parse(text).constant
     if constant is None:
-        raise ValueError(
-            "a policy is checked offline and cannot use variables: write the value itself"
-        )
+        raise ValueError(_VARIABLE_IN_POLICY)
     return constant
 
 

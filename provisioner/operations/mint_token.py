@@ -62,7 +62,8 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
         )
     if isinstance(content, StoredValue):
         claims = claims_of(content.value)
-        if claims is None or claims.key not in {key.id for key in same_name}:
+        ids = {key.id.lower() for key in same_name}
+        if claims is None or (claims.key or "").lower() not in ids:
             raise sink_error(
                 Code.SINK_UNSUITABLE,
                 f"{address} already exists and does not contain a token for {name!r}.",

@@ -161,7 +161,7 @@ def _record_problems(value: object) -> Iterator[str]:
     if not isinstance(value, dict):
         yield "The record is not an object. Write an object with name and expiresAt."
         return
-    for field in value.keys() - set(_FIELDS):
+    for field in (one for one in value if one not in _FIELDS):
         yield f"The field {field!r} is unknown. A record has the fields {', '.join(_FIELDS)}."
     name = value.get("name")
     if not isinstance(name, str) or not name.strip():

@@ -37,5 +37,4 @@ from provisioner.plan.rights import missing_rights as missing_rights
 from provisioner.plan.rights import rights_in_doubt as rights_in_doubt
 from provisioner.plan.roles import RoleChoice as RoleChoice
 from provisioner.plan.roles import roles_ignored as roles_ignored
-from provisioner.plan.rotation import LiveKeys as LiveKeys
 from provisioner.plan.rotation import classify_live_keys as classify_live_keys

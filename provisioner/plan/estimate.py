@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.model.workspace import WITH_PERMISSIONS
 from provisioner.plan.actions import Create, CreatesKey, Deliver, Estimate, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from provisioner.model.environment import Limits
-    from provisioner.model.key import Depth
     from provisioner.model.observed import Observation
     from provisioner.plan.actions import Action
 
@@ -24,9 +24,6 @@ _BATCHED_KEY_SECONDS = 0.002
 _CREATE_SECONDS = 0.16
 _DELIVERY_REQUESTS = 2
 """One request to mint a token and one to verify it."""
-
-_DEPTH_WITH_PERMISSIONS: Depth = 2
-"""The depth that includes the permissions of roles, which costs one more request on core."""
 
 
 def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]) -> Estimate:
@@ -44,7 +41,7 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
         create_seconds = create_requests * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
         checks = -(-(len(observation.keys) + creates) // _PAGE_SIZE)
     else:
-        create_requests = creates + (creates > 1) + (depths[_DEPTH_WITH_PERMISSIONS] > 0)
+        create_requests = creates + (creates > 1) + (depths[WITH_PERMISSIONS] > 0)
         create_seconds = creates * _CREATE_SECONDS
         checks = 1
     if creates:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from provisioner.errors.codes import Code
 from provisioner.manifests.schema import published
-from provisioner.model.expiry import format_timestamp, parse_timestamp
+from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp, parse_timestamp
 from provisioner.plan import GuardOverrides, PlanOptions, json_digest
 from provisioner.planfile.model import PlanFile
 from provisioner.planfile.write import FIRST_BYTES, FORMAT
@@ -26,7 +25,6 @@ _FAMILY = "provision/planfile/"
 _SMALL_FILE = 2**20
 """The size up to which a file is parsed that does not start like a plan file."""
 
-_CLOCK_TOLERANCE = timedelta(minutes=1)
 _MAX_LENGTH = 200
 
 
@@ -58,7 +56,7 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
     if isinstance(content, UnreadablePlanFile):
         return content
     file = parse_document(content)
-    if file.created_at > now + _CLOCK_TOLERANCE:
+    if file.created_at > now + CLOCK_TOLERANCE:
         return UnreadablePlanFile(
             f"was created at {format_timestamp(file.created_at)}, which is in the future",
             "Correct the clock that is wrong, and plan again.",

@@ -37,7 +37,7 @@ def guard(
     planned: Iterable[PlannedEnvironment | Unobserved],
     request: PlanRequest,
 ) -> RefusedError | None:
-    """Return the verdict on a run: the reasons against its workspaces or else its plans, or None.
+    """Return why a run is refused: the reasons against its workspaces, or else its plans, or None.
 
     Args:
         observed: the environments as they were observed.

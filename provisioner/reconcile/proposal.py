@@ -54,7 +54,7 @@ class PlannedEnvironment(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """The plan of a run before its first write, and the verdict on it.
+    """The plan of a run before its first write, and why it is refused, if it is.
 
     Attributes:
         environments: each environment of the plan, with the workspace to change.

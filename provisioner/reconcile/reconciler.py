@@ -7,8 +7,8 @@ between. The CLI loads the manifests before them, and reports the result after t
 - observe: open and read every workspace. The value of an environment that fails is `Unobserved`.
 - plan: read the sinks of its desired keys, compare workspace and sinks with the manifests, and
   check that the credential may do what is planned and that the sinks of its tokens are writable.
-- guard: judge all environments together. The verdict may refuse the whole run.
-- execute: carry the plans out, or report every action as skipped if the verdict is a refusal.
+- guard: judge all environments together, and refuse the whole run if one rule is broken.
+- execute: carry the plans out, or report every action as skipped if the run is refused.
 
 Environments run side by side, one task each in an executor; only the guards see all of them at
 once. The bug that an environment met is part of its value, and the others continue.
@@ -101,7 +101,7 @@ class Reconciler:
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def propose(self, request: PlanRequest) -> Proposal:
-        """Run the stages before the first write: return the plan, and the verdict on it."""
+        """Run the stages before the first write: return the plan, and its refusal."""
         observed = self.observe()
         planned = self.plan(observed, request)
         refusal = guard(observed, planned, request)
@@ -114,7 +114,7 @@ class Reconciler:
         """Carry a proposal out, or skip all of it if it is refused.
 
         Args:
-            proposal: the plan and the verdict on it.
+            proposal: the plan, and why it is refused, if it is.
             on_progress: called with the number of steps whose outcome has become known.
         """
         refusal, run_marker = proposal.refusal, RunMarker.random()
@@ -301,7 +301,7 @@ def _run(execution: Execution) -> Exception | None:
             context.workspace.lift_observe_limits()
             execution.run()
     except Exception as error:  # noqa: BLE001 - it must not stop the other environments
-        failure, bug = _surprise(context.environment, error)
+        failure, bug = _internal_error(context.environment, error)
         context.progress.close(failure)
         return bug
     else:
@@ -338,11 +338,11 @@ def _unobserved(name: str, url: str, error: Exception) -> Unobserved:
         case WorkspaceError():
             return Unobserved(name, url, error.failure)
         case _:
-            failure, bug = _surprise(name, error)
+            failure, bug = _internal_error(name, error)
             return Unobserved(name, url, failure, bug=bug)
 
 
-def _surprise(name: str, error: Exception) -> tuple[Failure, Exception | None]:
+def _internal_error(name: str, error: Exception) -> tuple[Failure, Exception | None]:
     """Return an unexpected error as a failure, and as a bug unless files ran out."""
     if is_out_of_descriptors(error):
         return too_many_open_files(name).failure, None

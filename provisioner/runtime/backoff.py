@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 MAX_ATTEMPTS = 8
-"""Observations in a row that may bring nothing new before a run gives up."""
+"""Attempts in a row that may bring nothing new before a run gives up."""
 
 
 def delay(attempts: int, first: float = 0.25, longest: float = 5.0) -> float:

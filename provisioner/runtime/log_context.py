@@ -42,7 +42,7 @@ class LogContext(TypedDict, total=False):
 
 
 _CONTEXT: ContextVar[LogContext] = ContextVar("log_context")
-_EXTRA = "subject"
+_EXTRA = "log_context"
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class _NotRun:
     def __init__(self, kind: str, program: str) -> None:
         self._error = sink_error(
             Code.PROGRAM_NOT_RUN,
-            f"The content of a {kind} sink is unknown: {program} was not run because of "
+            f"The content of the {kind} sink is unknown: {program} was not run because of "
             "--no-programs.",
             "Review the manifests, then run without --no-programs.",
         )

@@ -68,7 +68,7 @@ class NotJson:
     """A body that is not JSON: HTML from a proxy, empty, or cut off."""
 
     def __repr__(self) -> str:
-        return "UNREADABLE"
+        return "NOT_JSON"
 
 
 NOT_JSON = NotJson()
@@ -79,7 +79,7 @@ class Answer:
     """One complete answer of a server.
 
     Attributes:
-        body: the decoded JSON, or UNREADABLE.
+        body: the decoded JSON, or NOT_JSON.
         excerpt: the beginning of the body as text, without control characters and secrets.
         server_time: the server's `Date`, to the second, if it sent one.
         ahead: how far the server's clock was ahead of ours when the answer came, to the second.
@@ -205,7 +205,7 @@ def clean(text: str) -> str:
 
 
 def decode(raw: bytes, *, is_list: bool = False) -> tuple[Json | NotJson, str]:
-    """Return the JSON of a body, or UNREADABLE, and the beginning of its text.
+    """Return the JSON of a body, or NOT_JSON, and the beginning of its text.
 
     Args:
         raw: the body.

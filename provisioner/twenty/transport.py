@@ -179,8 +179,8 @@ class Transport:
             bearer = token() if token else None
             if self._observe_left <= 0:
                 raise WorkspaceError.of(self._observe_timed_out())
-            refused, patience = self._refused_until, min(max_wait, self._observe_left)
-            if refused is not None and refused[0] > self.stop.now() + patience:
+            refused, wait_left = self._refused_until, min(max_wait, self._observe_left)
+            if refused is not None and refused[0] > self.stop.now() + wait_left:
                 return refused[1]
             attempt += 1
             try:

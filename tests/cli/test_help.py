@@ -135,3 +135,13 @@ def test_help_for_an_unknown_command_suggests_one(name, suggestion, run) -> None
     code, out, err = run("help", name)
     assert (code, out, suggestion in err) == (64, "", True)
     assert run(name) == (code, out, err)
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_the_text_of_a_page_is_indented_by_two(capsys, name: str | None) -> None:
+    """Every paragraph and every example begins in the same column."""
+    text = page(capsys, *([name] if name else []))
+    summary = text.partition("\n\n")[2].partition(":\n")[0]
+    examples = text.partition("Examples:\n")[2]
+    lines = [line for line in (summary + "\n" + examples).splitlines() if line.startswith(" ")]
+    assert {len(line) - len(line.lstrip()) for line in lines} == {2}

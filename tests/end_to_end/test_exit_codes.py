@@ -238,7 +238,7 @@ def run_row(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
         listener.settimeout(60)
         hanging = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
-        def run(row: Row) -> None:
+        def run(row: Row) -> tuple[int, str]:
             paths = {"tmp": tmp_path, "body": world.root / "body.json"}
             paths["state"] = world.root / "core.sqlite3"
             for state in re.findall(r"{(\w+)}", row.arguments):
@@ -282,7 +282,7 @@ def run_row(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
                 out, err = process.communicate(timeout=60)
             assert ("This is a bug in provision" in err) == (row.code == 1), err
             assert row.code == 1 or "Traceback" not in out + err
-            assert row.code == process.returncode, out + err
+            return process.returncode, out + err
 
         yield run
 
@@ -293,18 +293,20 @@ def row_id(row: Row) -> str:
 
 @pytest.mark.parametrize("row", [row for rows in TABLE.values() for row in rows], ids=row_id)
 def test_every_command_exits_with_each_of_its_codes(
-    row: Row, run_row: Callable[[Row], None]
+    row: Row, run_row: Callable[[Row], tuple[int, str]]
 ) -> None:
     """The process exits with the documented code, and only code 1 asks for a bug report."""
-    run_row(row)
+    code, output = run_row(row)
+    assert code == row.code, output
 
 
 @pytest.mark.parametrize("row", PRECEDENCE, ids=row_id)
 def test_if_several_codes_apply_the_most_serious_one_is_used(
-    row: Row, run_row: Callable[[Row], None]
+    row: Row, run_row: Callable[[Row], tuple[int, str]]
 ) -> None:
     """The exit code shows the most serious of several errors."""
-    run_row(row)
+    code, output = run_row(row)
+    assert code == row.code, output
 
 
 def documented(page: str) -> set[int]:

@@ -650,7 +650,7 @@ def test_a_running_check_ends_with_the_command(tmp_path, command) -> None:
     program = [sys.executable, "-m", "provisioner"]
     subprocess.run([*program, "apply", "-q"], cwd=tmp_path, check=True, timeout=60)
     (tmp_path / "slow").touch()
-    stop_at_the_pid(tmp_path, [*program, command])
+    assert stop_at_the_pid(tmp_path, [*program, command]) == 143
 
 
 PLUGIN = {
@@ -676,20 +676,22 @@ def test_a_running_credential_plugin_ends_with_the_command(tmp_path, command) ->
     }
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
     environ = {**os.environ, "KUBECONFIG": "kubeconfig"}
-    stop_at_the_pid(tmp_path, [sys.executable, "-m", "provisioner", command], environ)
+    argv = [sys.executable, "-m", "provisioner", command]
+    assert stop_at_the_pid(tmp_path, argv, environ) == 143
 
 
-def stop_at_the_pid(folder: Path, argv: list[str], environ: dict[str, str] | None = None) -> None:
-    """Run a command until its program has written its PID; both end after SIGTERM."""
+def stop_at_the_pid(folder: Path, argv: list[str], environ: dict[str, str] | None = None) -> int:
+    """Terminate a command whose program has written its PID; both end. Return the exit code."""
     process = subprocess.Popen(argv, cwd=folder, env=environ, stdout=subprocess.DEVNULL)
     try:
         assert wait_until_started(folder / "pid")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 143
+        code = process.wait(30)
     finally:
         process.kill()
         process.wait()
     assert wait_until_ended(folder / "pid")
+    return code
 
 
 # --- Signals at the start of a command -----------------------------------------------

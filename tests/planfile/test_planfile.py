@@ -384,7 +384,7 @@ def test_a_change_in_the_workspace_between_plan_and_apply_is_refused(
     stage = stages(dialect)
     root = stage.copied(tmp_path)
     apply_change(stage, root)
-    refused(stage, fragment, lambda: stage.apply(root))
+    assert_refused(stage, fragment, lambda: stage.apply(root))
 
 
 @pytest.mark.parametrize("change", EDITS)
@@ -403,10 +403,10 @@ def test_a_change_in_the_manifests_between_plan_and_apply_is_refused(
         code, out, err = run("apply", file, "-m", manifests, "--format", "json")
         return code, valid("result", json.loads(out)), err
 
-    refused(stage, fragment, apply)
+    assert_refused(stage, fragment, apply)
 
 
-def refused(stage: Stage, fragment: str, apply: Callable[[], tuple[int, Any, str]]) -> None:
+def assert_refused(stage: Stage, fragment: str, apply: Callable[[], tuple[int, Any, str]]) -> None:
     before = stage.sandbox.keys(), stage.sinks()
     code, result, err = apply()
     assert (code, err.count("plan_stale: ")) == (6, 1), err

@@ -79,7 +79,8 @@ def test_a_name_that_the_vendor_refuses_is_rejected(name: str, option: str, valu
 
 def test_the_command_would_not_change_the_schemas() -> None:
     """`.ci/schemas` has been run after the last change of a sink."""
-    subprocess.run([sys.executable, ROOT / ".ci/schemas", "--check"], check=True)
+    checked = subprocess.run([sys.executable, ROOT / ".ci/schemas", "--check"], check=False)
+    assert checked.returncode == 0
 
 
 def test_no_declaration_loads_the_http_client() -> None:
@@ -89,4 +90,4 @@ def test_no_declaration_loads_the_http_client() -> None:
         "for kind in KINDS: kind_of(kind)\n"
         "sys.exit('urllib3' in sys.modules or 'boto3' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

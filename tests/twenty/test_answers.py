@@ -284,5 +284,5 @@ def test_any_body_is_decoded_or_unreadable(raw: bytes) -> None:
 def test_a_body_that_is_nested_too_deep_is_unreadable() -> None:
     """Nesting beyond Python's own limit does not crash."""
     assert decode(b"[" * 500_000)[0] is NOT_JSON
-    assert repr(NOT_JSON) == "UNREADABLE"
+    assert repr(NOT_JSON) == "NOT_JSON"
     assert clean("a\x00b\u202e") == "a b"

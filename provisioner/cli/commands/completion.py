@@ -12,7 +12,7 @@ from provisioner.cli.command_help import DocumentedCommand
 def completion(shell: str) -> None:
     """Print the completion script for a shell.
 
-        The script completes commands, options, and the names of environments and keys. It reads
+    The script completes commands, options, and the names of environments and keys. It reads
     these names from the manifests and sends no requests. For zsh, add
     `eval "$(provision completion zsh)"` to ~/.zshrc.
 

@@ -69,8 +69,6 @@ def token(
             workspace, name, sink, address, desired_key=declared, read_sinks=read_sinks
         )
     if not output.quiet:
-        expires_at = format_timestamp(key.expires_at)
-        console.print_text(
-            f"wrote {file}: token of {visible(name)} ({key.id}), expires {expires_at}\n"
-        )
+        token = f"token of {visible(name)} ({key.id}), expires {format_timestamp(key.expires_at)}"
+        console.print_text(f"wrote {visible(str(file))}: {token}\n")
     return signals.exit_code or 0

@@ -27,7 +27,7 @@ def validate(
 ) -> int:
     """Check manifests offline, without credentials.
 
-        No variables are read, and no requests are sent. PATH is a manifests directory or a file in
+    No variables are read, and no requests are sent. PATH is a manifests directory or a file in
     one. If PATH is a file, the whole directory is still read, but only problems in that file are
     reported.
 
