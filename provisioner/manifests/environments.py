@@ -315,7 +315,7 @@ class _Builder:
             return None
         found = _url(text.value, insecure=self._body.get("insecure") is True)
         if isinstance(found, str):
-            if not (api := _API_PATH.search(found)):
+            if not (api := _API_PATH.search(found, found.find("://") + 3)):  # a host is no path
                 return found
             # The value of a variable is not shown.
             advice = (

@@ -157,6 +157,8 @@ def test_a_timeout_is_in_seconds(declare, tmp_path: Path, written: str, seconds:
         ("https://crm.example.com/rest/team", "https://crm.example.com/rest/team"),
         ("https://crm.example.com/metadata/team", "https://crm.example.com/metadata/team"),
         ("https://crm.example.com/interest", "https://crm.example.com/interest"),
+        ("https://graphql", "https://graphql"),
+        ("https://rest/", "https://rest"),
         ("https://[2001:db8::1]", "https://[2001:db8::1]"),
     ],
 )
