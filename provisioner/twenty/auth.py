@@ -229,13 +229,15 @@ class Session:
         now = time.time()
         answer = self._send_code(endpoint, login, code_at(now, secret))
         if _CODE_REFUSED in answer.codes:
-            # A code is accepted once, and a run just before may have used it.
+            # A code is accepted once, and a run just before may have used it. Or it came too late.
+            following = now - now % INTERVAL + INTERVAL
             stop = self._transport.stop
             if not stop.requested:
-                stop.sleep(INTERVAL - now % INTERVAL)
+                stop.sleep(max(0.0, following - time.time()))
             if stop.requested:
                 raise WorkspaceError.of(STOPPED)
-            answer = self._send_code(endpoint, login, code_at(now + INTERVAL, secret))
+            code = code_at(max(following, time.time()), secret)
+            answer = self._send_code(endpoint, login, code)
         return answer
 
     def _send_code(self, endpoint: str, login: Secret, code: str) -> Answer:

@@ -423,6 +423,26 @@ def test_after_a_used_code_the_next_one_is_sent(serve, stop) -> None:
     assert first != second
 
 
+def test_a_code_that_came_too_late_is_followed_by_one_of_the_moment(
+    serve, stop, monkeypatch
+) -> None:
+    """A slow network is not taken for a wrong secret, and there is nothing to wait for."""
+    now, refused, waits = 1_800_000_000.0, [], []
+
+    def late(request, answer):
+        nonlocal now
+        if b"getAuthTokensFromOTP" in request.body and not refused:
+            now += 95
+        return refuse_code(request, answer, refused=refused)
+
+    served = serve(settings=Settings(totp_secret=TOTP), around=late)
+    monkeypatch.setattr("provisioner.twenty.auth.time.time", lambda: now)
+    monkeypatch.setattr(stop, "sleep", waits.append)
+    connect(served.environment(), served.sandbox.url, with_code(served), stop).close()
+    assert codes(served)[1] == code_at(now, Secret(TOTP))
+    assert sum(waits) == 0
+
+
 def test_a_stop_ends_the_wait_for_the_next_code(serve) -> None:
     """Nothing is sent after it."""
     stop = Cancellation()
