@@ -360,5 +360,5 @@ def _origin(location: str) -> str:
     except ValueError:
         return "an invalid address"
     host = parts.netloc.rpartition("@")[2]
-    target = f"{parts.scheme}://{host}{parts.path}" if host else parts.path
+    target = parts._replace(netloc=host, query="", fragment="").geturl() if host else parts.path
     return redact(clean(target))[:_MAX_TARGET]

@@ -306,6 +306,8 @@ def test_a_redirect_is_not_followed(scripted, answer, to) -> None:
     assert (response.status, response.location) == (302, "https://other.example.com/login")
     local = scripted(answer(302, Location="/login?x=1"))
     assert to(local.url).send("GET", "/", repeatable=True).location == "/login"
+    short = scripted(answer(302, Location="//me:canary@other.example.com/login?x=1"))
+    assert to(short.url).send("GET", "/", repeatable=True).location == "//other.example.com/login"
 
 
 @pytest.mark.parametrize(
