@@ -140,6 +140,9 @@ def _not_encrypted(
         why = alert[1].lower().replace("_", " ")
         reason = f"the server does not accept the client certificate ({why})"
         remedy = f"Check {client_cert_setting}."
+        if why == "certificate required":
+            reason = "the server demands a client certificate"
+            remedy = f"Set {client_cert_setting}."
     else:
         reason = "the TLS handshake failed"
         remedy = "Check that the server uses https, and whether it asks for a client certificate."

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 from tls_server import HttpRequest, HttpResponse, TlsServer
+from urllib3.exceptions import SSLError
 
 from provisioner.http_client.client import HttpClient
 from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
+from provisioner.http_client.no_answer import no_answer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -357,6 +359,16 @@ def test_a_client_certificate_that_the_server_refuses_is_reported(
     missing = failure(mutual.url, ca_path=mutual.ca_file)
     assert (missing.code, "client certificate" in missing.remedy) == ("tls_failed", True)
     assert mutual.requests == []
+
+
+def test_a_missing_client_certificate_is_not_called_refused() -> None:
+    """TLS 1.3 has an alert for it, which may be lost with the connection."""
+    alert = ssl.SSLError(1, "alert")
+    alert.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    settings = {"url_setting": "u", "ca_setting": "c", "client_cert_setting": "my_cert"}
+    found = no_answer_of(SSLError(alert), 1, **settings)
+    assert found.reason == "the server demands a client certificate"
+    assert found.remedy == "Set my_cert."
 
 
 def test_a_client_certificate_that_is_gone_is_reported(mutual, tmp_path) -> None:
