@@ -101,13 +101,13 @@ def block_forbidden(planned: Planned, missing: MissingRights) -> Planned:
     """Block the actions that the server would refuse.
 
     An API key that only reads makes a good plan, which a signed-in user applies. So on 2.x the plan
-    says so, and only its execution is refused.
+    says so, and only its execution is refused. The rights of the user are not those of the key.
     """
-    actions = tuple(_block(action, _refusal(action, missing)) for action in planned.actions)
-    notes = planned.notes
     if missing.session is not None:
-        notes = (*notes, f"`apply` would be refused: {missing.session.text}")
-    return replace(planned, actions=actions, notes=notes, unwritable=missing.session)
+        notes = (*planned.notes, f"`apply` would be refused: {missing.session.text}")
+        return replace(planned, notes=notes, unwritable=missing.session)
+    actions = tuple(_block(action, _refusal(action, missing)) for action in planned.actions)
+    return replace(planned, actions=actions)
 
 
 def block_all(planned: Planned, failure: Failure) -> Planned:

@@ -145,6 +145,22 @@ def test_an_api_key_plans_on_2_and_does_not_apply(serve, run, shop, dialect) -> 
     assert json.loads(by_key)["digest"] == json.loads(by_session)["digest"]
 
 
+def test_an_api_key_without_the_permission_for_roles_plans_for_a_user(serve, run, shop) -> None:
+    """It writes nothing on the newest, so that only the rights of the user matter."""
+    served = serve(Dialect.CORE_NEWEST)
+    served.sandbox.permit("Restricted", API_KEYS_FLAG)
+    [reader] = served.sandbox.seed(["reader"], role="Restricted")
+    folder = shop(
+        served, "token", served.sandbox.token_of(reader), {"name": "a", "role": "Integrations"}
+    )
+    code, out, err = run("plan", "-m", folder)
+    assert (code, "(ROLES)" in out + err) == (0, False)
+    assert "only a signed-in user" in out + err
+    code, out, _ = run("apply", "--yes", "-m", folder)
+    assert (code, "session_required" in out, "(ROLES)" in out) == (4, True, False)
+    assert not served.writes()
+
+
 def test_an_api_key_of_1_writes(serve, run, shop) -> None:
     """1.10 lets an API key write, which the plan finds out by reads."""
     served = serve(Dialect.CORE_1)
