@@ -24,10 +24,12 @@ def password_in(text: str) -> str:
 
 
 def email_in(text: str) -> str:
-    """Return an email address without spaces around it."""
+    """Return an email address without spaces around it; it has none inside."""
     email = _without_space(text)
     if not email:
         raise ValueError("is empty")
+    if len(email.split()) > 1:
+        raise ValueError("contains a space or a line break: write only the email address")
     return email
 
 

@@ -302,6 +302,7 @@ SIGN_IN = 'email: "${E}", password: "${P}", totp: "${T}"'
         ('token: "${V}${W}"', "V", "hunter2 secret", "the value of V and W is not a token: "),
         (SIGN_IN, "E", "'hunter2secret'", "the value of E is in quotes: remove them"),
         (SIGN_IN, "E", " \n", "the value of E is empty"),
+        (SIGN_IN, "E", "hunter2\n# secret", "the value of E contains a space or a line break: "),
         (SIGN_IN, "P", "\n", "the value of P is empty"),
         (SIGN_IN, "T", "234567", "the value of T is not the secret of a second factor: "),
         (SIGN_IN, "T", "hunter2secret", "the value of T is not the secret of a second factor: "),
