@@ -15,11 +15,13 @@ class _Variables(NamedTuple):
     """The variables in which a system says which of its parallel jobs this is.
 
     Attributes:
-        first: the index of its first job.
+        number: the variable with the number of this job.
+        total: the variable with the number of jobs.
+        first: the number of the first job.
     """
 
     system: str
-    index: str
+    number: str
     total: str
     first: int
 
@@ -41,18 +43,18 @@ def _shard_of_pipeline() -> Shard:
     """
     found: dict[Shard, str] = {}
     for one in _VARIABLES:
-        index, total = os.environ.get(one.index), os.environ.get(one.total)
-        if not index:
+        number, total = os.environ.get(one.number), os.environ.get(one.total)
+        if not number:
             continue
         if not total:
             raise click.BadParameter(
-                f"{one.index} is set, but {one.total} is not. Set it to the number of jobs, or "
+                f"{one.number} is set, but {one.total} is not. Set it to the number of jobs, or "
                 "use --shard K/N."
             )
         try:
-            shard = Shard(int(index) + 1 - one.first, int(total))
+            shard = Shard(int(number) + 1 - one.first, int(total))
         except ValueError:
-            message = f"{one.index}={index} and {one.total}={total} do not name a shard."
+            message = f"{one.number}={number} and {one.total}={total} do not name a shard."
             raise click.BadParameter(f"{message} Correct them, or use --shard K/N.") from None
         found[shard] = one.system
     if len(found) == 1:
@@ -60,7 +62,7 @@ def _shard_of_pipeline() -> Shard:
     if found:
         named = " and ".join(f"{shard} ({system})" for shard, system in found.items())
         raise click.BadParameter(f"The variables name several shards: {named}. Use --shard K/N.")
-    known = ", ".join(f"{one.index} and {one.total} ({one.system})" for one in _VARIABLES)
+    known = ", ".join(f"{one.number} and {one.total} ({one.system})" for one in _VARIABLES)
     raise click.BadParameter(f"No variables name a shard. Set {known}, or use --shard K/N.")
 
 
