@@ -175,7 +175,7 @@ def _require_format(kind: Kind, format_: str) -> None:
     formats = ("text", "json") if kind == "doctor" else formats_of(kind)
     if format_ not in formats:
         raise click.UsageError(
-            f"--format {format_} cannot show a {kind}. Choose {' or '.join(formats)}."
+            f"--format {format_} cannot show provision/{kind}/v1. Choose from {', '.join(formats)}."
         )
 
 

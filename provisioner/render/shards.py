@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Json = Mapping[str, Any]
 
 Kind = Literal["plan", "result", "report", "doctor"]
-"""The kinds of JSON that have a shard: each is a format `provision/KIND/v1`, and a schema."""
+"""The kinds of JSON that have a shard: `provision/KIND/v1`, which follows the schema `KIND`."""
 
 _READ: tuple[Kind | Literal["problems"], ...] = (*get_args(Kind), "problems")
 
@@ -186,7 +186,7 @@ def conflict(shards: Sequence[ShardOutput]) -> str | None:
     first = shards[0]
     for one in shards:
         if one.kind != first.kind:
-            return f"One file is a {first.kind}, and another is a {one.kind}."
+            return f"One file is provision/{first.kind}/v1, and another provision/{one.kind}/v1."
         if one.shard.total != first.shard.total:
             return f"One file is shard {first.shard}, and another is shard {one.shard}."
         if one.within != first.within:

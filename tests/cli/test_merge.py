@@ -135,18 +135,20 @@ def diagnosis(number: int, environment: str, *checks: Check) -> str:
     return as_json(labelled(document, ShardLabel(Shard(number, 2), POSITIONS, {})))
 
 
+FINE = diagnosis(1, "shop", Check("reached", "ok", "Answers."))
+
+
 def test_diagnoses_are_merged(merge) -> None:
     """As text and JSON, the formats of `doctor`; a failed check exits with 4."""
-    fine = diagnosis(1, "shop", Check("reached", "ok", "Answers."))
     bad = diagnosis(2, "away", Check.failed("reached", failure(Code.UNREACHABLE)))
-    code, out, _ = merge(fine, bad)
+    code, out, _ = merge(FINE, bad)
     assert (code, out.startswith("away")) == (4, True)
     assert "Doctor: 2 environments, 1 ok, 1 failed." in out
-    code, out, _ = merge(fine, bad, options=("--format", "json"))
+    code, out, _ = merge(FINE, bad, options=("--format", "json"))
     Draft202012Validator(schemas.load("doctor")).validate(json.loads(out))
-    code, out, err = merge(fine, bad, options=("--format", "markdown"))
+    code, out, err = merge(FINE, bad, options=("--format", "markdown"))
     assert (code, out) == (64, "")
-    assert "--format markdown cannot show a doctor. Choose text or json." in err
+    assert "--format markdown cannot show provision/doctor/v1. Choose from text, json." in err
 
 
 UNSHARDED = render(ReportInput(NOW, outcome=plan_with(IDLE)), "json")
@@ -157,7 +159,7 @@ UNSHARDED = render(ReportInput(NOW, outcome=plan_with(IDLE)), "json")
     [
         ("Several files are shard 1/2.", (plan_of(1, IDLE), plan_of(1, CHANGED))),
         ("One file is shard 1/2, and another is shard 2/3", (plan_of(1), plan_of(2, total=3))),
-        ("One file is a plan, and another is a doctor.", (plan_of(1), diagnosis(2, "shop"))),
+        ("One file is provision/plan/v1, and another provision/doctor/v1.", (plan_of(1), FINE)),
         ("The files have the same environment", (plan_of(1, IDLE), plan_of(2, IDLE))),
         ("is of a run without --shard.", (plan_of(1), UNSHARDED)),
         ("is not a plan, a result, a report or a diagnosis.", (plan_of(1), "[]")),
