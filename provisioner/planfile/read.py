@@ -56,7 +56,10 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
         return UnreadablePlanFile("is not a plan file: it is nested too deeply")
     if isinstance(content, UnreadablePlanFile):
         return content
-    file = parse_document(content)
+    try:
+        file = parse_document(content)
+    except ValueError as error:
+        return UnreadablePlanFile(f"is damaged: {error}")
     if file.created_at > now + CLOCK_TOLERANCE:
         return UnreadablePlanFile(
             f"was created at {format_timestamp(file.created_at)}, which is in the future",
