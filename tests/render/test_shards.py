@@ -8,18 +8,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builders import (
+    ADMIN,
+    DAY,
     NOW,
     create,
     deliver,
     desired_key,
+    environment_with,
     file_sink,
+    observation_with,
+    observed_key,
     part_with,
     plan_with,
     revoke,
     rotate,
+    rotation_with,
     update,
 )
 
+from provisioner.audit.key_audit import AuditInput, audit
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.execution import (
@@ -31,6 +38,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
+from provisioner.model.observed import KnownRoles, NoRoles
 from provisioner.model.shard import Shard
 from provisioner.plan import (
     DeliveryUnknown,
@@ -135,6 +143,40 @@ def test_the_results_of_shards_are_the_result_of_one_run() -> None:
     plans = (planned, *PARTS[1:])
     parts = (Executed(planned, results), PARTS[1], Executed(PARTS[2], ()))
     assert_same(RunResult(NOW, digest(plans, DESIRED), parts))
+
+
+def test_the_reports_of_shards_are_the_report_of_one_run() -> None:
+    """A key that has full access in environments of different shards is noted in both."""
+    inputs = [
+        AuditInput(
+            environment_with(name=name),
+            (desired_key("svc-b", SINK, rotation=rotation_with()),),
+            observation_with(
+                observed_key("svc-a", role="Admin"), observed_key("svc-b"), roles=roles
+            ),
+            {},
+        )
+        for name, roles in (("shop", KnownRoles((ADMIN,))), ("empty", NoRoles()))
+    ]
+    down = Unobserved("away", "https://away", Failure(Code.UNREACHABLE, "No server."))
+    texts = [
+        render(
+            ReportInput(
+                NOW,
+                outcome=audit([one], NOW, 20 * DAY),
+                shard=ShardLabel(Shard(number, 3), POSITIONS, {}),
+            ),
+            "json",
+        )
+        for number, one in enumerate([inputs[1], down, inputs[0]], 1)
+    ]
+    found = merged(texts).outcome
+    assert not isinstance(found, tuple)
+    whole = audit([inputs[0], down, inputs[1]], NOW, 20 * DAY)
+    assert whole.notes["shared_admin"] == 2
+    for name in ("json", "text", "markdown", "html"):
+        one_run, shards = (render(ReportInput(NOW, outcome=one), name) for one in (whole, found))
+        assert shards == one_run
 
 
 def test_a_missing_shard_is_an_environment_that_was_not_observed() -> None:
