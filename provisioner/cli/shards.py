@@ -28,7 +28,7 @@ class _Variables(NamedTuple):
 
 _VARIABLES = (
     _Variables("GitLab", "CI_NODE_INDEX", "CI_NODE_TOTAL", 1),
-    # Kubernetes sets only the index; templates/shards-kubernetes.yml sets the total.
+    # Kubernetes sets only the index; templates/kubernetes/shards.yml sets the total.
     _Variables("a Kubernetes Indexed Job", "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS", 0),
     _Variables("Buildkite", "BUILDKITE_PARALLEL_JOB", "BUILDKITE_PARALLEL_JOB_COUNT", 0),
     _Variables("CircleCI", "CIRCLE_NODE_INDEX", "CIRCLE_NODE_TOTAL", 0),

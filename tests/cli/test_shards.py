@@ -159,6 +159,7 @@ def test_a_shard_without_a_selected_key_is_not_an_error(run, fleet) -> None:
     for command in (
         ("apply", "--prune", "--only", "only-*"),
         ("report", "--expiring-within", "1d", "--only", "only-*"),
+        ("rotate", "only-ada"),
         ("revoke", "only-ada"),
     ):
         code, _, err = run(*command, *elsewhere)

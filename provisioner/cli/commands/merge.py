@@ -50,5 +50,7 @@ def merge(
     with open_outputs("merge", output_targets, console, other_files=other_files) as outputs:
         with outputs.problems():
             joined = read_files(files, console)
+        if output_targets.reports and isinstance(joined.merged.outcome, tuple):
+            raise click.UsageError("--report cannot show provision/doctor/v1. Use --format json.")
         show(joined, console, outputs)
         return outputs.finish(exit_code_of(joined, detailed=detailed_exitcode))
