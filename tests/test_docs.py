@@ -179,6 +179,7 @@ def test_schemas_publish_exactly_the_errors_that_can_occur():
     can_occur = {code for code, file in named() if not NEVER_IN_JSON & {file, file.split("/")[0]}}
     can_occur -= {"token_invalid", "token_dead"}  # of `doctor`
     can_occur |= {"plan_invalid"}  # of an edited plan file, after the workspaces are observed
+    can_occur |= {"shard_missing"}  # of `merge`
     assert set(error_codes("plan")) == can_occur
 
 

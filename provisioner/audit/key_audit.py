@@ -6,7 +6,7 @@ A pure function of what was observed; the clock is an argument, and nothing is r
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -227,6 +227,31 @@ def audit(
         within,
         tuple(one if isinstance(one, Unobserved) else audited(one) for one in environments),
     )
+
+
+def note_shared_admins(audit: FleetAudit) -> FleetAudit:
+    """Note `shared_admin` again in an audit whose environments were not audited together."""
+    admins: Counter[str] = Counter()
+    for one in audit.observed:
+        admins.update({key.name for key in one.keys if _was_admin(one, key)})
+
+    def noted(one: EnvironmentAudit, key: KeyAudit) -> KeyAudit:
+        others: tuple[Note, ...] = tuple(note for note in key.notes if note != "shared_admin")
+        shared = admins[key.name] > 1 and _was_admin(one, key)
+        return replace(key, notes=(*others, "shared_admin") if shared else others)
+
+    environments = tuple(
+        replace(one, keys=tuple(noted(one, key) for key in one.keys))
+        if isinstance(one, EnvironmentAudit)
+        else one
+        for one in audit.environments
+    )
+    return replace(audit, environments=environments)
+
+
+def _was_admin(environment: EnvironmentAudit, key: KeyAudit) -> bool:
+    """Return whether an audited key can do everything, as `_is_admin`; only legacy has no roles."""
+    return environment.generation == "legacy" or (key.role or "").casefold() == "admin"
 
 
 def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key

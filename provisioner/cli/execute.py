@@ -104,14 +104,16 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
         prepared = job.prepared
         if selected_names is not None:
             selected_names.require_declared(prepared.names)
-        outputs.start(prepared.manifests.sources, prepared.environments)
+        shard = prepared.shard_label(job.request)
+        outputs.start(prepared.manifests.sources, prepared.environments, shard)
         with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             proposal = job.propose(reconciler)
             plan = proposal.plan
             outputs.emit(PlanMade(plan))
             log_notes(plan, prepared.selection)
             missing: tuple[str, ...] = ()
-            if selected_names is not None and not signals.stop.requested:
+            # A shard may have none of the keys, which others have.
+            if selected_names is not None and shard is None and not signals.stop.requested:
                 missing = selected_names.report_missing(plan, prepared.names, console)
             agreed: Proposal | None = proposal
             if proposal.refusal is None:
@@ -130,7 +132,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             with console.progress(plan.steps, "keys and tokens") as on_progress:
                 result = reconciler.execute(agreed, on_progress)
             with outputs.printing():
-                show_result(result, console, refusal)
+                show_result(result, console, refusal, shard)
             outputs.report_outcome(result, changes=plan.changes, refusal=refusal)
         code = early_exit_code(signals, refusal, result.environments)
         if code is not None:

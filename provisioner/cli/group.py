@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": ("doctor", "Check credentials, permissions, limits and sinks."),
     "rotate": ("rotate", "Replace keys immediately with successors of the same name."),
     "revoke": ("revoke", "Revoke live keys immediately."),
+    "merge": ("merge", "Join the JSON of shards into one plan, result or report."),
     "token": ("token", "Mint a token for a live key and write it to a file."),
     "create": ("create", "Create keys from a JSON body in one environment."),
     "schema": ("schema", "Print a JSON Schema, or list the names of all schemas."),

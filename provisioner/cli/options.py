@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from provisioner.cli.command_help import CommonOption, option
 from provisioner.cli.completion_items import directories, environment_names, key_names
+from provisioner.cli.shards import shard_option
 from provisioner.model.restrictions import Restrictions, SinkRule
 from provisioner.render.formats import formats_of
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from provisioner.cli.command_help import Command, Decorator
+    from provisioner.model.shard import Shard
     from provisioner.plan import GuardOverrides, PlanOptions
 
 
@@ -85,6 +87,7 @@ class Selection(NamedTuple):
         only: globs of key names; empty for all.
         parallel: overrides `limits.parallel` of every environment.
         restrictions: the restrictions that the command line puts on the run.
+        shard: the shard of these environments that the command works on; None for all.
     """
 
     manifests: Path
@@ -92,6 +95,7 @@ class Selection(NamedTuple):
     only: tuple[str, ...] = ()
     parallel: int | None = None
     restrictions: Restrictions = Restrictions()
+    shard: Shard | None = None
 
 
 _require_restriction = _not_empty("run without this restriction")
@@ -190,6 +194,7 @@ def add_selection(*, revokes: bool) -> Decorator:
             "Work only on keys whose names match. Repeatable.",
             shell_complete=key_names,
         ),
+        shard_option,
         common_option(
             "--parallel N",
             "Send up to N simultaneous requests to each environment, instead of limits.parallel.",
@@ -373,6 +378,7 @@ def _selection(given: Mapping[str, Any]) -> Selection:
         given.get("only", ()),
         given.get("parallel"),
         _build(Restrictions, given),
+        given.get("shard"),
     )
 
 

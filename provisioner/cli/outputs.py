@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from provisioner.execution import Emit, RunResult
     from provisioner.model.environment import Environment
     from provisioner.plan import Plan
+    from provisioner.render.report import ShardLabel
 
 
 class Outputs:
@@ -90,9 +91,14 @@ class Outputs:
             self.write_reports(report)
             raise
 
-    def start(self, sources: tuple[str, ...], environments: Iterable[Environment] = ()) -> None:
+    def start(
+        self,
+        sources: tuple[str, ...],
+        environments: Iterable[Environment] = (),
+        shard: ShardLabel | None = None,
+    ) -> None:
         """Emit that the run starts, once the manifests are valid."""
-        self._report = ReportInput(datetime.now(UTC), sources)
+        self._report = ReportInput(datetime.now(UTC), sources, shard=shard)
         self._started = True
         names = tuple(one.name for one in environments)
         self.emit(RunStarted(self._command, __version__, names))

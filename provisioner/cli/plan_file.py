@@ -130,6 +130,7 @@ def _refuse_other_options(reviewed: PlanFile, context: click.Context) -> None:
     """
     saved = {
         "environment": reviewed.selected,
+        "shard": reviewed.shard,
         "only": reviewed.options.only,
         "prune": reviewed.options.prune,
         "dedupe": reviewed.options.dedupe,
@@ -182,7 +183,9 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
     _refuse_other_options(reviewed, context)
     options, selected = reviewed.options, reviewed.selected
     try:
-        prepared = prepare(selection._replace(environments=selected, only=options.only))
+        prepared = prepare(
+            selection._replace(environments=selected, only=options.only, shard=reviewed.shard)
+        )
     except WrongUsageError as error:
         if error.code != Code.ENVIRONMENT_UNKNOWN:
             raise
@@ -193,11 +196,14 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
             remedy="Make a new plan and review it.",
         ) from None
     desired = prepared.manifests.desired
-    request = PlanRequest(desired, reviewed.created_at, options, reviewed.overrides)
+    shard = reviewed.shard
+    request = PlanRequest(
+        desired, reviewed.created_at, options, reviewed.overrides, sharded=shard is not None
+    )
 
     def objection(proposal: Proposal) -> StalePlanError | None:
         plan = proposal.plan
-        current = PlanFileInput(proposal, request, selected, plan_document(plan))
+        current = PlanFileInput(proposal, request, selected, plan_document(plan), shard)
         if plan.digest != reviewed.digest:
             return stale_plan(path, reviewed, current)
         if was_edited(reviewed, current):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -18,11 +19,12 @@ from provisioner.errors.exceptions import (
 )
 from provisioner.execution import Executed, ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
-from provisioner.plan import GuardOverrides, Unobserved
+from provisioner.plan import GuardOverrides, Unobserved, selected_keys
 from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
+from provisioner.render.report import ShardLabel
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.file_descriptors import can_open, max_parallel, raise_limit
 from provisioner.sinks.registry import SinkRegistry
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
+
+_LOG = logging.getLogger("provisioner")
 
 _NO_OVERRIDES = GuardOverrides()
 
@@ -76,15 +80,32 @@ class Prepared:
 
     @property
     def names(self) -> frozenset[str]:
-        """Return the names of the keys that manifests declare in these environments."""
+        """Return the names of the keys that manifests declare in these environments.
+
+        Those of other shards count, so that a shard without a key does not refuse its name.
+        """
         desired = self.manifests.desired
-        return frozenset(key.name for one in self.environments for key in desired.get(one.name, ()))
+        names = self.selection.environments or desired
+        return frozenset(key.name for one in names for key in desired.get(one, ()))
 
     def request(
         self, options: PlanOptions, overrides: GuardOverrides = _NO_OVERRIDES
     ) -> PlanRequest:
         """Return the request for a plan as of now."""
-        return PlanRequest(self.manifests.desired, self.now, options, overrides)
+        desired, shard = self.manifests.desired, self.selection.shard
+        return PlanRequest(desired, self.now, options, overrides, sharded=shard is not None)
+
+    def shard_label(self, request: PlanRequest | None = None) -> ShardLabel | None:
+        """Return what the output of a shard says for `provision merge`; None without a shard.
+
+        Args:
+            request: the request for the plan that the output shows, if it shows one.
+        """
+        if self.selection.shard is None:
+            return None
+        positions = {one.name: index for index, one in enumerate(self.manifests.environments)}
+        desired = {} if request is None else selected_keys(request.desired, request.options)
+        return ShardLabel(self.selection.shard, positions, desired)
 
 
 def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False) -> Prepared:
@@ -119,6 +140,8 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
         environments, problems = _resolve(manifests, selection)
     if problems:
         raise InvalidInputError(problems, manifests.sources)
+    if selection.shard is not None and not environments:
+        _LOG.warning("shard %s has no environments", selection.shard)
     return Prepared(selection, manifests, environments, datetime.now(UTC))
 
 
@@ -270,7 +293,8 @@ def _resolve(
     selected = [
         declared
         for declared in manifests.environments
-        if not selection.environments or declared.name in selection.environments
+        if (not selection.environments or declared.name in selection.environments)
+        and (selection.shard is None or selection.shard.contains(declared.name))
     ]
     _refuse_hosts(selected, selection.restrictions)
     environments, problems = resolve(

@@ -22,32 +22,46 @@ if TYPE_CHECKING:
     from provisioner.errors.exceptions import RefusedError
     from provisioner.execution import RunResult
     from provisioner.plan import Plan
+    from provisioner.render.report import ShardLabel
 
 _LOG = logging.getLogger("provisioner")
 
 
-def show_plan(plan: Plan, console: Console, refusal: RefusedError | None = None) -> None:
+def show_plan(
+    plan: Plan,
+    console: Console,
+    refusal: RefusedError | None = None,
+    shard: ShardLabel | None = None,
+) -> None:
     """Print a plan; every format except text includes the reason if it is refused."""
     if console.output.format != "text":
-        _print_report(plan, console, refusal)
+        _print_report(plan, console, refusal, shard)
     elif not console.output.quiet or plan.changes or plan.incomplete:
         console.print_text(plan_text(plan, console.palette))
 
 
-def show_result(result: RunResult, console: Console, refusal: RefusedError | None = None) -> None:
+def show_result(
+    result: RunResult,
+    console: Console,
+    refusal: RefusedError | None = None,
+    shard: ShardLabel | None = None,
+) -> None:
     """Print the result of a plan; with a refusal, that nothing was done."""
     if console.output.format != "text":
-        _print_report(result, console, refusal)
+        _print_report(result, console, refusal, shard)
     elif not console.output.quiet or result.incomplete:
         # The reason of a refusal is printed on stderr when the command ends.
         console.print_text(result_text(result, console.palette, refused=refusal is not None))
 
 
 def _print_report(
-    outcome: Plan | RunResult, console: Console, refusal: RefusedError | None
+    outcome: Plan | RunResult,
+    console: Console,
+    refusal: RefusedError | None,
+    shard: ShardLabel | None,
 ) -> None:
     failure = refusal.failure if refusal else None
-    report = ReportInput(outcome.created_at, outcome=outcome, refusal=failure)
+    report = ReportInput(outcome.created_at, outcome=outcome, refusal=failure, shard=shard)
     console.print_report(report)
 
 

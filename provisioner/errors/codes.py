@@ -17,6 +17,8 @@ class Code(StrEnum):
     PLAN_UNREADABLE = auto()
     PLAN_INVALID = auto()
     PLAN_NEWER = auto()
+    SHARD_INVALID = auto()
+    SHARD_MISSING = auto()
     OUTPUT_FAILED = auto()
     REPORT_UNWRITABLE = auto()
     INVALID_INPUT = auto()

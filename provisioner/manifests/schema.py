@@ -67,7 +67,7 @@ class Schema:
 
 @lru_cache(maxsize=3)
 def published(name: str) -> Schema:
-    """Return the schema `manifest`, `environments` or `planfile`."""
+    """Return the schema of a file that is read."""
     return Schema(schemas.load(name))
 
 

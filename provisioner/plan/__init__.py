@@ -22,12 +22,15 @@ from provisioner.plan.diff import selected_keys as selected_keys
 from provisioner.plan.diff import sinks_to_read as sinks_to_read
 from provisioner.plan.digest import desired_key_json as desired_key_json
 from provisioner.plan.digest import digest as digest
+from provisioner.plan.digest import digest_content as digest_content
+from provisioner.plan.digest import digest_of as digest_of
 from provisioner.plan.digest import json_digest as json_digest
 from provisioner.plan.findings import DeliveryUnknown as DeliveryUnknown
 from provisioner.plan.findings import Drift as Drift
 from provisioner.plan.findings import Duplicate as Duplicate
 from provisioner.plan.findings import Expiring as Expiring
 from provisioner.plan.findings import Finding as Finding
+from provisioner.plan.findings import ReportedFinding as ReportedFinding
 from provisioner.plan.findings import Unmanaged as Unmanaged
 from provisioner.plan.options import GuardOverrides as GuardOverrides
 from provisioner.plan.options import PlanOptions as PlanOptions

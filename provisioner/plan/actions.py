@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Generation
     from provisioner.model.key import Depth
     from provisioner.model.sink_address import Address
-    from provisioner.plan.findings import Finding
+    from provisioner.plan.findings import Finding, ReportedFinding
 
 
 Reason = Literal["missing", "dead"]
@@ -260,7 +260,7 @@ class Planned:
     workspace: str | None
     actions: tuple[Action, ...]
     kept: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding | ReportedFinding, ...]
     notes: tuple[str, ...]
     estimate: Estimate
     unwritable: Failure | None = None

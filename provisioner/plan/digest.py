@@ -25,8 +25,12 @@ def digest(plans: Iterable[EnvironmentPlan], desired: Mapping[str, tuple[Desired
     The order of files, keys and sinks, comments, the time and estimates have no effect. A duration
     counts as written, not as the date that follows from it.
     """
-    content = [_environment(plan, desired.get(plan.environment, ())) for plan in plans]
-    return json_digest(sorted(content, key=json.dumps))
+    return digest_of(digest_content(plan, desired.get(plan.environment, ())) for plan in plans)
+
+
+def digest_of(contents: Iterable[object]) -> str:
+    """Return the digest of a plan whose environments have these contents, in any order."""
+    return json_digest(sorted(contents, key=json.dumps))
 
 
 def json_digest(content: object) -> str:
@@ -48,7 +52,8 @@ def desired_key_json(key: DesiredKey) -> dict[str, object]:
     }
 
 
-def _environment(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict[str, object]:
+def digest_content(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict[str, object]:
+    """Return what the digest of a plan covers of one environment, as JSON."""
     match plan:
         case Planned():
             state: dict[str, object] = {

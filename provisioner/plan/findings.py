@@ -152,4 +152,22 @@ class DeliveryUnknown:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ReportedFinding:
+    """A finding that another run reported.
+
+    Attributes:
+        kind: its code, as in docs/errors.md.
+        actual: the value in the workspace, for drift.
+        desired: the value in the manifest, for drift.
+    """
+
+    kind: str
+    name: str
+    ids: tuple[str, ...]
+    message: str
+    actual: str | None = None
+    desired: str | None = None
+
+
 Finding = Unmanaged | Duplicate | Drift | Expiring | DeliveryUnknown

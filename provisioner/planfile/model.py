@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from provisioner.model.shard import Shard
     from provisioner.plan import GuardOverrides, PlanOptions
     from provisioner.reconcile.proposal import PlanRequest, Proposal
 
@@ -22,12 +23,14 @@ class PlanFileInput(NamedTuple):
         request: the desired keys and the options of the plan.
         selected: names of environments; empty for all.
         published: the plan as `provision/plan/v1`.
+        shard: the shard of the plan; None if it has all selected environments.
     """
 
     proposal: Proposal
     request: PlanRequest
     selected: tuple[str, ...]
     published: Document
+    shard: Shard | None = None
 
 
 class ObservedEntry(TypedDict):
@@ -93,6 +96,7 @@ class PlanFile:
         options: the options of the plan.
         overrides: the guards that the plan may override.
         environments: its environments, by name.
+        shard: the shard that they are; None if they are all selected environments.
     """
 
     created_at: datetime
@@ -102,3 +106,4 @@ class PlanFile:
     options: PlanOptions
     overrides: GuardOverrides
     environments: dict[str, EnvironmentEntry]
+    shard: Shard | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from provisioner.errors.codes import Code
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp, parse_timestamp
+from provisioner.model.shard import Shard
 from provisioner.plan import GuardOverrides, PlanOptions, json_digest
 from provisioner.planfile.model import PlanFile
 from provisioner.planfile.write import FIRST_BYTES, FORMAT
@@ -55,7 +56,10 @@ def read(data: bytes, now: datetime) -> PlanFile | UnreadablePlanFile:
         return UnreadablePlanFile("is not a plan file: it is nested too deeply")
     if isinstance(content, UnreadablePlanFile):
         return content
-    file = parse_document(content)
+    try:
+        file = parse_document(content)
+    except ValueError as error:
+        return UnreadablePlanFile(f"is damaged: {error}")
     if file.created_at > now + CLOCK_TOLERANCE:
         return UnreadablePlanFile(
             f"was created at {format_timestamp(file.created_at)}, which is in the future",
@@ -123,6 +127,7 @@ def parse_document(document: Document) -> PlanFile:
             allow_protected=options["allow_protected"],
         ),
         environments={entry["environment"]: entry for entry in content["environments"]},
+        shard=Shard.parse(options["shard"]) if "shard" in options else None,
     )
 
 

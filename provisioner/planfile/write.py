@@ -52,7 +52,7 @@ def why_unwritable(plan: Plan) -> str | None:
 @gc_paused()
 def document(plan_input: PlanFileInput) -> Document:
     """Return `provision/planfile/v1` without its checksum, with all secrets masked."""
-    proposal, request, selected, published = plan_input
+    proposal, request, selected, published, shard = plan_input
     options, overrides = request.options, request.overrides
     desired = selected_keys(request.desired, options)
     environments: list[Document] = []
@@ -82,6 +82,7 @@ def document(plan_input: PlanFileInput) -> Document:
             "redeliver": options.redeliver,
             "max_revoke": overrides.max_revoke,
             "allow_protected": overrides.allow_protected,
+            **({} if shard is None else {"shard": str(shard)}),
         },
         "environments": environments,
     }

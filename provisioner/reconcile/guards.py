@@ -59,8 +59,10 @@ def guard(
             request.overrides,
         )
     ]
-    unselected = nothing_selected([plan for _, plan in plans], request.options)
-    return combine_refusals(reasons) or unselected
+    refusal = combine_refusals(reasons)
+    if refusal is not None or request.sharded:
+        return refusal
+    return nothing_selected([plan for _, plan in plans], request.options)
 
 
 def guard_workspaces(

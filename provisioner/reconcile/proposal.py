@@ -30,12 +30,15 @@ class PlanRequest(NamedTuple):
         now: the time of the plan, from which durations count.
         options: the options of the plan.
         overrides: the guards that the run may override.
+        sharded: True if other runs work on the other environments, so that a glob may match no
+            key in this one.
     """
 
     desired: Mapping[str, tuple[DesiredKey, ...]]
     now: datetime
     options: PlanOptions = PlanOptions()
     overrides: GuardOverrides = GuardOverrides()
+    sharded: bool = False
 
 
 class ObservedEnvironment(NamedTuple):

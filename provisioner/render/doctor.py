@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from provisioner.audit.check import Check, Diagnosis
+from provisioner.errors.codes import Code
 from provisioner.errors.pluralize import pluralize
 from provisioner.render.text import heading, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from provisioner.audit.check import Check, Diagnosis
     from provisioner.render.json import Document
     from provisioner.render.text import Palette, Tone
 
@@ -50,6 +51,25 @@ def diagnosis_document(diagnoses: Sequence[Diagnosis]) -> Document:
             for one in diagnoses
         ],
     }
+
+
+def read_diagnosis(entry: Mapping[str, Any]) -> Diagnosis:
+    """Return the diagnosis of an environment, from its entry by the schema `doctor`.
+
+    Raises:
+        ValueError: if a code is unknown.
+    """
+    checks = tuple(
+        Check(
+            one["check"],
+            one["status"],
+            one["message"],
+            one["remedy"] or "",
+            None if one["code"] is None else Code(one["code"]),
+        )
+        for one in entry["checks"]
+    )
+    return Diagnosis(entry["environment"], entry["url"], entry["generation"], checks)
 
 
 def diagnosis_text(diagnoses: Sequence[Diagnosis], palette: Palette, *, quiet: bool) -> str:

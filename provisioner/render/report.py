@@ -6,19 +6,36 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.manifests import COUNTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
     from provisioner.audit.key_audit import FleetAudit
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Problem
     from provisioner.execution import RunResult
+    from provisioner.model.key import DesiredKey
+    from provisioner.model.shard import Shard
     from provisioner.plan import Plan
+
+
+class ShardLabel(NamedTuple):
+    """What the JSON of a shard says in addition, so that `provision merge` can join it.
+
+    Attributes:
+        shard: the shard.
+        positions: the position of each environment in environments.yaml, from 0.
+        desired: the desired keys that a plan covers, by environment.
+    """
+
+    shard: Shard
+    positions: Mapping[str, int]
+    desired: Mapping[str, tuple[DesiredKey, ...]]
+
 
 _LINE = re.compile(r"\bline \d+")
 
@@ -37,6 +54,7 @@ class ReportInput:
             command made none of them.
         refusal: why a guard refused the plan; None if none did.
         quiet: whether text omits keys that need no attention from an audit.
+        shard: the label of JSON; None if the run is not one of several shards.
     """
 
     created_at: datetime
@@ -47,6 +65,7 @@ class ReportInput:
     outcome: Plan | RunResult | FleetAudit | None = None
     refusal: Failure | None = None
     quiet: bool = False
+    shard: ShardLabel | None = None
 
     @property
     def entries(self) -> tuple[tuple[Problem, bool], ...]:

@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from builders import NOW, create, part_with, plan_with
 from processes import Provision
 from sandbox_control import Dialect, Sandbox
 
 from provisioner.cli.group import COMMANDS, CommandGroup
+from provisioner.model.shard import Shard
+from provisioner.render.formats import render
+from provisioner.render.report import ReportInput, ShardLabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,6 +116,13 @@ TABLE = {
         Row(4, "sandbox legacy --file {state}"),
         Row(64, "sandbox --file {good}/environments.yaml/new"),
         *(Row(code, "sandbox --file {tmp}/new", signal_when="prints") for code in SIGNALS),
+    ),
+    "merge": (
+        Row(0, "merge {whole}"),
+        Row(1, "merge {whole}", broken="provisioner.render.shards"),
+        Row(2, "merge {whole} --detailed-exitcode"),
+        Row(4, "merge {half}"),
+        Row(64, "merge {body}"),
     ),
     **{name: rows_of(arguments) for name, arguments in SERVER_COMMANDS.items()},
 }
@@ -227,6 +238,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "roleId": server.role("Admin").id,
         }
         (root / "body.json").write_text(json.dumps(body))
+        for name, shard in (("whole", Shard(1, 1)), ("half", Shard(1, 2))):
+            label = ShardLabel(shard, {"shop": 0}, {})
+            report = ReportInput(NOW, outcome=plan_with(part_with(create())), shard=label)
+            (root / f"{name}.json").write_text(render(report, "json"))
         yield World(root, server, create_started, continue_create)
 
 
@@ -241,6 +256,7 @@ def run_row(world: World, tmp_path: Path) -> Iterator[Callable[[Row], None]]:
         def run(row: Row) -> tuple[int, str]:
             paths = {"tmp": tmp_path, "body": world.root / "body.json"}
             paths["state"] = world.root / "core.sqlite3"
+            paths |= {name: world.root / f"{name}.json" for name in ("whole", "half")}
             for state in re.findall(r"{(\w+)}", row.arguments):
                 if state not in paths:
                     paths[state] = world.manifests(state, hanging)

@@ -850,6 +850,8 @@ def test_a_foreign_or_damaged_file_is_named_and_no_request_is_sent(
     _, printed, _ = run("plan", "-m", small, "--format", "json")
     shutil.rmtree(tmp_path / ".provision")
     future = json.loads(valid_text) | {"created_at": "2999-01-01T00:00:00Z"}
+    of_shard = json.loads(valid_text)
+    of_shard["options"]["shard"] = "3/2"
     invalid = {
         "": "it is not JSON",
         "version: 1": "it is not JSON",
@@ -864,6 +866,7 @@ def test_a_foreign_or_damaged_file_is_named_and_no_request_is_sent(
         with_checksum(
             json.loads(valid_text) | {"more": 1}
         ): "is damaged: the top level violates the",
+        with_checksum(of_shard): "is damaged: 3/2 is not a shard",
     }
     for content, error in invalid.items():
         file.write_text(content)

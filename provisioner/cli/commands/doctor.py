@@ -32,6 +32,7 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     from provisioner.cli.console import Console
     from provisioner.cli.run import open_backends, prepare
     from provisioner.render.doctor import diagnosis_document, diagnosis_text
+    from provisioner.render.shards import labelled
 
     console = Console(output)
     with console.problems_as_data():
@@ -42,7 +43,9 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
         desired = None if manifests.problems else manifests.desired
         diagnoses = examiner.examine(prepared.environments, desired, selection.only)
     if console.json:
-        console.print_json(diagnosis_document(diagnoses))
+        document = diagnosis_document(diagnoses)
+        shard = prepared.shard_label()
+        console.print_json(document if shard is None else labelled(document, shard))
     else:
         console.print_text(diagnosis_text(diagnoses, console.palette, quiet=output.quiet))
     if examiner.internal_error is not None:

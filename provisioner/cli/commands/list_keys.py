@@ -53,7 +53,7 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
         console.print_json([key_document(*row) for row in rows])
     else:
         console.print_text(keys_text(rows, console.palette))
-    if selection.only and not rows:
+    if selection.only and selection.shard is None and not rows:
         message = f"No key matches --only {' '.join(selection.only)}."
         console.print_failure(Failure(Code.NOTHING_SELECTED, message))
     failures = [one for one in observed if isinstance(one, Unobserved)]

@@ -71,19 +71,24 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
     with open_outputs("plan", output_targets, console, signals, other_files=other_files) as outputs:
         with outputs.problems():
             prepared = prepare(selection)
-        outputs.start(prepared.manifests.sources, prepared.environments)
         request = prepared.request(options, overrides)
+        shard = prepared.shard_label(request)
+        outputs.start(prepared.manifests.sources, prepared.environments, shard)
         with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
             proposal = reconciler.propose(request)
         new_plan, refusal = proposal.plan, proposal.refusal
         outputs.emit(PlanMade(new_plan))
         log_notes(new_plan, selection)
         with outputs.printing():
-            show_plan(new_plan, console, refusal)
+            show_plan(new_plan, console, refusal, shard)
         written = write_error = None
         if file is not None:
             content = PlanFileInput(
-                proposal, request, selection.environments, plan_document(new_plan)
+                proposal,
+                request,
+                selection.environments,
+                plan_document(new_plan),
+                selection.shard,
             )
             try:
                 if plan_file.write(file, content, console, stopped=signals.exit_code is not None):

@@ -92,7 +92,9 @@ def report(
         for one in outcomes
     )
     fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
-    content = ReportInput(prepared.now, outcome=fleet_audit, quiet=output.quiet)
+    content = ReportInput(
+        prepared.now, outcome=fleet_audit, quiet=output.quiet, shard=prepared.shard_label()
+    )
     console.print_report(content)
     for one in fleet_audit.unobserved:
         console.print_failure(one.failure, one.environment)
@@ -100,7 +102,7 @@ def report(
     if code is not None:
         return code
     empty = not any(one.keys or one.missing for one in fleet_audit.observed)
-    if selection.only and empty:
+    if selection.only and selection.shard is None and empty:
         message = f"No key matches --only {' '.join(selection.only)}."
         if expiring_within is not None and not fleet_audit.unobserved:
             raise RefusedError(Code.NOTHING_SELECTED, message, remedy="Correct the glob.")

@@ -11,6 +11,7 @@ from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Plan, Unobserved
 from provisioner.render.json import failure_document, problems_document
 from provisioner.render.outcome.json import plan_document, result_document
+from provisioner.render.shards import labelled
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -25,15 +26,16 @@ def render(report: ReportInput, _: Palette) -> Document:
     """Return the outcome of a command, or the problems of the manifests if there is none."""
     match report.outcome:
         case Plan() as plan:
-            return plan_document(plan, report.refusal)
+            document = plan_document(plan, report.refusal)
         case RunResult() as result:
-            return result_document(result, report.refusal)
+            document = result_document(result, report.refusal)
         case FleetAudit() as audit:
-            return audit_document(audit)
+            document = audit_document(audit)
         case None:
             return problems_document(report.problems)
         case other:
             assert_never(other)
+    return document if report.shard is None else labelled(document, report.shard, report.outcome)
 
 
 def audit_document(audit: FleetAudit) -> Document:

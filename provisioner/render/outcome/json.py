@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
-from provisioner.plan import Drift, Unobserved, Update
+from provisioner.plan import Drift, ReportedFinding, Unobserved, Update
 from provisioner.render.json import failure_document
 from provisioner.render.outcome.rows import (
     describe_action,
@@ -121,13 +121,13 @@ def _action(action: Action) -> Document:
     return document
 
 
-def _finding(finding: Finding) -> Document:
+def _finding(finding: Finding | ReportedFinding) -> Document:
     document: Document = {
         "finding": finding_kind(finding),
         "name": finding.name,
         "ids": list(finding.ids),
         "message": finding.message,
     }
-    if isinstance(finding, Drift):
+    if isinstance(finding, Drift | ReportedFinding) and document["finding"] == "drift":
         document |= {"from": finding.actual, "to": finding.desired}
     return document

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from provisioner.errors.failure import Failure
     from provisioner.execution import RunResult
-    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan, ReportedFinding
     from provisioner.render.outcome.rows import Row
 
     _Part = EnvironmentPlan | Executed
@@ -179,7 +179,7 @@ def _not_done(
             yield name_cell(environment), count, "", *failure_cells(failure)
 
 
-def _finding_cells(environment: str, finding: Finding) -> tuple[str, ...]:
+def _finding_cells(environment: str, finding: Finding | ReportedFinding) -> tuple[str, ...]:
     kind = finding_kind(finding).replace("_", " ")
     return name_cell(environment), kind, name_cell(finding.name), message_cell(finding.message)
 

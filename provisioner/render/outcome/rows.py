@@ -24,6 +24,7 @@ from provisioner.plan import (
     Duplicate,
     Expiring,
     Planned,
+    ReportedFinding,
     Revoke,
     Rotate,
     Unmanaged,
@@ -132,7 +133,7 @@ def describe_result(result: Result) -> Row:
             assert_never(result)
 
 
-def finding_kind(finding: Finding) -> str:
+def finding_kind(finding: Finding | ReportedFinding) -> str:
     """Return the code of a finding, as in docs/errors.md."""
     match finding:
         case Unmanaged():
@@ -145,6 +146,8 @@ def finding_kind(finding: Finding) -> str:
             return "expiring"
         case DeliveryUnknown():
             return "delivery_unknown"
+        case ReportedFinding(kind=kind):
+            return kind
         case _:
             assert_never(finding)
 
