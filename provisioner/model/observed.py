@@ -98,7 +98,7 @@ class Observation:
     Attributes:
         generation: a label for reports.
         workspace: the workspace id in the credential; None if it contains none.
-        keys: every key that the server lists; core never lists revoked ones.
+        keys: every key that is not revoked; `Workspace.revoked_keys` lists the others.
         server_time: the server's clock when it answered; it decides which keys are live.
         requests: the number of requests it took, including detection and sign-in.
         server_ahead: how far the server's clock is ahead of this machine's; None if the server

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # docs/twenty-api.md, "Speed": seconds on a small server, those of the slower version.
 _READ_SECONDS = 0.05
-_PAGE_SIZE = 60
+_PAGE_SIZE = 1000
 _SETTLE_DELAY = 0.3
 _BATCH_SECONDS = 0.06
 _BATCHED_KEY_SECONDS = 0.002
