@@ -105,7 +105,8 @@ class Observation:
             sent no `Date`.
         own_key: the id of the key that the run is signed in with; None for other credentials.
         signing_key: the id of the server's key that signed the credential; None if it is unknown.
-        batches: whether one request creates a whole batch of keys, and the list has pages.
+        batches: whether one request creates a whole batch of keys or mints several tokens, and the
+            list has pages.
     """
 
     generation: Generation
