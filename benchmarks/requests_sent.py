@@ -41,7 +41,7 @@ _DOCUMENT = 20
 
 _DELIVERED = 20
 _MOST_DELIVERING = {"legacy": 24, "core-1": 27, "core": 66}
-"""The most requests that create and deliver 20 keys: on 2.x with a sign-in, else with an API key."""
+"""The most requests that create and deliver 20 keys; with an API key, and on 2.x with a sign-in."""
 
 _REVOKED = 10_000
 _MOST_IDLE = {"legacy": 1, "core-1": 2, "core": 2}
