@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from provisioner.model.environment import Generation
     from provisioner.model.key import Depth
-    from provisioner.model.observed import Observation
+    from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.token_claims import TokenClaims
     from provisioner.secret import Secret
 
@@ -121,6 +121,17 @@ class Capabilities:
     limit: int | None
 
 
+class TokenRequest(NamedTuple):
+    """A token to mint for a live key.
+
+    Attributes:
+        expires_at: when the token expires, whatever happens to its key.
+    """
+
+    key_id: str
+    expires_at: datetime
+
+
 class CreateObserver(Protocol):
     """Receiver of what becomes of each key, called from several threads."""
 
@@ -152,10 +163,18 @@ class Workspace(Protocol):
         ...
 
     def observe(self) -> Observation:
-        """List all keys and roles.
+        """List all roles, and all keys that are not revoked.
 
         Raises:
             WorkspaceError: the workspace cannot be listed completely.
+        """
+        ...
+
+    def revoked_keys(self) -> tuple[ObservedKey, ...]:
+        """List the revoked keys, if the server has such a list.
+
+        Raises:
+            WorkspaceError: they cannot be listed completely.
         """
         ...
 
@@ -229,6 +248,15 @@ class Workspace(Protocol):
         Raises:
             WorkspaceError: no token was minted, or the answer was lost. The next call mints another
                 token; the first one is lost.
+        """
+        ...
+
+    def mint_many(self, requests: Sequence[TokenRequest]) -> tuple[Secret | Failure, ...]:
+        """Mint tokens as `mint` does, in as few requests as the server accepts.
+
+        Returns:
+            For each request, in their order, its token or why there is none: `STOPPED` if a stop
+            was requested before it was sent.
         """
         ...
 

@@ -62,7 +62,7 @@ OWNS = "svc-*"
 FOREIGN = ("zapier", "old-svc", "Svc-billing", "svc", "provision")
 """Names that `owns` does not match, although some look as if it did."""
 
-PAGE_SIZE = 60
+PAGE_SIZE = 1000
 BATCH_SIZE = 60
 DOCUMENT_SIZE = 20
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -263,10 +263,10 @@ class Year:
         """Return the number of necessary requests of a run, from its input and its effects.
 
         They are: one observation, and another if the run created keys, each with all pages of the
-        list; the creates, in batches if the server supports them; one mint and one check of the
-        token for each created key, whichever run delivers it; and one request for each revoked
-        key. A killed run counts the same, but not more than it sent: requests that it wasted, or
-        that the next run repeats, are not necessary ones.
+        keys that are not revoked; the creates and mints, several in one if the server supports
+        that; one check of the token for each created key, whichever run delivers it; and one
+        request for each revoked key. A killed run counts the same, but not more than it sent:
+        requests that it wasted, or that the next run repeats, are not necessary ones.
         """
         legacy = self.dialect is Dialect.LEGACY
         created = self.rows.keys() - before.keys()
@@ -275,8 +275,12 @@ class Year:
             for id_, row in self.rows.items()
             if id_ in before
         )
-        observation = max(1, math.ceil(len(before) / PAGE_SIZE)) if legacy else 1
-        second_observation = max(1, math.ceil(len(self.rows) / PAGE_SIZE)) if legacy else 1
+        observation, second_observation = (
+            max(1, math.ceil(sum(row.revoked_at is None for row in rows.values()) / PAGE_SIZE))
+            if legacy
+            else 1
+            for rows in (before, self.rows)
+        )
         keys_per_request = {
             Dialect.LEGACY: BATCH_SIZE,
             Dialect.CORE_1: DOCUMENT_SIZE,
@@ -284,7 +288,10 @@ class Year:
         }
         creates = math.ceil(len(created) / keys_per_request[self.dialect.recorded])
         minimum_requests = observation + bool(created) * second_observation + creates + revoked
-        return (min(minimum_requests, sent) if killed else minimum_requests) + 2 * len(created)
+        if killed:
+            minimum_requests = min(minimum_requests, sent)
+        tokens_per_request = 1 if self.dialect.recorded is Dialect.CORE else DOCUMENT_SIZE
+        return minimum_requests + math.ceil(len(created) / tokens_per_request) + len(created)
 
     def _unreported(self, result: RunResult) -> set[str]:
         """Return the live manual keys with declared names that a run has in no finding."""
