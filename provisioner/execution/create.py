@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import pending
 from provisioner.execution.conflict import Found, NewLiveKeys, NotFound
-from provisioner.execution.deliver import Delivery
 from provisioner.execution.pending import PendingCreate
 from provisioner.execution.progress import revoke_keys
+from provisioner.execution.token_flow import Delivery
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.workspace import Created, NewKey
 from provisioner.plan import Rotate
-from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
+from provisioner.runtime.backoff import MAX_ATTEMPTS, attempts, delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -169,13 +169,12 @@ class BulkCreate:
         """Observe until nothing more can appear, or return the last of several observations."""
         self.context.stop.sleep(_SETTLE_DELAY)
         last: NewLiveKeys | None = None
-        for attempt in range(MAX_ATTEMPTS):
+        for _ in attempts(self.context.stop.sleep, _OBSERVE_DELAY):
             listed = self._list_new_keys()
             if listed is not None:
                 if self._is_final(listed, first=last is None):
                     return listed
                 last = listed
-            self.context.stop.sleep(max(_OBSERVE_DELAY, delay(attempt)))
         return last
 
     def _is_final(self, listed: NewLiveKeys, *, first: bool) -> bool:

@@ -9,9 +9,10 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution.create import BulkCreate
-from provisioner.execution.deliver import REVERIFY_AFTER, Delivery, TokenDeliveries
+from provisioner.execution.deliver import REVERIFY_AFTER, TokenDeliveries
 from provisioner.execution.progress import revoke_keys
 from provisioner.execution.results import OLD_KEY_PENDING, Done, Failed, completed, delivered
+from provisioner.execution.token_flow import Delivery
 from provisioner.execution.update import Updates
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.runtime.executor import run_all
@@ -72,7 +73,7 @@ class Execution:
             for one in actions
             if isinstance(one, Deliver | Update) and one.sinks and not progress.finished(one)
         )
-        deliveries.run((*created, *existing))
+        deliveries.run(((*created, *existing),))
         updates.set_expiries()
         run_all(self._expire_predecessors, self._delivered_rotations(), self.context.parallel)
         self._revoke(deliveries.former_tokens)

@@ -29,7 +29,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
-from provisioner.execution.deliver import token_matches
+from provisioner.execution.token_flow import token_matches
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import (
     Create,

@@ -36,7 +36,7 @@ from sandbox_control import Dialect, Exchange, Request, Response, Sandbox
 from tls_server import HttpResponse
 
 from provisioner.cli import main
-from provisioner.execution.deliver import TokenDeliveries
+from provisioner.execution.token_flow import TokenFlow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,7 +153,7 @@ def test_the_number_of_requests_for_each_new_key(
 ) -> None:
     """A new key costs at most 3 requests on core, and on legacy 2 requests and its batch."""
     # On a busy machine a write takes long, after which the token is verified once more.
-    monkeypatch.setattr(TokenDeliveries, "_reverify", lambda *_: None)
+    monkeypatch.setattr(TokenFlow, "_reverify", lambda *_: None)
     sent: dict[int, int] = {}
     batches: dict[int, int] = {}
     for count in (5, 25, 65):

@@ -30,15 +30,16 @@ from hypothesis import strategies as st
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks import file as module
+from provisioner.sinks import file_text
 from provisioner.sinks.file import FileAddress, Files
-from provisioner.sinks.file_text import entries_of, quote_value, values_of, with_value
+from provisioner.sinks.file_text import FileText, entries_of, quote_value, values_of, with_values
 from provisioner.sinks.file_write import Folders, LockWait
 from provisioner.sinks.sink import StoredValue, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from provisioner.sinks.file_text import FileFormat
     from provisioner.sinks.sink import Sink
 
 
@@ -208,6 +209,10 @@ LINES = st.one_of(
     ),
     st.sampled_from([b"", b"# KEY=x", b"export KEY=1", b"KEY='", b'A="', b" KEY = `"]),
 )
+
+
+def with_value(text: str, variable: str, value: Secret, file_format: FileFormat) -> str:
+    return with_values(FileText.of(text, file_format), {variable: value}).text
 
 
 @given(
@@ -616,8 +621,8 @@ def test_a_disk_without_space_loses_nothing(tmp_path: Path) -> None:
 def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     """Two thousand variables of one file, with different spellings of its path, are parsed once."""
     parsed: list[str] = []
-    entries = module.entries_of
-    monkeypatch.setattr(module, "entries_of", lambda *text: parsed.append("") or entries(*text))
+    entries = file_text.entries_of
+    monkeypatch.setattr(file_text, "entries_of", lambda *text: parsed.append("") or entries(*text))
     (tmp_path / "a").mkdir()
     path = tmp_path / "b.env"
     path.write_text("".join(f"KEY_{n}={n}\n" for n in range(2000)))
