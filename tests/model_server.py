@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from provisioner.execution import Event, Result
     from provisioner.model.key import Depth
     from provisioner.model.sink_address import Address
-    from provisioner.model.workspace import CreateObserver, Outcome, Record
+    from provisioner.model.workspace import CreateObserver, Outcome, Record, TokenRequest
     from provisioner.plan import Action
     from provisioner.sinks.sink import Content, Sink
 
@@ -467,6 +467,15 @@ class ModelServer:
         }[fate]()
         self.minted[minted.reveal()] = key_id
         return minted
+
+    def mint_many(self, requests: Sequence[TokenRequest]) -> tuple[Secret | Failure, ...]:
+        outcomes: list[Secret | Failure] = []
+        for request in requests:
+            try:
+                outcomes.append(self.mint(*request))
+            except WorkspaceError as error:
+                outcomes.append(error.failure)
+        return tuple(outcomes)
 
     def _check_mintable(self, key_id: str, ends: datetime) -> str:
         """Return the name of the key, and check that the token gets the right expiry."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
@@ -121,6 +121,17 @@ class Capabilities:
     limit: int | None
 
 
+class TokenRequest(NamedTuple):
+    """A token to mint for a live key.
+
+    Attributes:
+        expires_at: when the token expires, whatever happens to its key.
+    """
+
+    key_id: str
+    expires_at: datetime
+
+
 class CreateObserver(Protocol):
     """Receiver of what becomes of each key, called from several threads."""
 
@@ -229,6 +240,15 @@ class Workspace(Protocol):
         Raises:
             WorkspaceError: no token was minted, or the answer was lost. The next call mints another
                 token; the first one is lost.
+        """
+        ...
+
+    def mint_many(self, requests: Sequence[TokenRequest]) -> tuple[Secret | Failure, ...]:
+        """Mint tokens as `mint` does, in as few requests as the server accepts.
+
+        Returns:
+            For each request, in their order, its token or why there is none: `STOPPED` if a stop
+            was requested before it was sent.
         """
         ...
 

@@ -310,6 +310,14 @@ def lacks_list(answer: Answer) -> bool:
     )
 
 
+def refuses_several(answer: Answer) -> bool:
+    """Return whether the server runs one field of a name in a document, so it ran none.
+
+    2.x does (core-2.21 `165` to `173`, `A02-gql-mint-aliases-2`).
+    """
+    return answer.has_error(("Duplicate root resolver",))
+
+
 def session_ended(answer: Answer) -> bool:
     """Return whether the credential was refused as expired or unknown, before anything was done."""
     return not answer.has_data and (

@@ -78,7 +78,6 @@ class CoreWorkspace(ServerWorkspace):
     chooses_ids = False
     keys_have_roles = True
     batches = False
-    _accepts_several: bool | None = None
     _role_queries: tuple[str, ...] = (_ALL_ROLES, _ROLES_FOR_KEYS)
     _permissions: dict[str, Record] | None = None
     _is_newest: bool = False

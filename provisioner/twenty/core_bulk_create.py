@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.workspace import WITH_PERMISSIONS, Created, NotCreated, Unknown
+from provisioner.twenty.answers import refuses_several
 from provisioner.twenty.client import GRAPHQL
 from provisioner.twenty.dispatch import Dispatcher, batch_size, batches
 from provisioner.twenty.records import record_id
@@ -44,9 +45,6 @@ _MAX_CREATES = 20
 
 _MAX_PROBES = 4
 """Documents of two that one bulk create sends to find out, while their answers are lost."""
-
-_ONLY_ONE = ("Duplicate root resolver",)
-"""Error of 2.x, before it runs anything (`165` to `173`)."""
 
 # Errors before a create runs, in every recorded version: the key was certainly not created.
 _REFUSED_CODES = frozenset({"GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "BAD_USER_INPUT"})
@@ -91,7 +89,7 @@ class CoreBulkCreate(Dispatcher):
             self.accepts_several = several or self.accepts_several
             for index, key in enumerate(group):
                 self.observer.on_outcome(key, self._created(key, answer.result(f"k{index}")))
-        elif several and answer.has_error(_ONLY_ONE):
+        elif several and refuses_several(answer):
             self.accepts_several = False
             for key in group:
                 self.send((key,))

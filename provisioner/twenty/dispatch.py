@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from provisioner.twenty.client import Client
 
     Group = tuple[NewKey, ...]  # the keys of one request
+
+_Item = TypeVar("_Item")
 
 _LOG = logging.getLogger(__name__)
 
@@ -192,7 +194,7 @@ def batch_size(max_size: int, tries: int) -> int:
     return max(1, max_size >> (2 * tries))
 
 
-def split(keys: Group, max_size: int) -> Iterator[Group]:
-    """Yield groups of at most `max_size` keys, in order."""
-    for start in range(0, len(keys), max_size):
-        yield keys[start : start + max_size]
+def split(items: tuple[_Item, ...], max_size: int) -> Iterator[tuple[_Item, ...]]:
+    """Yield groups of at most `max_size` items, in order."""
+    for start in range(0, len(items), max_size):
+        yield items[start : start + max_size]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,23 +13,30 @@ from provisioner.errors.exceptions import WorkspaceError
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import Observation
 from provisioner.model.token_claims import claims_of
-from provisioner.runtime.executor import ThreadExecutor
+from provisioner.runtime.cancellation import STOPPED
+from provisioner.runtime.executor import ThreadExecutor, run_all
 from provisioner.secret import Secret, is_token
-from provisioner.twenty.answers import clean, redact
+from provisioner.twenty.answers import clean, redact, refuses_several
 from provisioner.twenty.client import Client
+from provisioner.twenty.dispatch import split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from provisioner.errors.failure import Failure
     from provisioner.model.environment import Generation, Limits
     from provisioner.model.key import Depth
     from provisioner.model.observed import ObservedKey, Roles
-    from provisioner.model.workspace import Record
+    from provisioner.model.workspace import Record, TokenRequest
     from provisioner.twenty.answers import Answer
 
 # `/metadata` mints on all recorded servers (legacy-0.60 `148`, core-1 `194`, core-2.21 `189`), and
 # accepts the id as a literal whatever type it declares for it (`920-mint-literal`).
-_MINT = "mutation{generateApiKeyToken(apiKeyId:%s,expiresAt:%s){token}}"
+_MINT = "generateApiKeyToken(apiKeyId:%s,expiresAt:%s){token}"
+
+_MAX_MINTS = 20
+"""Mints in one document, if the server accepts several (`A20-gql-mint-aliases-20`)."""
+
 _KEY_NOT_LIVE = ("This API Key ", "API Key with id ")
 """Errors for a key that is revoked, expired or unknown (core-1 `218`, `925`, `199`)."""
 
@@ -52,6 +59,7 @@ class ServerWorkspace(ABC):
     batches: ClassVar[bool]
     _client: Client
     _limits: Limits
+    _accepts_several: bool | None = field(default=None, init=False)  # in one document, if known
 
     def close_idle_connections(self) -> None:
         """Close idle connections."""
@@ -91,8 +99,7 @@ class ServerWorkspace(ABC):
     def mint(self, key_id: str, expires_at: datetime) -> Secret:
         """Send one mutation; each call mints another token (`914`, `190`)."""
         name = self._client.environment
-        literals = json.dumps(key_id), json.dumps(format_milliseconds(expires_at))
-        answer = self._client.graphql(_MINT % literals)
+        answer = self._client.graphql(f"mutation{{{_mint(key_id, expires_at)}}}")
         token = answer.result("generateApiKeyToken", "token")
         if answer.has_error(_KEY_NOT_LIVE):
             raise WorkspaceError(
@@ -109,6 +116,51 @@ class ServerWorkspace(ABC):
                 remedy=f"Nothing was delivered; {_CHECK_KEY}.",
             )
         return Secret.received(token)
+
+    def mint_many(self, requests: Sequence[TokenRequest]) -> tuple[Secret | Failure, ...]:
+        """Send documents of several mints where the server accepts them, then single mints.
+
+        What a document does not return is minted alone: on 1.x one unknown key fails all of it
+        (core-1 `A30`), and a second token for a key is harmless. While it is not known whether the
+        server accepts several, one document finds out.
+        """
+        tokens: dict[TokenRequest, Secret | Failure] = {}
+        documents = [*split(tuple(requests), _MAX_MINTS)] if len(requests) > 1 else []
+        if documents and self._accepts_several is None:
+            tokens |= self._mint_in_one(documents.pop(0))
+        if self._accepts_several:
+            for minted in run_all(self._mint_in_one, documents, self._limits.parallel):
+                tokens |= minted
+        missing = [request for request in requests if request not in tokens]
+        singles = run_all(self._mint_alone, missing, self._limits.parallel)
+        tokens |= zip(missing, singles, strict=True)
+        return tuple(tokens[request] for request in requests)
+
+    def _mint_in_one(self, requests: Sequence[TokenRequest]) -> dict[TokenRequest, Secret]:
+        """Send one document; return the tokens that it mints."""
+        if self._client.transport.stop.requested:
+            return {}
+        mints = (f"m{index}:{_mint(*request)}" for index, request in enumerate(requests))
+        try:
+            answer = self._client.graphql(f"mutation{{{' '.join(mints)}}}")
+        except WorkspaceError:
+            return {}
+        if answer.complete or refuses_several(answer):
+            self._accepts_several = answer.complete
+        found = (answer.result(f"m{index}", "token") for index in range(len(requests)))
+        return {
+            request: Secret.received(token)
+            for request, token in zip(requests, found, strict=True)
+            if isinstance(token, str) and is_token(token)
+        }
+
+    def _mint_alone(self, request: TokenRequest) -> Secret | Failure:
+        if self._client.transport.stop.requested:
+            return STOPPED
+        try:
+            return self.mint(*request)
+        except WorkspaceError as error:
+            return error.failure
 
     def verify_token(self, token: Secret) -> None:
         """Send one query with the token itself, and compare the workspace in the answer."""
@@ -157,3 +209,8 @@ class ServerWorkspace(ABC):
             signing_key=None if claims is None else claims.signing_key,
             batches=self.batches,
         )
+
+
+def _mint(key_id: str, expires_at: datetime) -> str:
+    """Return the mutation that mints a token."""
+    return _MINT % (json.dumps(key_id), json.dumps(format_milliseconds(expires_at)))
