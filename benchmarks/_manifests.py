@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "production"
 TOKEN_VARIABLE = "BENCHMARK_TWENTY_TOKEN"
+EMAIL_VARIABLE = "BENCHMARK_TWENTY_EMAIL"
 ROLE = "Integrations"
 COUNTS = {0: 20, 1: 57, 2: 60}
 """Number of keys in the small manifest of each depth; 137 in total."""
@@ -18,11 +19,19 @@ _EMBEDDED = "sandbox:"
 _KEYS_PER_FILE = 1000
 
 
-def environment(directory: Path, url: str = _EMBEDDED) -> None:
-    """Write an environments.yaml with one environment."""
+def environment(directory: Path, url: str = _EMBEDDED, credential: str = "session_token") -> None:
+    """Write an environments.yaml with one environment.
+
+    Args:
+        directory: the manifests directory.
+        url: of the server.
+        credential: what the token is: `session_token`, `token`, or `password` of the user in
+            `EMAIL_VARIABLE`.
+    """
     lines = ["version: 1", "environments:", f"  {ENVIRONMENT}:", f'    url: "{url}"']
     if url != _EMBEDDED:
-        lines.append(f'    auth: {{session_token: "${{{TOKEN_VARIABLE}}}"}}')
+        email = f'email: "${{{EMAIL_VARIABLE}}}", ' if credential == "password" else ""
+        lines.append(f'    auth: {{{email}{credential}: "${{{TOKEN_VARIABLE}}}"}}')
     lines.append(f"    role: {ROLE}")
     directory.mkdir(exist_ok=True)
     _write(directory / "environments.yaml", lines)
@@ -36,6 +45,14 @@ def of_every_depth(directory: Path) -> None:
         _write(
             directory / f"depth-{depth}.yaml", [*head, "defaults: {expires: 90d}", "keys:", *keys]
         )
+
+
+def with_sink(directory: Path, count: int) -> None:
+    """Write one manifest of keys whose tokens go to one file."""
+    head = ["version: 1", f"environment: {ENVIRONMENT}"]
+    defaults = "defaults: {expires: 90d, deliver: [{file: tokens.env}]}"
+    keys = [f"  - name: svc-{number:03d}" for number in range(count)]
+    _write(directory / "delivered.yaml", [*head, defaults, "keys:", *keys])
 
 
 def names_of_every_depth() -> list[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+_LONG_AGO = "2026-01-01T00:00:00.000Z"
+
 DIALECTS = tuple(str(dialect) for dialect in Dialect)
 
 
@@ -28,12 +30,16 @@ class Facts:
 
     Attributes:
         token: the token of a signed-in session.
+        email: of the user who signs in for it.
+        password: of that user.
         role_id: the id of the role in the manifests; None on legacy, which has no roles.
     """
 
     dialect: str
     url: str
     token: str
+    email: str
+    password: str
     role_id: str | None
 
 
@@ -63,9 +69,14 @@ class Served:
         )
         self.facts = Facts(**self._line())
 
-    def reset(self, names: Iterable[str] = ()) -> None:
-        """Replace all keys of the workspace with these, and clear the journal."""
-        self._ask("reset", list(names))
+    def reset(self, names: Iterable[str] = (), revoked: int = 0) -> None:
+        """Replace all keys of the workspace with these and revoked ones, and clear the journal."""
+        self._ask("reset", [list(names), revoked])
+
+    def api_token(self) -> str:
+        """Return a token for a key of the workspace, which is created if it is missing."""
+        token: str = self._ask("api_token")
+        return token
 
     def names(self) -> list[str]:
         """Return the names of all keys, in the order of creation."""
@@ -108,15 +119,19 @@ def _serve(dialect: str, create_seconds: float) -> None:
         journal=journal,
     ) as sandbox:
         roles = {role.label: role.id for role in sandbox.roles()}
-        facts = Facts(dialect, sandbox.url, sandbox.session_token(), roles.get(ROLE))
+        secrets = sandbox.session_token(), sandbox.email, sandbox.password
+        facts = Facts(dialect, sandbox.url, *secrets, roles.get(ROLE))
         _say(asdict(facts))
         for line in sys.stdin:
             match json.loads(line):
-                case ["reset", names]:
+                case ["reset", [names, revoked]]:
                     sandbox.forget()
+                    sandbox.seed(["revoked"] * revoked, revoked_at=_LONG_AGO, role=ROLE)
                     sandbox.seed(names, role=ROLE)
                     journal.clear()
                     _say(None)
+                case ["api_token", _]:
+                    _say(sandbox.api_token())
                 case ["names", _]:
                     _say([key.name for key in sandbox.keys()])  # noqa: SIM118 - not a mapping
                 case ["journal", _]:

@@ -98,14 +98,15 @@ class Observation:
     Attributes:
         generation: a label for reports.
         workspace: the workspace id in the credential; None if it contains none.
-        keys: every key that the server lists; core never lists revoked ones.
+        keys: every key that is not revoked; `Workspace.revoked_keys` lists the others.
         server_time: the server's clock when it answered; it decides which keys are live.
         requests: the number of requests it took, including detection and sign-in.
         server_ahead: how far the server's clock is ahead of this machine's; None if the server
             sent no `Date`.
         own_key: the id of the key that the run is signed in with; None for other credentials.
         signing_key: the id of the server's key that signed the credential; None if it is unknown.
-        batches: whether one request creates a whole batch of keys, and the list has pages.
+        batches: whether one request creates a whole batch of keys or mints several tokens, and the
+            list has pages.
     """
 
     generation: Generation

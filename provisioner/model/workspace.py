@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from provisioner.model.environment import Generation
     from provisioner.model.key import Depth
-    from provisioner.model.observed import Observation
+    from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.token_claims import TokenClaims
     from provisioner.secret import Secret
 
@@ -163,10 +163,18 @@ class Workspace(Protocol):
         ...
 
     def observe(self) -> Observation:
-        """List all keys and roles.
+        """List all roles, and all keys that are not revoked.
 
         Raises:
             WorkspaceError: the workspace cannot be listed completely.
+        """
+        ...
+
+    def revoked_keys(self) -> tuple[ObservedKey, ...]:
+        """List the revoked keys, if the server has such a list.
+
+        Raises:
+            WorkspaceError: they cannot be listed completely.
         """
         ...
 

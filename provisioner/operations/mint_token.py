@@ -62,8 +62,9 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
         )
     if isinstance(content, StoredValue):
         claims = claims_of(content.value)
-        ids = {key.id.lower() for key in same_name}
-        if claims is None or (claims.key or "").lower() not in ids:
+        id_ = "" if claims is None else claims.key or ""
+        known = id_.lower() in {key.id.lower() for key in same_name}
+        if not known and not _was_named(workspace, id_, name):
             raise sink_error(
                 Code.SINK_UNSUITABLE,
                 f"{address} already exists and does not contain a token for {name!r}.",
@@ -76,3 +77,9 @@ def deliver_token(  # noqa: PLR0913 - everything that a manual token depends on
     key = classify_live_keys(desired_key, live, sink_contents.values()).current
     sink.write(mint(workspace, key.id, key.expires_at))
     return key
+
+
+def _was_named(workspace: Workspace, key_id: str, name: str) -> bool:
+    """Return whether a key that no list has, since it is revoked, has a name."""
+    record = workspace.records({key_id: 0}).get(key_id) if key_id else None
+    return record is not None and record.get("name") == name

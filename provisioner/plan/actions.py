@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 Reason = Literal["missing", "dead"]
-"""The reason for a create: no key has the name, or only revoked and expired keys have it."""
+"""The reason for a create: no key that is not revoked has the name, or all of them have expired."""
 
 
 class Create(NamedTuple):

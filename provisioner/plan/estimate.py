@@ -17,25 +17,27 @@ if TYPE_CHECKING:
 
 # docs/twenty-api.md, "Speed": seconds on a small server, those of the slower version.
 _READ_SECONDS = 0.05
-_PAGE_SIZE = 60
+_PAGE_SIZE = 1000
 _SETTLE_DELAY = 0.3
 _BATCH_SECONDS = 0.06
 _BATCHED_KEY_SECONDS = 0.002
 _CREATE_SECONDS = 0.16
-_DELIVERY_REQUESTS = 2
-"""One request to mint a token and one to verify it."""
+_DOCUMENT_SIZE = 20
+"""Tokens that one request mints on legacy."""
 
 
 def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]) -> Estimate:
     """Estimate the requests and seconds of a plan, from observation to the check of its creates.
 
-    On core this is an upper limit: 1.x accepts several creates in one request, and a run finds out
-    with its first create.
+    On core this is an upper limit: 1.x accepts several creates or mints in one request, and a run
+    finds out with its first create.
     """
     unblocked = [action for action in actions if action.blocked is None]
     depths = Counter(one.depth for one in unblocked if isinstance(one, CreatesKey))
     creates = depths.total()
-    requests = observation.requests + sum(map(_small_requests, unblocked))
+    tokens = sum(bool(one.sinks) for one in unblocked)  # each is verified on its own
+    requests = observation.requests + sum(map(_small_requests, unblocked)) + tokens
+    requests += -(-tokens // _DOCUMENT_SIZE) if observation.batches else tokens
     if observation.batches:
         create_requests = sum(-(-count // limits.batch) for count in depths.values())
         create_seconds = create_requests * _BATCH_SECONDS + creates * _BATCHED_KEY_SECONDS
@@ -56,15 +58,14 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
 
 
 def _small_requests(action: Action) -> int:
-    """Return the requests of an action, except those that create keys."""
-    delivery = _DELIVERY_REQUESTS * bool(action.sinks)
+    """Return the requests of an action, except those that create keys or deliver tokens."""
     match action:
         case Create() | Deliver():
-            return delivery
+            return 0
         case Update(role_id=role_id, sets_expiry=sets_expiry):
-            return delivery + (role_id is not None) + sets_expiry
+            return (role_id is not None) + sets_expiry
         case Rotate(predecessor_changes=changes):
-            return delivery + changes
+            return changes
         case Revoke():
             return 1
         case _:

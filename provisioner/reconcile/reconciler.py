@@ -136,6 +136,22 @@ class Reconciler:
         """Observe every workspace; one that fails does not stop the others."""
         return self._each(self.environments, self._observe)
 
+    def with_revoked(
+        self, observed: Iterable[ObservedEnvironment | Unobserved]
+    ) -> tuple[ObservedEnvironment | Unobserved, ...]:
+        """Return each observed environment with the revoked keys that its server lists too."""
+
+        def add(one: ObservedEnvironment) -> ObservedEnvironment:
+            try:
+                listed = (*one.observation.keys, *one.workspace.revoked_keys())
+            finally:
+                one.workspace.close_idle_connections()
+            # A key that was revoked meanwhile is in both lists.
+            keys = tuple({key.id: key for key in listed}.values())
+            return one._replace(observation=replace(one.observation, keys=keys))
+
+        return self._each(observed, add)
+
     def plan(
         self, observed: Iterable[ObservedEnvironment | Unobserved], request: PlanRequest
     ) -> tuple[PlannedEnvironment | Unobserved, ...]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.model.key import Depth
-    from provisioner.model.observed import Observation
+    from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.workspace import CreateObserver, Json, NewKey, Record, Release
     from provisioner.twenty.answers import Answer
 
@@ -105,6 +105,10 @@ class CoreWorkspace(ServerWorkspace):
         self._lists_by_graphql = False
         self._is_newest = isinstance(answer.body, dict)  # a page
         return self._observation(list_keys(self._client, CORE_LIST, answer), HiddenRoles(), answer)
+
+    def revoked_keys(self) -> tuple[ObservedKey, ...]:
+        """Return none: no list of core has them (core-1 `120-rest-list-after-revoke`)."""
+        return ()
 
     def capabilities(self) -> Capabilities:
         """Send a query that shows the release, and one that shows what the role permits if needed.

@@ -28,13 +28,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provisioner.model.key import Depth
-    from provisioner.model.observed import Observation
+    from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.workspace import CreateObserver, Json, NewKey, Record
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.dispatch import Group
 
-FIRST_PAGE = "/rest/apiKeys?limit=60&depth=0"
-"""60 is the documented maximum of a page; core answers the same read in another shape."""
+_PAGE = "/rest/apiKeys?limit=1000&depth=0&filter=revokedAt%5Bis%5D:"
+"""60 is the documented maximum of a page, and 0.60 returns 1000 (`F3`)."""
+
+FIRST_PAGE = f"{_PAGE}NULL"
+"""Keys that are not revoked; core ignores the query and answers in another shape (`101`)."""
+
+_REVOKED_PAGE = f"{_PAGE}NOT_NULL"
 
 _LIST = "{apiKeys(first:1){edges{node{id}}}}"
 
@@ -55,7 +60,7 @@ class LegacyWorkspace(ServerWorkspace):
     _first_page: Answer | None = None
 
     def observe(self) -> Observation:
-        """Read all pages, which include revoked keys."""
+        """Read all pages of the keys that are not revoked: legacy keeps every revoked one."""
         answer = self._first_page or self._client.request("GET", FIRST_PAGE, is_list=True)
         self._first_page = None
         if generation_of(answer) == "core":
@@ -65,6 +70,11 @@ class LegacyWorkspace(ServerWorkspace):
                 remedy="Set `generation: core`, or leave it out.",
             )
         return self._observation(list_keys(self._client, FIRST_PAGE, answer), NoRoles(), answer)
+
+    def revoked_keys(self) -> tuple[ObservedKey, ...]:
+        """Read all pages of the revoked keys (`101`)."""
+        answer = self._client.request("GET", _REVOKED_PAGE, is_list=True)
+        return list_keys(self._client, _REVOKED_PAGE, answer)
 
     def capabilities(self) -> Capabilities:
         """Send one query that needs the same permission as minting (`127`, `150`)."""

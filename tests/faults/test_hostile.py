@@ -608,7 +608,9 @@ def test_no_list_goes_on_for_ever(tmp_path: Path, cases: list[str]) -> None:
             workdir.write_manifests(server.url, generation="legacy", timeout=timeout_for(expected))
             ran = check_run(workdir.run("plan", "--log-level", "error"))
             assert (ran.code, bool(re.search(expected, ran.out))) == (4, True)
-            assert all(entry.startswith(b"GET /rest/apiKeys?limit=60") for entry in server.received)
+            assert all(
+                entry.startswith(b"GET /rest/apiKeys?limit=1000") for entry in server.received
+            )
 
     run_cases(check, cases, tmp_path)
 
@@ -641,7 +643,7 @@ REDIRECTS = {
     "to a file": (302, "file:///etc/passwd"),
     "to no scheme": (307, "//127.0.0.1:{port}/"),
     "to data": (302, "data:application/json,[]"),
-    "to itself for ever": (302, "{self}/rest/apiKeys?limit=60&depth=0"),
+    "to itself for ever": (302, "{self}/rest/apiKeys?limit=1000&depth=0"),
     "to a password": (302, "http://user:{secret}@127.0.0.1:{port}/"),
     "with the credential in the query": (302, "{trap}/?token={secret}"),
     "with the credential in the path": (302, "{trap}/{secret}/{secret}"),

@@ -199,6 +199,18 @@ def test_the_token_of_another_key_is_not_overwritten(run, shop, root) -> None:
     assert (root / "credential").read_text() == before
 
 
+@DIALECTS
+def test_the_token_of_a_revoked_key_of_the_name_is_replaced(run, shop, root, dialect) -> None:
+    """No list has that key any more, but its own row still has the name."""
+    served = shop(dialect)
+    assert run("token", "svc", "--to", "svc.token")[0] == 0
+    [key] = (one for one in served.sandbox.keys() if one.id == served.key_id)
+    served.sandbox.put(replace(key, revoked_at="2026-01-01T00:00:00.000Z"))
+    [successor] = served.sandbox.seed(["svc"])
+    assert run("token", "svc", "--to", "svc.token")[0] == 0
+    assert key_of(root / "svc.token") == successor
+
+
 @pytest.mark.parametrize("place", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/null", "."])
 def test_a_path_that_is_not_a_regular_file_is_refused(run, shop, place: str) -> None:
     """A stream, a device or a folder; nothing is minted."""

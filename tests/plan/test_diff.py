@@ -358,8 +358,9 @@ def test_only_limits_actions_and_findings() -> None:
 @pytest.mark.parametrize(
     ("roles", "depths", "requests"),
     [
-        (NoRoles(), {0: 20, 1: 57, 2: 60}, 2 + 3 + 3),
-        (NoRoles(), {0: 61}, 2 + 2 + 2),
+        (NoRoles(), {0: 20, 1: 57, 2: 60}, 2 + 3 + 1),
+        (NoRoles(), {0: 61}, 2 + 2 + 1),
+        (NoRoles(), {0: 1001}, 2 + 17 + 2),
         (NoRoles(), {}, 2),
         (ROLES, {0: 20, 1: 57, 2: 60}, 2 + 137 + 1 + 1 + 1),
         (ROLES, {0: 1}, 2 + 1 + 1),
@@ -371,7 +372,7 @@ def test_the_estimate_counts_the_requests_of_a_run_without_failures(
 ) -> None:
     """Batches on legacy; on core a request a key, one for permissions, one to test bulk creates.
 
-    Reads after the creates: pages of 60 on legacy, one request on core, none without creates.
+    Reads after the creates: pages of 1000 on legacy, one request on core, none without creates.
     """
     desired = [
         desired_key(f"k{d}-{n}", depth=d) for d, count in depths.items() for n in range(count)

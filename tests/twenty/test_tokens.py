@@ -14,13 +14,18 @@ from sandbox_control import Dialect, Request, Response, json_answer
 
 from provisioner import secret
 from provisioner.errors.exceptions import WorkspaceError
+from provisioner.errors.failure import Failure
 from provisioner.execution import mint
 from provisioner.model.environment import ApiToken, Environment, SessionToken
 from provisioner.model.token_claims import claims_of
+from provisioner.model.workspace import NewKey, TokenRequest
+from provisioner.runtime.cancellation import STOPPED
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from provisioner.model.workspace import Outcome
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -111,6 +116,113 @@ def test_a_mint_whose_answer_was_lost_is_repeated(serve, dialect: Dialect) -> No
     assert claims is not None
     assert claims.key == key_id
     assert sum(is_mint(one.body) for one in served.journal) == 2
+
+
+def documents(served: Any) -> list[int]:
+    """Return how many tokens each document minted, or tried to."""
+    return [one.body.count(b"generateApiKeyToken") for one in served.journal if is_mint(one.body)]
+
+
+def requests_of(key_ids: Iterable[str]) -> list[TokenRequest]:
+    return [TokenRequest(one, datetime.fromisoformat(EXPIRES_AT)) for one in key_ids]
+
+
+def keys_of(tokens: Iterable[Secret | Failure]) -> tuple[str | None, ...]:
+    """Return the key that each token is for, and None for each failure."""
+    claims = (claims_of(one) if isinstance(one, Secret) else None for one in tokens)
+    return tuple(one.key if one else None for one in claims)
+
+
+@DIALECTS
+def test_many_tokens_take_few_documents_where_the_server_accepts_them(
+    serve, dialect: Dialect
+) -> None:
+    """At most 20 a document on legacy and 1.x; 2.x refuses the first one, and gets no second."""
+    served = serve(dialect)
+    key_ids = served.sandbox.seed([f"k{n}" for n in range(43)], expires_at=EXPIRES_AT)
+    workspace = served.workspace()
+    several = dialect in (Dialect.LEGACY, Dialect.CORE_1)
+    for tries in (1, 2):
+        served.journal.clear()
+        assert keys_of(workspace.mint_many(requests_of(key_ids))) == key_ids
+        singles = [1] * 43 if tries == 2 else [20] + [1] * 43
+        assert sorted(documents(served)) == sorted([20, 20, 3] if several else singles)
+    assert keys_of(workspace.mint_many(requests_of(key_ids[:1]))) == key_ids[:1]
+    assert workspace.mint_many(()) == ()
+
+
+def test_minting_uses_what_creates_have_learnt(serve) -> None:
+    """A server that refused two creates in a document is not asked for two tokens in one."""
+    served = serve(Dialect.CORE)
+    workspace = served.workspace()
+    role = served.sandbox.role("Admin").id
+    ids = [f"{n}b6f2c1e-0000-4000-8000-000000000000" for n in range(2)]
+    names = ("a", "b")
+    new = [
+        NewKey(id=id_, name=name, expires_at=EXPIRES_AT, depth=0, role_id=role)
+        for id_, name in zip(ids, names, strict=True)
+    ]
+    workspace.create_many(new, Ignored())
+    key_ids = tuple(one.id for one in served.sandbox.keys() if one.name in names)
+    assert keys_of(workspace.mint_many(requests_of(key_ids))) == key_ids
+    assert documents(served) == [1, 1]
+
+
+class Ignored:
+    """Observer of creates that does nothing."""
+
+    def on_send(self, key: NewKey) -> None: ...
+
+    def on_outcome(self, key: NewKey, outcome: Outcome) -> None: ...
+
+
+@DIALECTS
+def test_a_key_that_gets_no_token_does_not_cost_another_its_own(serve, dialect: Dialect) -> None:
+    """On 1.x one unknown key fails a whole document; the tokens of the others still come."""
+    served = serve(dialect)
+    key_ids = served.sandbox.seed(["a", "b"], expires_at=EXPIRES_AT)
+    first, unknown, last = served.workspace().mint_many(
+        requests_of([key_ids[0], UNKNOWN_ID, key_ids[1]])
+    )
+    assert keys_of((first, last)) == key_ids
+    if dialect is not Dialect.LEGACY:  # which mints for any id
+        assert isinstance(unknown, Failure)
+        assert (unknown.code, UNKNOWN_ID in unknown.message) == ("token_refused", True)
+
+
+@pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])
+def test_a_document_whose_answer_is_lost_or_incomplete_is_made_good(serve, dialect) -> None:
+    """What a document does not return is minted alone."""
+    script = iter(["lost"] * 4 + ["incomplete"])
+
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
+        answer = inner(request)
+        fate = next(script, None) if request.body.count(b"generateApiKeyToken") > 1 else None
+        if fate == "lost":
+            raise ConnectionError
+        if fate == "incomplete":
+            data = json.loads(answer.body)["data"]
+            return json_answer(200, {"data": data | {"m1": None}})
+        return answer
+
+    served = serve(dialect, around=around)
+    key_ids = served.sandbox.seed(["a", "b", "c"], expires_at=EXPIRES_AT)
+    workspace = served.workspace()
+    for expected in ([3, 3, 3, 3, 1, 1, 1], [3, 1], [3]):
+        served.journal.clear()
+        assert keys_of(workspace.mint_many(requests_of(key_ids))) == key_ids
+        assert documents(served) == expected
+
+
+def test_no_token_is_minted_after_a_stop(serve) -> None:
+    """A stop leaves the tokens that are not requested yet to the next run."""
+    served = serve(Dialect.LEGACY)
+    key_ids = served.sandbox.seed(["a", "b"], expires_at=EXPIRES_AT)
+    stop = Waits()
+    workspace = served.workspace(stop=stop)
+    stop.request()
+    assert workspace.mint_many(requests_of(key_ids)) == (STOPPED, STOPPED)
+    assert documents(served) == []
 
 
 @pytest.mark.parametrize("dialect", [Dialect.LEGACY, Dialect.CORE_1])

@@ -131,16 +131,16 @@ def sizes(journal: list[Exchange]) -> list[int]:
     return [count for count in counts if count]
 
 
-@pytest.mark.parametrize("count", [0, 1, 59, 60, 61, 120, 2325])
+@pytest.mark.parametrize("count", [0, 1, 60, 61, 1000, 1001, 2325])
 @pytest.mark.parametrize("dialect", Dialect)
 def test_every_key_is_listed_whatever_the_page_size(serve, dialect: Dialect, count: int) -> None:
-    """Pages of 60 on legacy, one list on core: every key once, and no page too many."""
+    """Pages of 1000 on legacy, one list on core: every key once, and no page too many."""
     served = serve(dialect)
     served.sandbox.seed(f"key-{n}" for n in range(count))
     observed = served.workspace().observe()
     assert sorted(key.name for key in observed.keys) == sorted(f"key-{n}" for n in range(count))
     assert len({key.id for key in observed.keys}) == count
-    pages = max(1, -(-count // 60)) if dialect is Dialect.LEGACY else 2
+    pages = max(1, -(-count // 1000)) if dialect is Dialect.LEGACY else 2
     assert len(served.journal) == observed.requests == pages
     assert observed.workspace == served.sandbox.workspace_id
     assert not served.writes()
@@ -167,12 +167,37 @@ def test_the_generation_is_detected_by_at_most_one_read(
 
 
 def test_revoked_keys_are_listed_on_legacy_with_their_dates(serve) -> None:
-    """The legacy list includes revoked keys, with all their dates."""
+    """Legacy lists its revoked keys on request, with all their dates."""
     served = serve(Dialect.LEGACY)
     served.sandbox.seed(["gone"], revoked_at="2026-01-01T00:00:00.000Z")
-    [key] = served.workspace().observe().keys
+    served.sandbox.seed(["live"])
+    [key] = served.workspace().revoked_keys()
+    assert key.name == "gone"
     assert key.revoked_at is not None
     assert key.expires_at.year == 2031
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_list_does_not_grow_with_revoked_keys(serve, dialect: Dialect) -> None:
+    """The rows that a workspace keeps of revoked keys cost no request and no place in the list."""
+    served = serve(dialect)
+    served.sandbox.seed(["gone"] * 2500, revoked_at="2026-01-01T00:00:00.000Z")
+    served.sandbox.seed(f"key-{n}" for n in range(200))
+    observed = served.workspace().observe()
+    assert {key.name for key in observed.keys} == {f"key-{n}" for n in range(200)}
+    assert len(served.journal) == (1 if dialect is Dialect.LEGACY else 2)
+
+
+def test_a_legacy_server_with_shorter_pages_is_read_to_the_end(serve) -> None:
+    """A server that caps the size of a page says that more follow."""
+
+    def capped(request: Request, answer: Callable[[Request], Response]) -> Response:
+        return answer(replace(request, query=request.query | {"limit": "60"}))
+
+    served = serve(Dialect.LEGACY, around=capped)
+    served.sandbox.seed(f"key-{n}" for n in range(121))
+    assert len({key.name for key in served.workspace().observe().keys}) == 121
+    assert len(served.journal) == 3
 
 
 def test_roles_are_read_with_the_keys_and_never_inside_the_list(serve) -> None:

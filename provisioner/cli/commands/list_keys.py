@@ -41,7 +41,7 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
     with reconciler_of(prepared, signals.stop) as reconciler:
-        observed = reconciler.observe()
+        observed = reconciler.with_revoked(reconciler.observe())
     rows = [
         (one.environment.name, key, one.observation.server_time)
         for one in observed
