@@ -149,7 +149,7 @@ def writes_of(server: Any) -> int:
 
 
 MOST_REQUESTS = {Dialect.LEGACY: 24, Dialect.CORE_1: 27, Dialect.CORE: 66}
-"""Requests for 20 new keys with a sink, with the sign-in on 2.x."""
+"""Requests for 20 new keys with a sink, with an API key, or with the sign-in on 2.x."""
 
 
 @pytest.mark.parametrize("dialect", MOST_REQUESTS)
@@ -165,14 +165,16 @@ def test_the_number_of_requests_for_new_keys(
         names = [f"svc-{number}" for number in range(count)]
         with Sandbox(None, dialect, journal=journal) as sandbox:
             sinks = DotenvFile(project.root)
-            sign_in = {"email": "${EMAIL}", "password": "${PASSWORD}"}
-            fields = {"auth": sign_in} if dialect is Dialect.CORE else {}
-            open_shop(project, sandbox, [(name, [sinks.item]) for name in names], **fields)
+            auth = {"token": "${TOKEN}"}
+            if dialect is Dialect.CORE:
+                auth = {"email": "${EMAIL}", "password": "${PASSWORD}"}
+            open_shop(project, sandbox, [(name, [sinks.item]) for name in names], auth=auth)
             project.environ |= {"EMAIL": sandbox.email, "PASSWORD": sandbox.password}
+            project.environ["TOKEN"] = sandbox.token_of(sandbox.seed(["other"])[0])
             assert run("apply").code == 0
-            sent[count] = len(journal)
-            print(*((e.method,e.path,e.body[:70]) for e in journal[:8]), sep="\n")
-            assert_one_token_per_key(sandbox, {name: sinks.stored(name) for name in names})
+            # The sign-out at the end is not counted: servers before 2.33 do not have it.
+            sent[count] = sum(b"signOut" not in entry.body for entry in journal)
+            assert len({sinks.stored(name) for name in names} - {None}) == count
     assert sent[20] <= MOST_REQUESTS[dialect]
     most = {Dialect.LEGACY: 40 + 2, Dialect.CORE_1: 40 + 2 * 2, Dialect.CORE: 3 * 40}
     assert sent[60] - sent[20] <= most[dialect]
