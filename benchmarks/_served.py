@@ -58,11 +58,15 @@ class Served:
     Args:
         dialect: legacy, core-1 or core.
         create_seconds: the additional time of a create on the server.
+        one_at_a_time: whether creates wait for each other.
     """
 
-    def __init__(self, dialect: str, *, create_seconds: float = 0.0) -> None:
+    def __init__(
+        self, dialect: str, *, create_seconds: float = 0.0, one_at_a_time: bool = False
+    ) -> None:
+        serial = ["one-at-a-time"] if one_at_a_time else []
         self._process = subprocess.Popen(
-            [sys.executable, __file__, dialect, str(create_seconds)],
+            [sys.executable, __file__, dialect, str(create_seconds), *serial],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -108,13 +112,14 @@ class Served:
         return json.loads(self._process.stdout.readline())
 
 
-def _serve(dialect: str, create_seconds: float) -> None:
+def _serve(dialect: str, create_seconds: float, *, one_at_a_time: bool) -> None:
     """Serve until stdin is closed; print one line with the facts, then one for each input line."""
     journal: list[Exchange] = []
     with Sandbox(
         None,
         Dialect(dialect),
         create_seconds=create_seconds,
+        one_at_a_time=one_at_a_time,
         session_seconds=86_400.0,
         journal=journal,
     ) as sandbox:
@@ -151,4 +156,4 @@ def _say(value: object) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], float(sys.argv[2]))
+    _serve(sys.argv[1], float(sys.argv[2]), one_at_a_time="one-at-a-time" in sys.argv)
