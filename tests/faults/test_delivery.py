@@ -209,6 +209,37 @@ def test_no_token_waits_for_the_last_create(
         assert is_accepted(sandbox, sinks.stored(name) or "")
 
 
+def test_no_key_is_settled_early_while_another_run_is_at_work(
+    project: Project, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last observation decides then, after a delay, which keys stay."""
+    monkeypatch.setattr(create, "_FIRST_EARLY_LOOK", 0.1)
+    sinks = DotenvFile(project.root)
+    minted, looks = threading.Event(), threading.Semaphore(0)
+
+    def around(request: Request, inner: Callable[[Request], Response]) -> Response:
+        if b"generateApiKeyToken" in request.body:
+            minted.set()
+        elif b'"first"' in request.body:
+            sandbox.seed(["second"])
+        elif b'"last"' in request.body:
+            for _ in range(4):  # at 0.1, 0.3 and 0.7 s, after the one of the plan
+                assert looks.acquire(timeout=30)
+            assert not minted.is_set()
+        answer = inner(request)
+        if b"getRoles" in request.body:
+            looks.release()
+        return answer
+
+    with Sandbox(None, around=around) as sandbox:
+        open_shop(project, sandbox, [(key, [sinks.item]) for key in ("first", "second", "last")])
+        ran = run("apply")
+        assert (ran.code, minted.is_set()) == (0, True), ran.err
+        live = {key.name: key.id for key in live_keys(sandbox)}
+        assert len(live_keys(sandbox)) == len(live) == 3
+        assert {name: key_id_of(sinks.stored(name)) for name in live} == live
+
+
 class EventLog:
     """A log of accepted and written tokens, in the order of the events."""
 
