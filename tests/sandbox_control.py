@@ -6,11 +6,9 @@ import dataclasses
 import json
 import math
 import secrets
-import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -96,23 +94,18 @@ class SlowStore(Store):
     Attributes:
         create_seconds: how long one create takes: a REST create, a whole batch, or each aliased
             `createApiKey`. Creates on several connections overlap.
-        one_at_a_time: whether they wait for each other instead, as on 2.21, which creates 6 to 9
-            keys a second at any parallelism.
         role_seconds: how long a new key on 2.21 exists without its role, in addition to
             `create_seconds` and before the create is answered; about 0.1 on a real server
             (observed, not recorded). The other dialects create a key together with its role.
     """
 
     create_seconds = 0.0
-    one_at_a_time = False
     role_seconds = 0.0
-    _turn = threading.Lock()
 
     def wait_for_create(self) -> None:
-        """Wait for the duration of one create, without holding a lock of the store."""
+        """Wait for the duration of one create, without holding a lock."""
         if self.create_seconds:
-            with self._turn if self.one_at_a_time else nullcontext():
-                time.sleep(self.create_seconds)
+            time.sleep(self.create_seconds)
 
     def wait_for_role(self) -> None:
         """Wait for the time in which a new key has no role yet, without holding a lock."""
@@ -149,7 +142,6 @@ class Sandbox(EmbeddedTwenty):
 
     Args:
         create_seconds: see `SlowStore`.
-        one_at_a_time: see `SlowStore`.
         role_seconds: see `SlowStore`.
         journal: receives every finished exchange.
         around: handles each request; it gets the request and the function that answers it.
@@ -164,7 +156,6 @@ class Sandbox(EmbeddedTwenty):
         *,
         port: int = 0,
         create_seconds: float = 0.0,
-        one_at_a_time: bool = False,
         role_seconds: float = 0.0,
         session_seconds: float = 1800.0,
         journal: list[Exchange] | None = None,
@@ -185,7 +176,6 @@ class Sandbox(EmbeddedTwenty):
             beside=beside,
         )
         self._create_seconds = create_seconds
-        self._one_at_a_time = one_at_a_time
         self._role_seconds = role_seconds
         self._journal = journal
         self._around = around
@@ -193,7 +183,6 @@ class Sandbox(EmbeddedTwenty):
     def _open_store(self) -> Store:
         store = SlowStore(self.file, self.dialect, lock_wait=self.lock_wait)
         store.create_seconds, store.role_seconds = self._create_seconds, self._role_seconds
-        store.one_at_a_time = self._one_at_a_time
         return store
 
     def _answer(self) -> Callable[[Request], Response]:
