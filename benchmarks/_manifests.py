@@ -47,6 +47,14 @@ def of_every_depth(directory: Path) -> None:
         )
 
 
+def plain(directory: Path, count: int) -> list[str]:
+    """Write one manifest of keys without sinks; return their names."""
+    names = [f"svc-{number:03d}" for number in range(count)]
+    head = ["version: 1", f"environment: {ENVIRONMENT}", "defaults: {expires: 90d}", "keys:"]
+    _write(directory / "plain.yaml", [*head, *(f"  - name: {one}" for one in names)])
+    return names
+
+
 def with_sink(directory: Path, count: int) -> None:
     """Write one manifest of keys whose tokens go to one file."""
     head = ["version: 1", f"environment: {ENVIRONMENT}"]

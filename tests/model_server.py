@@ -471,6 +471,9 @@ class ModelServer:
     def mint_many(self, requests: Sequence[TokenRequest]) -> tuple[Secret | Failure, ...]:
         outcomes: list[Secret | Failure] = []
         for request in requests:
+            if self.stop.requested:
+                outcomes.append(STOPPED)
+                continue
             try:
                 outcomes.append(self.mint(*request))
             except WorkspaceError as error:

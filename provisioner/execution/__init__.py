@@ -1,7 +1,6 @@
 """Execution: carries out the actions of one environment and records the result of each."""
 
 from provisioner.execution.conflict import RunMarker as RunMarker
-from provisioner.execution.deliver import mint as mint
 from provisioner.execution.events import ActionBegun as ActionBegun
 from provisioner.execution.events import ActionEnded as ActionEnded
 from provisioner.execution.events import EnvironmentFinished as EnvironmentFinished
@@ -27,3 +26,4 @@ from provisioner.execution.results import Unfinished as Unfinished
 from provisioner.execution.results import created_by_this_run as created_by_this_run
 from provisioner.execution.results import outcome_unknown as outcome_unknown
 from provisioner.execution.results import undelivered as undelivered
+from provisioner.execution.token_flow import mint as mint

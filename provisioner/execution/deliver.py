@@ -1,13 +1,8 @@
-"""Delivery of tokens: mint a token with the key's expiry, verify it, write it, read it back.
-
-Only this process has a token until its sinks do. If the run ends before that, all that is lost is a
-token that nobody has: the next run mints another one for the same key.
-"""
+"""Delivery of tokens, and its confirmation: no other run may have delivered a newer key."""
 
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from glob import escape
@@ -15,26 +10,21 @@ from shlex import quote
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
-from provisioner.errors.exceptions import SinkError, WorkspaceError
+from provisioner.errors.exceptions import SinkError
 from provisioner.errors.failure import Failure
 from provisioner.execution.results import EXPIRY_PENDING, after_delivery
+from provisioner.execution.token_flow import Delivery, TokenFlow
 from provisioner.model.observed import ObservedKey
 from provisioner.model.sink_content import Unreadable
-from provisioner.model.token_claims import claims_of
-from provisioner.plan import EXPIRY_TOLERANCE, Rotate, Update
-from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
-from provisioner.runtime.executor import run_all
-from provisioner.runtime.log_context import bind
-from provisioner.sinks.sink import StoredValue, sink_error
+from provisioner.plan import Rotate, Update
+from provisioner.runtime.backoff import attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping, Sequence
 
     from provisioner.execution.progress import ExecutionContext
     from provisioner.model.observed import Observation
     from provisioner.model.sink_address import Address
-    from provisioner.model.workspace import Workspace
     from provisioner.plan import Create, Deliver
     from provisioner.secret import Secret
     from provisioner.sinks.sink import OpenSink
@@ -58,25 +48,6 @@ _MAX_WRITES = 4
 """Writes of a name's token while other runs keep creating newer keys of that name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A key whose token is to be written to the sinks of an action.
-
-    Attributes:
-        action: the action; its name is unique among the deliveries of an environment.
-        key_id: the id of the key.
-        expires_at: the expiry of the key, and of its token.
-        repeated: True if the token of another key was written before, for the same action.
-        reports: what sinks that cannot be read reported after the write.
-    """
-
-    action: Create | Rotate | Deliver | Update
-    key_id: str
-    expires_at: datetime
-    repeated: bool = False
-    reports: tuple[tuple[Address, Unreadable], ...] = ()
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenDeliveries:
     """The token deliveries of one environment; one that fails does not stop the others.
@@ -93,9 +64,10 @@ class TokenDeliveries:
     open_sink: OpenSink
     reverify_after: float
     former_tokens: dict[str, Secret] = field(default_factory=dict, init=False)
+    _unconfirmed: list[Delivery] = field(default_factory=list, init=False)
 
-    def run(self, deliveries: Iterable[Delivery]) -> None:
-        """Deliver every token.
+    def run(self, batches: Iterable[Sequence[Delivery]]) -> None:
+        """Deliver every token, those of a batch while the next one is being prepared.
 
         A write to a sink that cannot be read back counts only once a later observation shows no
         newer key of the name: a slow write may have replaced the newer token of another run.
@@ -104,16 +76,20 @@ class TokenDeliveries:
             Exception: a bug that one delivery met, once all the others have finished.
         """
         for writes in range(1, _MAX_WRITES + 1):
-            written = run_all(self._deliver, deliveries, self.context.parallel)
-            unconfirmed = [one for one in written if one is not None]
-            if not unconfirmed:
+            flow = TokenFlow(
+                *(self.context, self.open_sink, self.reverify_after, self.former_tokens, self)
+            )
+            flow.run(batches)
+            if not self._unconfirmed:
                 break
-            deliveries = self._confirm(unconfirmed, last=writes == _MAX_WRITES)
+            unconfirmed = self._unconfirmed.copy()
+            self._unconfirmed.clear()
+            batches = (self._confirm(unconfirmed, last=writes == _MAX_WRITES),)
 
-    def _deliver(self, delivery: Delivery) -> Delivery | None:
-        """Deliver one token; return the delivery if another observation has to confirm it."""
+    def on_start(self, delivery: Delivery) -> bool:
+        """Record what to report if the run ends during the delivery."""
         if self.context.stop.requested and not delivery.repeated:
-            return None
+            return False
         in_flight = EXPIRY_PENDING
         if not isinstance(delivery.action, Update):
             advice = _advice(delivery.action, repeated=delivery.repeated)
@@ -123,15 +99,18 @@ class TokenDeliveries:
                 f"{advice or 'The next run delivers it.'}",
             )
         self.context.progress.start(delivery.action, in_flight)
-        with bind(key=delivery.action.name):
-            outcome = self._mint_and_write(delivery)
-        if isinstance(outcome, Failure):
-            self._fail(delivery, outcome)
-        elif outcome:
-            return replace(delivery, reports=tuple(outcome.items()))
+        return True
+
+    def on_failure(self, delivery: Delivery, failure: Failure) -> None:
+        """Record the failure, with what to do if the next run does not repeat the delivery."""
+        self._fail(delivery, _advised(failure, delivery))
+
+    def on_written(self, delivery: Delivery, reports: Mapping[Address, Unreadable]) -> None:
+        """Record the success, unless another observation has to confirm it."""
+        if reports:
+            self._unconfirmed.append(replace(delivery, reports=tuple(reports.items())))
         else:
             self._succeed(delivery)
-        return None
 
     def _succeed(self, delivery: Delivery) -> None:
         self.context.progress.count()
@@ -140,71 +119,6 @@ class TokenDeliveries:
     def _fail(self, delivery: Delivery, failure: Failure) -> None:
         self.context.progress.count()
         self.context.progress.fail(delivery.action, failure)
-
-    def _mint_and_write(self, delivery: Delivery) -> Failure | Mapping[Address, Unreadable]:
-        """Mint the token and write it to all sinks.
-
-        Returns:
-            The first failure, or the reports of the sinks that cannot be read.
-        """
-        try:
-            token = mint(self.context.workspace, delivery.key_id, delivery.expires_at)
-        except WorkspaceError as error:
-            return _advised(error.failure, delivery)
-        minted_at = time.monotonic()
-        failures: list[Failure] = []
-        reports: dict[Address, Unreadable] = {}
-        for address in delivery.action.sinks:
-            try:
-                report = self._write(address, token, delivery)
-            except SinkError as error:
-                failures.append(_advised(error.failure, delivery))
-            else:
-                reports |= {} if report is None else {address: report}
-        if failures:
-            return failures[0]
-        # The observation that confirms a report shows a revoked key too.
-        slow = time.monotonic() - minted_at > self.reverify_after
-        return (self._reverify(token, delivery) if slow and not reports else None) or reports
-
-    def _write(self, address: Address, token: Secret, delivery: Delivery) -> Unreadable | None:
-        """Write the token to one sink and read it back; return the report if it cannot be read."""
-        sink = self.open_sink(address)
-        action = delivery.action
-        if isinstance(action, Rotate) and action.at_once:
-            former = sink.read()
-            if isinstance(former, StoredValue):
-                claims = claims_of(former.value)
-                if claims is not None and claims.key in action.predecessors:
-                    self.former_tokens[claims.key] = former.value
-        sink.write(token)
-        match sink.read():
-            case Unreadable() as report:
-                return report
-            # Another token of the same key is accepted too: another run may have written it.
-            case StoredValue(value=value) if value.reveal() == token.reveal() or token_matches(
-                value, delivery.key_id, delivery.expires_at
-            ):
-                return None
-            case _:
-                raise sink_error(
-                    Code.SINK_FAILED,
-                    f"{address} accepted the token, but did not return it when it was read back.",
-                    "Find out what else writes to it, then run the command again.",
-                )
-
-    def _reverify(self, token: Secret, delivery: Delivery) -> Failure | None:
-        """Return a failure if another run has revoked the key while its token was being written."""
-        try:
-            self.context.workspace.verify_token(token)
-        except WorkspaceError as error:
-            if error.code == Code.TOKEN_REFUSED:
-                return Failure(
-                    error.code,
-                    f"The server no longer accepts the token for {delivery.action.name!r}: another "
-                    "run revoked its key during the delivery. Run the command again.",
-                )
-        return None
 
     def _confirm(self, deliveries: list[Delivery], *, last: bool) -> list[Delivery]:
         """Finish deliveries whose key is still the one to deliver, and return those to repeat.
@@ -288,11 +202,10 @@ class TokenDeliveries:
 
     def _observe(self) -> Observation | None:
         """Return the workspace after the writes, or None if it could not be observed."""
-        for attempt in range(MAX_ATTEMPTS):
+        for _ in attempts(self.context.stop.sleep):
             observation = self.context.observe()
             if observation is not None or self.context.stop.requested:
                 return observation
-            self.context.stop.sleep(delay(attempt))
         return None
 
 
@@ -371,34 +284,3 @@ def _advised(failure: Failure, delivery: Delivery) -> Failure:
 
 def _redeliver_command(name: str) -> str:
     return f"`provision apply --redeliver --only {quote(escape(name))}`"
-
-
-def mint(workspace: Workspace, key_id: str, expires_at: datetime) -> Secret:
-    """Mint a token for a live key and verify that the server accepts it.
-
-    Args:
-        workspace: the workspace of the key.
-        key_id: the id of the key.
-        expires_at: the expiry of the token.
-
-    Raises:
-        WorkspaceError: if no token was minted, or the token does not work.
-    """
-    token = workspace.mint(key_id, expires_at)
-    if not token_matches(token, key_id, expires_at):
-        raise WorkspaceError(
-            Code.TOKEN_REFUSED,
-            f"The token minted for the key {key_id} is not for that key, or expires "
-            "before the key does.",
-            remedy="Nothing was delivered; check the key in Twenty.",
-        )
-    workspace.verify_token(token)
-    return token
-
-
-def token_matches(token: Secret, key_id: str, expires_at: datetime) -> bool:
-    """Return whether the token's claims name this key and cover its lifetime."""
-    claims = claims_of(token)
-    if claims is None or (claims.key or "").lower() != key_id.lower():
-        return False
-    return claims.expires_at is None or claims.expires_at >= expires_at - EXPIRY_TOLERANCE

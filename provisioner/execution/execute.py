@@ -9,9 +9,10 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution.create import BulkCreate
-from provisioner.execution.deliver import REVERIFY_AFTER, Delivery, TokenDeliveries
+from provisioner.execution.deliver import REVERIFY_AFTER, TokenDeliveries
 from provisioner.execution.progress import revoke_keys
 from provisioner.execution.results import OLD_KEY_PENDING, Done, Failed, completed, delivered
+from provisioner.execution.token_flow import Delivery
 from provisioner.execution.update import Updates
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 from provisioner.runtime.executor import run_all
@@ -41,8 +42,9 @@ class Execution:
     """The execution of one environment's plan; the progress has the results at any time.
 
     No key is revoked or made to expire earlier before its replacement is delivered: the run creates
-    keys and assigns roles first, then delivers tokens, and sets expiries and revokes keys last. The
-    next run notices an expiry that is not set, but not always a missing token.
+    keys and assigns roles, delivers each token as soon as its key is settled, and sets expiries and
+    revokes keys last. The next run notices an expiry that is not set, but not always a missing
+    token.
 
     Attributes:
         planned: the environment's plan.
@@ -60,22 +62,28 @@ class Execution:
 
     def run(self) -> None:
         """Carry out every action that is not blocked."""
-        actions, progress = self.planned.unblocked, self.context.progress
-        creates = (one for one in actions if isinstance(one, Create | Rotate))
+        actions = self.planned.unblocked
         updates = Updates(self.context, tuple(one for one in actions if isinstance(one, Update)))
         deliveries = TokenDeliveries(self.context, self.open_sink, self.reverify_after)
-
-        created = BulkCreate(self.context, self.run_marker).run(creates)
-        updates.assign_roles()
-        existing = (
-            Delivery(one, one.key_id, one.expires_at)
-            for one in actions
-            if isinstance(one, Deliver | Update) and one.sinks and not progress.finished(one)
-        )
-        deliveries.run((*created, *existing))
+        deliveries.run(self._prepare(updates))
         updates.set_expiries()
         run_all(self._expire_predecessors, self._delivered_rotations(), self.context.parallel)
         self._revoke(deliveries.former_tokens)
+
+    def _prepare(self, updates: Updates) -> Iterator[tuple[Delivery, ...]]:
+        """Create keys and assign roles; yield the tokens that can be delivered meanwhile."""
+        actions, progress = self.planned.unblocked, self.context.progress
+        yield tuple(
+            Delivery(one, one.key_id, one.expires_at) for one in actions if isinstance(one, Deliver)
+        )
+        creates = (one for one in actions if isinstance(one, Create | Rotate))
+        yield from BulkCreate(self.context, self.run_marker).run(creates)
+        updates.assign_roles()
+        yield tuple(
+            Delivery(one, one.key_id, one.expires_at)
+            for one in updates.updates
+            if one.sinks and not progress.finished(one)
+        )
 
     def _delivered_rotations(self) -> list[Rotate]:
         """Return the rotations whose successor is delivered."""

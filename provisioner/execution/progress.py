@@ -29,7 +29,7 @@ from provisioner.execution.results import (
     with_failure,
 )
 from provisioner.plan import Revoke, Rotate
-from provisioner.runtime.backoff import MAX_ATTEMPTS, delay
+from provisioner.runtime.backoff import attempts
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import run_all
 
@@ -269,10 +269,9 @@ def revoke_keys(
             on_revoked(key_id)
 
     remaining = tuple(key_ids)
-    for attempt in range(MAX_ATTEMPTS):
+    for _ in attempts(context.stop.sleep):
         run_all(try_to_revoke, remaining, _PARALLEL_REVOCATIONS)
         remaining = tuple(key_id for key_id in remaining if outcomes.get(key_id) is not None)
         if not remaining:
             break
-        context.stop.sleep(delay(attempt))
     return outcomes

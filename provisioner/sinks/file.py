@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks.file_text import Entries, FileFormat, effective_entry, entries_of, with_value
+from provisioner.sinks.file_text import FileFormat, FileText, effective_entry, with_values
 from provisioner.sinks.file_write import DiskFile, Folders, file_failure
 from provisioner.sinks.git import Git
 from provisioner.sinks.kind import (
@@ -38,8 +38,9 @@ from provisioner.sinks.kind import (
 from provisioner.sinks.sink import Content, SinkFailure, StoredValue, UnusableError, unsuitable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from provisioner.errors.exceptions import SinkError
     from provisioner.sinks.kind import OptionValues
 
 _TIMESTAMP_RESOLUTION = 100_000_000
@@ -150,7 +151,7 @@ class FileSink:
     """
 
     address: FileAddress
-    file: _File
+    group: _File
 
     def check(self) -> None:
         """Check that the file can be written, has its format, and is not tracked by git.
@@ -159,9 +160,9 @@ class FileSink:
             SinkError: the file certainly cannot hold a token, or not safely.
         """
         with _as_sink_errors(self.address):
-            self.file.check_usable()
-            self.file.probe()
-            self.file.value(self.address.variable)
+            self.group.check_usable()
+            self.group.probe()
+            self.group.value(self.address.variable)
 
     def read(self) -> Content:
         """Return the value of the variable; NoToken without the file, the variable or a value.
@@ -170,8 +171,7 @@ class FileSink:
             SinkError: the file could not be read, or cannot hold the variable.
         """
         with _as_sink_errors(self.address):
-            value = self.file.value(self.address.variable)
-        return StoredValue(Secret.received(value)) if value else NoToken()
+            return self.group.value(self.address.variable)
 
     def write(self, token: Secret) -> None:
         """Write the token to the file, and create missing folders.
@@ -179,8 +179,8 @@ class FileSink:
         Raises:
             SinkError: the token was not written, or a power failure may lose it.
         """
-        with _as_sink_errors(self.address):
-            self.file.set_value(self.address.variable, token)
+        for error in self.group.write({self.address: token}).values():
+            raise error
 
 
 def _shared_locations(
@@ -210,19 +210,22 @@ def _shared_locations(
 @contextmanager
 def _as_sink_errors(address: FileAddress) -> Iterator[None]:
     """Turn the errors of a file into errors of one of its sinks."""
-    name: FileAddress | str = address
     try:
         yield
-    except UnusableError as error:
-        failure = error.failure
-    except OSError as error:
-        failure = file_failure(error)
-    except UnicodeEncodeError:
-        name = ascii(str(address))
-        failure = unsuitable("has a path or a value that cannot be encoded", "Choose another path.")
-    else:
-        return
-    raise failure.error(name)
+    except (UnusableError, OSError, UnicodeEncodeError) as error:
+        raise _sink_error(address, error) from None
+
+
+def _sink_error(address: FileAddress, error: Exception) -> SinkError:
+    """Return an error of a file as the error of one of its sinks."""
+    match error:
+        case UnusableError(failure=failure):
+            return failure.error(address)
+        case OSError():
+            return file_failure(error).error(address)
+        case _:
+            reason, remedy = "has a path or a value that cannot be encoded", "Choose another path."
+            return unsuitable(reason, remedy).error(ascii(str(address)))
 
 
 class _File(DiskFile):
@@ -243,22 +246,67 @@ class _File(DiskFile):
         self._format = file_format
         self._files = files
         self._parse_lock = threading.Lock()
-        self._parsed: tuple[tuple[int, ...], Entries] | None = None
+        self._parsed = FileText("", file_format, {})
+        self._fingerprint: tuple[int, ...] = ()
 
-    def value(self, variable: str) -> str:
-        """Return the value of a variable, empty without it; an unchanged file is parsed once."""
-        entry = effective_entry(self._entries().get(variable, ()), self._format)
-        return "" if entry is None else entry.value
+    def value(self, variable: str) -> Content:
+        """Return the value of a variable; NoToken without the file, the variable or a value."""
+        return _value(self._current(), variable)
 
-    def set_value(self, variable: str, value: Secret) -> None:
-        """Replace the value of a variable, or add the variable."""
-        self.check_usable()
+    def read(self, addresses: Collection[FileAddress]) -> Mapping[FileAddress, Content | SinkError]:
+        """Return the values of some variables, from one reading of the file."""
+        try:
+            current = self._current()
+        except (UnusableError, OSError) as error:
+            return {address: _sink_error(address, error) for address in addresses}
+        found: dict[FileAddress, Content | SinkError] = {}
+        for address in addresses:
+            try:
+                found[address] = _value(current, address.variable)
+            except UnusableError as error:
+                found[address] = _sink_error(address, error)
+        return found
+
+    def write(self, tokens: Mapping[FileAddress, Secret]) -> Mapping[FileAddress, SinkError]:
+        """Replace the values of some variables, or add them, with one writing of the file."""
+        errors: dict[FileAddress, SinkError] = {}
 
         def new_content() -> bytes:
-            text = with_value(self._text(), variable, value, self._format)
+            errors.clear()
+            text, refused = self._with_tokens(tokens)
+            errors.update(refused)
             return text.encode("utf-8", "surrogateescape")
 
-        self.rewrite(new_content)
+        try:
+            self.check_usable()
+            self.rewrite(new_content)
+        except (UnusableError, OSError, UnicodeEncodeError) as error:
+            return {address: _sink_error(address, error) for address in tokens} | errors
+        return errors
+
+    def _with_tokens(
+        self, tokens: Mapping[FileAddress, Secret]
+    ) -> tuple[str, Mapping[FileAddress, SinkError]]:
+        """Return the text with new values, and the errors of those that it cannot hold.
+
+        Raises:
+            UnusableError: it can hold none of them.
+        """
+        new = self._parse(self._text())
+        errors: dict[FileAddress, SinkError] = {}
+        try:
+            new = with_values(new, {one.variable: token for one, token in tokens.items()})
+        except UnusableError:
+            for address, token in tokens.items():
+                try:
+                    new = with_values(new, {address.variable: token})
+                except UnusableError as error:
+                    errors[address] = _sink_error(address, error)
+            if len(errors) == len(tokens):
+                raise
+        with self._parse_lock:
+            self._parsed, self._fingerprint = new, ()
+        return new.text, errors
 
     @cached_property
     def _publication_failure(self) -> SinkFailure | None:
@@ -281,20 +329,26 @@ class _File(DiskFile):
             raise UnusableError(unsuitable("is not a regular file", "Choose another path."))
         return status
 
-    def _entries(self) -> Entries:
-        """Return the current entries of each variable of the file."""
+    def _current(self) -> FileText:
+        """Return the current text of the file; an unchanged file is read once."""
         with self._parse_lock:
             status = self._status()
             if status is None:
-                return {}
+                return FileText("", self._format, {})
             times = (status.st_mtime_ns, status.st_ctime_ns)
             fingerprint = (status.st_dev, status.st_ino, status.st_size, *times)
-            if self._parsed is not None and self._parsed[0] == fingerprint:
-                return self._parsed[1]
-            entries = entries_of(self._text(), self._format)
-            is_stable = abs(time.time_ns() - status.st_ctime_ns) > self._files.timestamp_resolution
-            self._parsed = (fingerprint, entries) if is_stable else None
-            return entries
+            if self._fingerprint != fingerprint:
+                self._fingerprint = ()
+                self._parsed = self._parse(self._text())
+                resolution = self._files.timestamp_resolution
+                if abs(time.time_ns() - status.st_ctime_ns) > resolution:
+                    self._fingerprint = fingerprint
+            return self._parsed
+
+    def _parse(self, text: str) -> FileText:
+        """Parse a text, unless it is the one that was parsed last."""
+        last = self._parsed
+        return last if text == last.text else FileText.of(text, self._format)
 
     def _text(self) -> str:
         try:
@@ -303,6 +357,11 @@ class _File(DiskFile):
             return ""
         # A killed write in place may leave NULs at the end.
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+
+def _value(text: FileText, variable: str) -> Content:
+    entry = effective_entry(text.entries.get(variable, ()), text.format)
+    return StoredValue(Secret.received(entry.value)) if entry and entry.value else NoToken()
 
 
 def _aliases(address: FileAddress, root: Path) -> tuple[str, ...]:

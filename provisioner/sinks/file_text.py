@@ -50,6 +50,28 @@ Entries = Mapping[str, tuple[Entry, ...]]
 """The entries of each variable, in their order."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileText:
+    """The text of a file, parsed.
+
+    Attributes:
+        entries: the entries of each variable.
+    """
+
+    text: str = field(repr=False)
+    format: FileFormat
+    entries: Entries
+
+    @classmethod
+    def of(cls, text: str, file_format: FileFormat) -> FileText:
+        """Parse a text.
+
+        Raises:
+            UnusableError: it does not have the format.
+        """
+        return cls(text, file_format, entries_of(text, file_format))
+
+
 def entries_of(text: str, file_format: FileFormat) -> Entries:
     """Return the entries of each variable."""
     if file_format == "bare":
@@ -78,32 +100,40 @@ def effective_entry(entries: tuple[Entry, ...], file_format: FileFormat) -> Entr
     return entries[-1]
 
 
-def with_value(text: str, variable: str, value: Secret, file_format: FileFormat) -> str:
-    """Return the text with a new value for a variable and everything else unchanged.
+def with_values(before: FileText, values: Mapping[str, Secret]) -> FileText:
+    """Return a text with new values for some variables and everything else unchanged.
 
     Raises:
-        UnusableError: the text cannot hold the variable, or another value would change.
+        UnusableError: the text cannot hold one of the variables, or another value would change.
     """
-    if file_format == "bare":
-        return value.reveal()
-    before = entries_of(text, file_format)
-    entry = effective_entry(before.get(variable, ()), file_format)
-    quoted = (quote_value if file_format == "dotenv" else json.dumps)(value.reveal())
-    if entry is not None:
-        new = text[: entry.start] + quoted + text[entry.end :]
-    elif file_format == "dotenv":
-        end = "\r\n" if "\r\n" in text else "\n"
-        gap = end if text and not text.endswith("\n") else ""
-        new = f"{text}{gap}{variable}={quoted}{end}"
-    else:
-        new = _with_member(text, variable, quoted)
-    expected = values_of(before)
-    expected.setdefault(variable, [])[-1:] = [value.reveal()]
+    if before.format == "bare":
+        return FileText.of(values[""].reveal(), "bare")
+    edits: list[tuple[int, int, str]] = []
+    added: dict[str, str] = {}
+    expected = values_of(before.entries)
+    for variable, value in values.items():
+        entry = effective_entry(before.entries.get(variable, ()), before.format)
+        quoted = (quote_value if before.format == "dotenv" else json.dumps)(value.reveal())
+        if entry is None:
+            added[variable] = quoted
+        else:
+            edits.append((entry.start, entry.end, quoted))
+        expected.setdefault(variable, [])[-1:] = [value.reveal()]
+    text = before.text if before.format == "dotenv" or before.text.strip() else "{}\n"
+    if added:
+        add = _appended_lines if before.format == "dotenv" else _appended_members
+        edits.append(add(text, before.entries, added))
+    parts: list[str] = []
+    done = 0
+    for start, end, new in sorted(edits):
+        parts += (text[done:start], new)
+        done = end
+    after = FileText.of("".join((*parts, text[done:])), before.format)
     # For example, a quote that is never closed may swallow the lines after it.
-    if values_of(entries_of(new, file_format)) != expected:
+    if values_of(after.entries) != expected:
         reason = "cannot be added: its file has an unclosed quote"
         raise UnusableError(unsuitable(reason, "Close the quotes in the file."))
-    return new
+    return after
 
 
 def values_of(entries: Entries) -> dict[str, list[str]]:
@@ -194,14 +224,24 @@ def _members(text: str) -> Iterator[tuple[str, Entry]]:
         yield name, entry
 
 
-def _with_member(text: str, variable: str, quoted: str) -> str:
-    """Return a JSON object with one more member, spaced like the last one."""
-    name = json.dumps(variable)
-    existing = tuple(_members(text))
-    if existing:
-        _, last = existing[-1]
-        new = f",{last.before}{name}{last.colon}{quoted}"
-        return text[: last.end] + new + text[last.end :]
-    text = text if text.strip() else "{}\n"
-    insert_at, end = text.index("{") + 1, text.rindex("}")
-    return f"{text[:insert_at]}\n  {name}: {quoted}\n{text[end:]}"
+def _appended_lines(text: str, _: Entries, added: Mapping[str, str]) -> tuple[int, int, str]:
+    """Return the edit that adds assignments at the end of a dotenv text."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    gap = end if text and not text.endswith("\n") else ""
+    lines = (f"{variable}={quoted}{end}" for variable, quoted in added.items())
+    return len(text), len(text), gap + "".join(lines)
+
+
+def _appended_members(
+    text: str, entries: Entries, added: Mapping[str, str]
+) -> tuple[int, int, str]:
+    """Return the edit that adds members to a JSON object, spaced like its last one."""
+    members = [entry for found in entries.values() for entry in found]
+    if not members:
+        new = ",".join(f"\n  {json.dumps(name)}: {quoted}" for name, quoted in added.items())
+        return text.index("{") + 1, text.rindex("}"), f"{new}\n"
+    last = max(members, key=lambda entry: entry.end)
+    new = "".join(
+        f",{last.before}{json.dumps(name)}{last.colon}{quoted}" for name, quoted in added.items()
+    )
+    return last.end, last.end, new

@@ -148,6 +148,7 @@ class Folder:
         self.path = path
         self._folders = folders
         self._lock = _Lock(folders.lock_wait)
+        self._cleaned = False
         self._probe_lock = threading.Lock()
         self._probed_size = 0
         self._probe_error: OSError | None = None
@@ -156,7 +157,7 @@ class Folder:
     def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Keep other threads and other processes of this machine from writing in the folder.
 
-        What killed processes left behind is removed: only now is it certainly unused.
+        What killed processes left behind is removed once a run: only now is it certainly unused.
 
         Args:
             wait: False to raise at once if another process has the lock.
@@ -169,8 +170,10 @@ class Folder:
             else:
                 descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
                 stack.enter_context(self._lock.acquired(descriptor, wait=wait))
-            for path in self.path.glob(_LEFTOVERS):
-                shutil.rmtree(path, ignore_errors=True)
+            if not self._cleaned:
+                for path in self.path.glob(_LEFTOVERS):
+                    shutil.rmtree(path, ignore_errors=True)
+                self._cleaned = True  # listing a large folder for each file would take long
             yield
 
     def probe(self, size: int, *, for_new: bool = False) -> None:

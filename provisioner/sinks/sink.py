@@ -5,17 +5,19 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from provisioner.model.sink_address import Address
     from provisioner.secret import Secret
+
+A = TypeVar("A", bound="Address")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,35 @@ class Sink(Protocol):
         Raises:
             SinkError: the token was not written, or may not have been.
         """
+        ...
+
+
+class SinkGroup(Protocol[A]):
+    """Sinks that are parts of one whole, which is read and written at once, such as a file.
+
+    Its methods may be called from several threads.
+    """
+
+    def read(self, addresses: Collection[A]) -> Mapping[A, Content | SinkError]:
+        """Return the current content of sinks of the group, or why it could not be read."""
+        ...
+
+    def write(self, tokens: Mapping[A, Secret]) -> Mapping[A, SinkError]:
+        """Replace the tokens in sinks of the group.
+
+        Returns:
+            The error of each sink whose token was not written, or may not have been.
+        """
+        ...
+
+
+@runtime_checkable
+class GroupedSink(Sink, Protocol):
+    """A sink that is cheaper to write together with the others of its group."""
+
+    @property
+    def group(self) -> SinkGroup[Any]:
+        """Return the group, the same object for each of its sinks."""
         ...
 
 

@@ -29,7 +29,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
-from provisioner.execution.deliver import token_matches
+from provisioner.execution.token_flow import token_matches
 from provisioner.model.token_claims import claims_of
 from provisioner.plan import (
     Create,
@@ -144,8 +144,8 @@ def test_a_token_is_minted_verified_written_and_read_back_in_this_order() -> Non
     assert server.tokens[FILE].reveal() == server.tokens[VAULT].reveal()
 
 
-def test_every_key_is_created_before_any_token_is_minted() -> None:
-    """Tokens of new keys come first, in the order of the plan, then those of existing keys."""
+def test_tokens_of_existing_keys_do_not_wait_for_the_creates() -> None:
+    """They come first, in the order of the plan, then those of new keys, once all are created."""
     server = ModelServer(rows=[existing("x"), existing("y")])
     actions = (
         redeliver("x", *sinks_of("x")),
@@ -160,7 +160,7 @@ def test_every_key_is_created_before_any_token_is_minted() -> None:
     assert results[0] == Done(actions[0], "old-x", None)
     assert [event[1] for event in server.of("create", "mint")] == [
         *["b", "bare", "a"],
-        *["id-b", "id-a", "old-x", "old-y"],
+        *["old-x", "old-y", "id-b", "id-a"],
     ]
     assert "look" not in [
         event[0] for event in server.events[server.events.index(("mint", "id-b")) :]
@@ -388,19 +388,19 @@ def test_a_result_can_be_read_while_a_token_is_being_delivered() -> None:
     )
     record = {"id": "id-a"}
     execution.run()
+    not_started = Unfinished(new_key, "id-a", record, NOT_STARTED)
     in_flight = Unfinished(new_key, "id-a", record, IN_FLIGHT)
-    done = Done(new_key, "id-a", record)
-    skipped = Skipped(existing_key, STOPPED)
+    done = Done(existing_key, "old-x", None)
     events = ["mint", "prove", *["open", "write", "read"] * 2]
     deliveries = [one for one in seen if one[0] not in ("create", "answer", "wait")]
     assert deliveries == [
-        ("look", (Unfinished(new_key, "id-a", record, NOT_STARTED), skipped)),
-        *[(event, (in_flight, skipped)) for event in events],
-        *[(event, (done, Failed(existing_key, IN_FLIGHT))) for event in events],
+        ("look", (not_started, Skipped(existing_key, STOPPED))),
+        *[(event, (not_started, Failed(existing_key, IN_FLIGHT))) for event in events],
+        *[(event, (in_flight, done)) for event in events],
     ]
     assert execution.context.progress.executed().results == (
+        Done(new_key, "id-a", record),
         done,
-        Done(existing_key, "old-x", None),
     )
 
 

@@ -25,7 +25,8 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Failed
-from provisioner.execution.deliver import Delivery, key_to_deliver
+from provisioner.execution.deliver import key_to_deliver
+from provisioner.execution.token_flow import Delivery
 from provisioner.model.sink_content import Unreadable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from compliance import FIRST, SECOND, Backend, Compliance
@@ -30,16 +30,17 @@ from hypothesis import strategies as st
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks import file as module
+from provisioner.sinks import file_text, file_write
 from provisioner.sinks.file import FileAddress, Files
-from provisioner.sinks.file_text import entries_of, quote_value, values_of, with_value
+from provisioner.sinks.file_text import FileText, entries_of, quote_value, values_of, with_values
 from provisioner.sinks.file_write import Folders, LockWait
 from provisioner.sinks.sink import StoredValue, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from provisioner.sinks.sink import Sink
+    from provisioner.sinks.file_text import FileFormat
+    from provisioner.sinks.sink import Sink, SinkGroup
 
 
 class FileBackend(Backend):
@@ -208,6 +209,10 @@ LINES = st.one_of(
     ),
     st.sampled_from([b"", b"# KEY=x", b"export KEY=1", b"KEY='", b'A="', b" KEY = `"]),
 )
+
+
+def with_value(text: str, variable: str, value: Secret, file_format: FileFormat) -> str:
+    return with_values(FileText.of(text, file_format), {variable: value}).text
 
 
 @given(
@@ -616,8 +621,8 @@ def test_a_disk_without_space_loses_nothing(tmp_path: Path) -> None:
 def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     """Two thousand variables of one file, with different spellings of its path, are parsed once."""
     parsed: list[str] = []
-    entries = module.entries_of
-    monkeypatch.setattr(module, "entries_of", lambda *text: parsed.append("") or entries(*text))
+    entries = file_text.entries_of
+    monkeypatch.setattr(file_text, "entries_of", lambda *text: parsed.append("") or entries(*text))
     (tmp_path / "a").mkdir()
     path = tmp_path / "b.env"
     path.write_text("".join(f"KEY_{n}={n}\n" for n in range(2000)))
@@ -634,6 +639,72 @@ def test_an_unchanged_file_is_parsed_once(tmp_path: Path, monkeypatch) -> None:
     path.write_text("KEY_7=8\n")
     assert isinstance(sinks[8].read(), NoToken)
     assert len(parsed) == 3
+
+
+GROUPED = pytest.mark.parametrize("suffix", ["env", "json"])
+
+
+def group_of(path: Path, *variables: str) -> tuple[SinkGroup[Any], list[FileAddress]]:
+    files = Files(path.parent)
+    file_format: FileFormat = "json" if path.suffix == ".json" else "dotenv"
+    addresses = [FileAddress(path.name, variable, file_format) for variable in variables]
+    return files.sink(addresses[0]).group, addresses
+
+
+@GROUPED
+def test_variables_of_one_file_are_written_and_read_together(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New and old ones, with one write and one read, and everything else in the file is kept."""
+    path = tmp_path / f"a.{suffix}"
+    others = {"OTHER": "kept", "KEY_1": "old"}
+    lines = "".join(f"{name}={value}\n" for name, value in others.items())
+    path.write_text(json.dumps(others) if suffix == "json" else f"# ours\n{lines}")
+    group, addresses = group_of(path, "KEY_0", "KEY_1", "KEY_2")
+    writes: list[Path] = []
+    atomically = file_write.write_atomically
+    monkeypatch.setattr(
+        file_write, "write_atomically", lambda *of: writes.append(of[0]) or atomically(*of)
+    )
+    tokens = {address: Secret(f"token-{address.variable}") for address in addresses}
+    assert group.write(tokens) == {}
+    assert writes == [path]
+    path.write_bytes(path.read_bytes().replace(b"kept", b"theirs"))
+    assert group.read(addresses) == {one: StoredValue(token) for one, token in tokens.items()}
+    values = {"OTHER": "theirs"} | {one.variable: tokens[one].reveal() for one in addresses}
+    if suffix == "json":
+        assert json.loads(path.read_text()) == values
+    else:
+        assert path.read_text().startswith("# ours\nOTHER=theirs\nKEY_1=token-KEY_1\n")
+        assert {one.split("=")[0] for one in path.read_text().split()[2:]} == values.keys()
+
+
+def test_a_variable_that_cannot_be_written_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    """Its own write and its own read fail; without another one the file is not changed."""
+    path = tmp_path / "a.json"
+    path.write_text('{"KEY_0": {"nested": 1}}')
+    group, (nested, other) = group_of(path, "KEY_0", "KEY_1")
+    [error] = group.write({nested: Secret("token-0"), other: Secret("token-1")}).values()
+    assert "KEY_0 contains an object or an array" in error.failure.message
+    assert json.loads(path.read_text()) == {"KEY_0": {"nested": 1}, "KEY_1": "token-1"}
+    found = group.read([nested, other])
+    assert isinstance(found[nested], SinkError)
+    assert found[other] == StoredValue(Secret("token-1"))
+    before = path.stat()
+    assert group.write({nested: Secret("token-0")}).keys() == {nested}
+    assert path.stat() == before
+
+
+def test_a_file_that_cannot_be_written_fails_each_of_its_variables(tmp_path: Path) -> None:
+    """Each error names its own sink."""
+    path = tmp_path / "a.env"
+    path.mkdir()
+    group, addresses = group_of(path, "KEY_0", "KEY_1")
+    errors = group.write({address: Secret("token-0") for address in addresses})
+    assert [errors[one].failure.message.split(" is ")[0] for one in addresses] == [
+        *map(str, addresses)
+    ]
+    assert group.read(addresses).keys() == set(addresses)
 
 
 def test_a_quick_change_is_detected(tmp_path: Path) -> None:
