@@ -118,7 +118,7 @@ def load(
     with gc_paused():
         paths = sorted(_files(directory, problems), key=_shown)
         more = list(filter(partial(_is_environments_file, directory), paths))
-        reader = _EnvironmentsReader(problems)
+        reader = _EnvironmentsReader(directory if environments is None else file.parent, problems)
         declared = declare(
             reader.read(file, more if environments is None else ()), reader.lists, problems
         )
@@ -196,7 +196,7 @@ def environments_files(directory: Path) -> tuple[Path, ...]:
 
 def _environments(directory: Path) -> tuple[_EnvironmentsReader, list[EnvironmentsFile]]:
     """Return the environments files of a directory, and their reader; problems are ignored."""
-    reader = _EnvironmentsReader([])
+    reader = _EnvironmentsReader(directory, [])
     more = filter(partial(_is_environments_file, directory), _files(directory, []))
     return reader, reader.read(directory / ENVIRONMENTS, sorted(more))
 
@@ -213,9 +213,9 @@ class _EnvironmentsReader:
         lists: the lists.
     """
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, root: Path, problems: list[Problem]) -> None:
         self.files: list[Path] = []
-        self.lists = ValueLists(self._read_list, problems)
+        self.lists = ValueLists(root, self._read_list, problems)
         self._problems = problems
         self._read: dict[str, document.Document | None] = {}
 

@@ -6,11 +6,13 @@ dots, `-` and `_`, and cannot change the structure of a text that it is filled i
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.errors.codes import Code
@@ -23,7 +25,6 @@ from provisioner.manifests.templates import mistake, split_placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from provisioner.errors.problem import Place
     from provisioner.manifests.document import Document, Position
@@ -70,7 +71,11 @@ class EnvironmentsFile(NamedTuple):
         for body in _mappings_in(self.document.root, "environments"):
             for axis in _mappings_in(body, "matrix"):
                 if isinstance(file := axis.get("file"), str) and file:
-                    yield self.folder / file
+                    yield self.path_of(file)
+
+    def path_of(self, file: str) -> Path:
+        """Return the path of a list as the user would type it."""
+        return Path(os.path.normpath(self.folder / file))
 
 
 def _mappings_in(node: object, key: str) -> Iterator[Mapping]:
@@ -85,17 +90,24 @@ class ValueLists:
     """The lists of values in files of their own; each is read once.
 
     Attributes:
+        root: the directory that they must be in, where changes of them are reviewed.
         read: returns the content of a file; None if it has a problem, which is reported there, or
             at the place that names it if it cannot be read.
         problems: gets the problems of the lists.
     """
 
+    root: Path
     read: Callable[[Path, Place], Document | None]
     problems: list[Problem]
     _found: dict[Path, Sequence | None] = field(default_factory=dict, init=False)
 
     def values(self, path: Path, place: Place) -> Sequence | None:
         """Return the list in the file that a place names; None if it is not valid."""
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
+        if not inside or path.suffix not in (".yaml", ".yml"):
+            message = "a list of values must be a *.yaml or *.yml file in the manifests directory"
+            self.problems.append(Problem(place, Code.INVALID_VALUE, f"{message}: move it there"))
+            return None
         if path not in self._found:
             document = self.read(path, place)
             self._found[path] = None if document is None else self._checked(document)
@@ -148,7 +160,7 @@ def expand(
                 axes[axis] = node
             else:
                 at = document.place(node.value_position("file"))
-                values = lists.values(file.folder / node["file"], at)
+                values = lists.values(file.path_of(node["file"]), at)
                 if values is None:
                     return (), problems
                 axes[axis] = values

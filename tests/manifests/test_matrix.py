@@ -82,10 +82,9 @@ def test_a_matrix_gives_an_environment_for_every_value(read: Read) -> None:
     assert (acme.limits.batch, globex.limits.batch) == (7, 9)
 
 
-def test_values_may_stand_in_a_file_of_their_own(read: Read, tmp_path: Path) -> None:
+def test_values_may_stand_in_a_file_of_their_own(read: Read) -> None:
     """It is found from the file that names it, and is neither a manifest nor read twice."""
     body = FLEET.replace("[acme, glo-bex]", "{file: %s}")
-    (tmp_path / "outside.yaml").write_text("- hooli\n")
     manifests = read(
         fleet(body % "customers.yaml"),
         fleet(body % "customers.yaml", "two-{customer}"),
@@ -93,17 +92,25 @@ def test_values_may_stand_in_a_file_of_their_own(read: Read, tmp_path: Path) -> 
             "customers.yaml": "- acme\n- glo-bex\n",
             "environments/more.yaml": "version: 1\nenvironments:\n"
             f"  {fleet(body % 'list.yaml', 'more-{customer}')}\n"
-            f"  {fleet(body % '../../outside.yaml', 'out-{customer}')}\n",
+            f"  {fleet(body % '../customers.yaml', 'out-{customer}')}\n",
             "environments/list.yaml": "[initech]\n",
             "keys.yaml": KEYS % "more-initech",
         },
     )
     assert manifests.problems == ()
     assert [one.name for one in manifests.environments] == [
-        *("crm-acme", "crm-glo-bex", "two-acme", "two-glo-bex", "more-initech", "out-hooli")
+        *(
+            "crm-acme",
+            "crm-glo-bex",
+            "two-acme",
+            "two-glo-bex",
+            "more-initech",
+            "out-acme",
+            "out-glo-bex",
+        )
     ]
     assert [Path(one).name for one in manifests.sources] == [
-        *("environments.yaml", "list.yaml", "more.yaml", "customers.yaml", "outside.yaml"),
+        *("environments.yaml", "list.yaml", "more.yaml", "customers.yaml"),
         "keys.yaml",
     ]
 
@@ -242,14 +249,26 @@ def test_a_given_environments_file_is_the_only_one(read: Read, tmp_path: Path) -
     assert manifests.none_read
 
 
-@pytest.mark.parametrize("name", ["environments/eu.yaml", "customers.txt"])
+@pytest.mark.parametrize("file", ["../customers.yaml", "customers.txt", "linked.yaml"])
+def test_a_list_is_in_the_manifests_directory(read: Read, tmp_path: Path, file: str) -> None:
+    """Checks of pull requests compare the YAML files there, and a list decides on servers, too."""
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "customers.txt").write_text("- acme\n")
+    (tmp_path / "customers.yaml").write_text("- acme\n")
+    (tmp_path / "manifests" / "linked.yaml").symlink_to("../customers.yaml")
+    (problem,) = read(fleet(FLEET.replace("[acme, glo-bex]", f"{{file: {file}}}"))).problems[:1]
+    assert problem.code == "invalid_value"
+    assert "in the manifests directory" in problem.message
+
+
+@pytest.mark.parametrize("name", ["environments/eu.yaml", "customers.yaml"])
 def test_a_change_of_any_environments_file_is_found(read: Read, tmp_path: Path, name: str) -> None:
-    """Also one of a list of values, whatever its name: it decides where credentials are sent."""
-    body = FLEET.replace("[acme, glo-bex]", "{file: customers.txt}")
+    """Also one of a list of values, which decides where credentials are sent."""
+    body = FLEET.replace("[acme, glo-bex]", "{file: customers.yaml}")
     more = "version: 1\nenvironments:\n  eu: {url: 'sandbox:'}\n"
-    read(fleet(body), **{"environments/eu.yaml": more, "customers.txt": "- acme\n"})
+    read(fleet(body), **{"environments/eu.yaml": more, "customers.yaml": "- acme\n"})
     (tmp_path / "manifests").rename(tmp_path / "base")
-    read(fleet(body), **{"environments/eu.yaml": more, "customers.txt": "- acme\n"})
+    read(fleet(body), **{"environments/eu.yaml": more, "customers.yaml": "- acme\n"})
     head, base = tmp_path / "manifests", tmp_path / "base"
     assert newly_reached(head, base) is None
     changed = head / name
