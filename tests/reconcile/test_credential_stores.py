@@ -193,14 +193,17 @@ def test_a_secret_that_is_missing_or_no_token_fails_its_environment(
     assert "canary" not in failure.text
 
 
-def test_a_store_that_cannot_be_reached_fails_its_environment(
+def test_a_store_that_may_not_be_read_fails_its_environment(
     vault: VaultStandIn, tmp_path: Path
 ) -> None:
-    """The cause is the one that a sink there would have."""
-    vault.policies.clear()
+    """The message has the cause, and asks for no more than the permission to read."""
+    vault.policies["t"] = {**DEFAULT_POLICY, "secret/other": ("read",)}
     failure = failure_of(declared(tmp_path, f"{{token: {VAULT}}}"), stores(tmp_path))
     assert failure.code is Code.CREDENTIAL_UNREADABLE
-    assert "The token of crm cannot be read: vault secret/crm/acme token" in failure.message
+    assert failure.text.startswith(
+        "The token of crm cannot be read: vault secret/crm/acme token cannot be read with this "
+        "Vault token. Grant read"
+    )
 
 
 def test_no_program_is_run_if_programs_are_not_allowed(tmp_path: Path) -> None:
