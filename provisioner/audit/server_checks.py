@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, assert_never
 from provisioner.audit.check import Check
 from provisioner.errors.codes import Code
 from provisioner.errors.pluralize import pluralize
-from provisioner.model.environment import ApiToken, SessionToken, SignIn
+from provisioner.model.environment import ApiToken, SessionToken, SignIn, StoredCredential
 from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.model.uuids import is_uuid
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation, Role, Roles
     from provisioner.model.workspace import Capabilities
 
-_MISMATCHES = (Code.WORKSPACE_MISMATCH, Code.WORKSPACE_UNKNOWN, Code.AUTH_MISSING)
+_MISMATCHES = (
+    Code.WORKSPACE_MISMATCH,
+    Code.WORKSPACE_UNKNOWN,
+    Code.AUTH_MISSING,
+    Code.CREDENTIAL_UNREADABLE,
+    Code.PROGRAM_NOT_RUN,
+)
 """Errors that are found before any request to the server."""
 
 _CHECK_OF_ERROR: dict[Code, CheckName] = {
@@ -86,10 +92,10 @@ def _credential(
     match environment.credential:
         case None:
             kind, expires_at = "Session of the embedded Twenty", None
-        case SignIn():
+        case SignIn() | StoredCredential(secrets={"password": _}):
             kind, expires_at = "Email and password", None
             kind += f", with a renewable session until {timestamp}" if timestamp else ""
-        case ApiToken() | SessionToken():
+        case ApiToken() | SessionToken() | StoredCredential():
             kind = "Session token" if session else "API key token"
             kind += f", expires at {timestamp}" if timestamp else ", expiry unknown"
         case _:

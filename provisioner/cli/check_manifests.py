@@ -54,14 +54,14 @@ def check(paths: Iterable[Path], now: datetime, environments: Path | None = None
 def _split_path(path: Path) -> tuple[Path, str | None]:
     """Return the manifests directory of a path, and the file if the path is one.
 
-    The directory is the nearest parent with an environments.yaml, even above the working
+    The directory is the nearest parent with environments files, even above the working
     directory.
     """
     if not os.path.isfile(path):  # noqa: PTH113 - is False for names that are too long
         return path, None
     for file in (path, path.absolute()):
         for folder in file.parents:
-            if (folder / ENVIRONMENTS).is_file():
+            if (folder / ENVIRONMENTS).is_file() or any((folder / "environments").glob("*.y*ml")):
                 return folder, file.as_posix()
     return path.parent, path.as_posix()
 

@@ -125,7 +125,7 @@ _manifests = partial(
     default=Path("manifests"),
     shell_complete=directories,
 )
-manifests_option = _manifests("Read environments.yaml and manifests from this directory.")
+manifests_option = _manifests("Read environments files and manifests from this directory.")
 new_manifests_option = _manifests("Write the files to this directory.")
 _environments = partial(
     common_option,
@@ -186,7 +186,7 @@ def add_selection(*, revokes: bool) -> Decorator:
         manifests_option,
         repeatable(
             "-e, --environment NAME",
-            "Work only on this environment. Repeatable.",
+            "Work only on this environment, or on those that match a glob. Repeatable.",
             shell_complete=environment_names,
         ),
         repeatable(

@@ -19,14 +19,16 @@ from provisioner.errors.exceptions import (
 )
 from provisioner.execution import Executed, ignore
 from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
+from provisioner.model.environment import StoredCredential
 from provisioner.plan import GuardOverrides, Unobserved, selected_keys
-from provisioner.reconcile.connection import WorkspaceOpener
+from provisioner.reconcile.connection import CredentialStores, WorkspaceOpener
 from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.render.report import ShardLabel
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.runtime.file_descriptors import can_open, max_parallel, raise_limit
+from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from provisioner.manifests import DeclaredEnvironment
     from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
+    from provisioner.model.sink_address import Address
     from provisioner.plan import PlanOptions
     from provisioner.reconcile.reconciler import Connect
     from provisioner.runtime.cancellation import Cancellation
@@ -131,13 +134,11 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
     if not problems:
         _refuse_change(manifests, selection.restrictions)
         if one and not selection.environments and len(manifests.environments) != 1:
-            names = ", ".join(declared.name for declared in manifests.environments)
-            raise WrongUsageError(
-                Code.ENVIRONMENT_UNNAMED,
-                "Several environments are declared.",
-                remedy=f"Choose one with -e: {names}.",
-            )
-        environments, problems = _resolve(manifests, selection)
+            raise _unnamed(manifests)
+        selected = _selected(manifests, selection)
+        if one and len(selected) != 1:
+            raise _unnamed(manifests)
+        environments, problems = _resolve(manifests, selected, selection)
     if problems:
         raise InvalidInputError(problems, manifests.sources)
     if selection.shard is not None and not environments:
@@ -194,8 +195,16 @@ def open_backends(
         restrictions=rules,
         environments=prepared.environments,
     )
-    with closing(registry) as sinks:
-        if (refusal := combine_refusals(list(sinks.refusals(selected)))) is not None:
+    # A protected environments file never refers into the directory of a pull request.
+    stores_registry = SinkRegistry(
+        prepared.manifests.environments_root, os.environ, stop, restrictions=rules
+    )
+    with closing(registry) as sinks, closing(stores_registry) as stores:
+        refusals = [
+            *sinks.refusals(selected),
+            *stores.refusals(_stored(prepared.environments)),
+        ]
+        if (refusal := combine_refusals(refusals)) is not None:
             raise refusal
         raise_limit()
         requests = (
@@ -214,11 +223,25 @@ def open_backends(
         width = max(1, min(_MAX_ENVIRONMENTS, len(prepared.environments), room))
         yield (
             WorkspaceOpener(
-                root, stop, others_wait=others_wait, environments=prepared.environments
+                root,
+                stop,
+                others_wait=others_wait,
+                environments=prepared.environments,
+                stores=CredentialStores(stores.open, stop),
             ),
             sinks.open,
             ThreadExecutor(width),
         )
+
+
+def _stored(environments: Iterable[Environment]) -> Iterator[Address]:
+    """Yield the addresses of the secrets that stores keep, each once."""
+    found: dict[Address, None] = {}
+    for one in environments:
+        if isinstance(one.credential, StoredCredential):
+            secrets = one.credential.secrets.values()
+            found |= {value: None for value in secrets if not isinstance(value, Secret)}
+    yield from found
 
 
 def early_exit_code(
@@ -280,22 +303,41 @@ def _refuse_hosts(declared: Iterable[DeclaredEnvironment], rules: Restrictions) 
         raise refusal
 
 
-def _resolve(
-    manifests: Manifests, selection: Selection
-) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
-    names = [declared.name for declared in manifests.environments]
+def _names(manifests: Manifests) -> list[str]:
+    return [] if manifests.names is None else manifests.names.as_written()
+
+
+def _unnamed(manifests: Manifests) -> WrongUsageError:
+    return WrongUsageError(
+        Code.ENVIRONMENT_UNNAMED,
+        "Several environments are declared.",
+        remedy=f"Choose one with -e: {', '.join(_names(manifests))}.",
+    )
+
+
+def _selected(manifests: Manifests, selection: Selection) -> list[DeclaredEnvironment]:
+    """Return the environments that `-e` names, or all."""
+    wanted: set[str] = set()
     for name in selection.environments:
-        if name not in names:
+        found = () if manifests.names is None else manifests.names.matching(name)
+        if not found:
+            names = _names(manifests)
             hint = did_you_mean(name, names) or f"The declared environments are {', '.join(names)}."
             raise WrongUsageError(
                 Code.ENVIRONMENT_UNKNOWN, f"There is no environment {name!r}.", remedy=hint
             )
-    selected = [
-        declared
-        for declared in manifests.environments
-        if (not selection.environments or declared.name in selection.environments)
-        and (selection.shard is None or selection.shard.contains(declared.name))
+        wanted.update(found)
+    return [
+        one
+        for one in manifests.environments
+        if (not wanted or one.name in wanted)
+        and (selection.shard is None or selection.shard.contains(one.name))
     ]
+
+
+def _resolve(
+    manifests: Manifests, selected: list[DeclaredEnvironment], selection: Selection
+) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
     _refuse_hosts(selected, selection.restrictions)
     environments, problems = resolve(
         selected, os.environ, manifests.environments_root, manifests.desired

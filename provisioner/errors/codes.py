@@ -44,6 +44,7 @@ class Code(StrEnum):
     UNEXPECTED_ANSWER = auto()
     REJECTED = auto()
     # credentials
+    CREDENTIAL_UNREADABLE = auto()
     CREDENTIAL_MISSING = auto()
     CREDENTIAL_INVALID = auto()
     CREDENTIAL_EXPIRED = auto()

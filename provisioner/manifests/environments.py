@@ -1,4 +1,4 @@
-"""The environments of environments.yaml: declared offline, then resolved for a run.
+"""The environments of the environments files: declared offline, then resolved for a run.
 
 The same code checks the values in both cases. Offline it skips values that depend on a variable or
 a file; in a run it expands the variables and reads the files. No message shows the value of a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -20,41 +21,48 @@ from provisioner.http_client.loopback import is_loopback
 from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes, identified
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
+from provisioner.manifests.matrix import Expanded, expand, fill
 from provisioner.manifests.policy_check import DeclaredPolicy, PolicyCheck, policy_of, rules_of
 from provisioner.manifests.schema import published
 from provisioner.manifests.schema_errors import schema_problems
-from provisioner.manifests.secret_text import email_in, password_in, token_in, totp_in
+from provisioner.manifests.secret_text import password_in, secret_in
 from provisioner.manifests.text import MAX_BYTES, read_bytes, reason
 from provisioner.manifests.variables import Variable, VariableText
 from provisioner.model.environment import (
-    ApiToken,
     Credential,
     Environment,
     Guards,
     Limits,
-    SessionToken,
     Share,
-    SignIn,
+    StoredCredential,
+    credential_of,
 )
 from provisioner.model.uuids import is_uuid
 from provisioner.secret import Secret
+from provisioner.sinks.kind import OptionValues
+from provisioner.sinks.registry import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from collections.abc import Mapping as MappingOf
     from pathlib import Path
 
-    from provisioner.manifests.policy_check import Breach
+    from provisioner.manifests.matrix import EnvironmentsFile, ValueLists
+    from provisioner.manifests.policy_check import Breach, Rule
     from provisioner.model.environment import Generation
     from provisioner.model.key import DesiredKey
+    from provisioner.model.sink_address import Address
 
 _T = TypeVar("_T")
 
 SANDBOX = ("sandbox:", "sandbox:core", "sandbox:core-1", "sandbox:core-newest", "sandbox:legacy")
 """The URLs of the embedded Twenty."""
 
-MAX_ENVIRONMENTS = 10_000
-"""The limit of environments in one file, as in the schema."""
+MAX_DECLARED = 10_000
+"""The limit of declarations in one file, as in the schema."""
+
+MAX_ENVIRONMENTS = 100_000
+"""The limit of environments in all files together."""
 
 MAX_SECRET_BYTES = 64 * 2**10
 """The size limit of a token or password file."""
@@ -62,7 +70,7 @@ MAX_SECRET_BYTES = 64 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class DeclaredEnvironment:
-    """An environment as declared in environments.yaml, before variables and files are read.
+    """An environment as declared, before variables and files are read.
 
     Attributes:
         name: its name.
@@ -71,6 +79,7 @@ class DeclaredEnvironment:
             any.
         document: the file.
         body: its values as written.
+        matrix: the values of the placeholders in its texts, by axis; empty without a matrix.
     """
 
     name: str
@@ -78,6 +87,7 @@ class DeclaredEnvironment:
     policy: DeclaredPolicy | None
     document: Document = field(repr=False)
     body: Mapping = field(repr=False)
+    matrix: dict[str, str] = field(default_factory=dict)
 
     def place_of(self, key: str) -> Place:
         """Return the place of a value; that of the environment if it is missing."""
@@ -86,53 +96,172 @@ class DeclaredEnvironment:
         return self.document.place(self.body.value_position(key))
 
 
+@dataclass(frozen=True, slots=True)
+class EnvironmentNames:
+    """The names of all environments, and what manifests and `-e` may write for them.
+
+    Attributes:
+        all: the names, with or without problems, in the order of the files.
+        of_matrix: the names that a matrix gives, by the name as written: `crm-{customer}`.
+    """
+
+    all: MappingOf[str, object]
+    of_matrix: MappingOf[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def as_written(self) -> list[str]:
+        """Return the names as written, one for each matrix."""
+        expanded = {name for names in self.of_matrix.values() for name in names}
+        return [one for one in (*self.all, *self.of_matrix) if one not in expanded]
+
+    def matching(self, written: str) -> tuple[str, ...]:
+        """Return the environments of a name, of a matrix by its name as written, or of a glob."""
+        if written in self.all:
+            return (written,)
+        if written in self.of_matrix:
+            return self.of_matrix[written]
+        if not _GLOB.search(written):
+            return ()
+        return tuple(one for one in self.all if fnmatchcase(one, written))
+
+
 class Declarations(NamedTuple):
-    """The content of an environments file.
+    """The content of the environments files.
 
     Attributes:
         names: the names of all environments, with or without problems; None if they are not known.
-        environments: the environments without problems, in the order of the file.
+        environments: the environments without problems, in the order of the files.
         policy_checks: their requirements for keys, without those that depend on variables.
     """
 
-    names: tuple[str, ...] | None
+    names: EnvironmentNames | None
     environments: tuple[DeclaredEnvironment, ...]
     policy_checks: dict[str, PolicyCheck]
 
 
-def declare(document: Document, problems: list[Problem]) -> Declarations:
-    """Return the environments of a document, and add all problems that need no variable."""
-    schema = published("environments")
-    root = document.root
-    if not schema.check()(root):
-        problems += schema_problems(document, "environments")
-    content = root if isinstance(root, Mapping) else Mapping()
-    common, faults = rules_of(document, content.get("policy"))
-    problems += faults
-    listed = content.get("environments")
-    if not isinstance(listed, Mapping):
-        return Declarations(None, (), {})
-    check = schema.check("environment")
-    reported = {(problem.place, problem.code) for problem in problems}
-    environments: list[DeclaredEnvironment] = []
-    policy_checks: dict[str, PolicyCheck] = {}
-    for (name, body), position in zip(listed.items(), listed.positions[::2], strict=True):
-        if not isinstance(body, Mapping) or len(listed) > MAX_ENVIRONMENTS:
-            continue
-        rules, faults = rules_of(document, body.get("policy"))
+def declare(
+    files: Iterable[EnvironmentsFile], lists: ValueLists, problems: list[Problem]
+) -> Declarations:
+    """Return the environments of all files, and add all problems that need no variable.
+
+    Args:
+        files: the files; the `policy` of the first holds for the environments of all.
+        lists: the lists of values that the files name.
+        problems: gets the problems.
+    """
+    found = _Declared(lists, problems)
+    for file in files:
+        found.add(file)
+    problems += found.duplicates.problems()
+    names = EnvironmentNames(found.places, found.of_matrix)
+    known = names if found.complete and found.places else None
+    return Declarations(known, tuple(found.environments), found.policy_checks)
+
+
+class _Declared:
+    """The environments of several files, whose names differ.
+
+    Attributes:
+        places: the place of each name.
+        of_matrix: the names that a matrix gives, by the name as written.
+        complete: whether all names are known.
+        environments: the environments without problems.
+        policy_checks: their requirements for keys.
+        duplicates: the names that are declared twice.
+    """
+
+    def __init__(self, lists: ValueLists, problems: list[Problem]) -> None:
+        self.places: dict[str, Place] = {}
+        self.of_matrix: dict[str, tuple[str, ...]] = {}
+        self.complete = True
+        self.environments: list[DeclaredEnvironment] = []
+        self.policy_checks: dict[str, PolicyCheck] = {}
+        self.duplicates = Causes()
+        self._lists = lists
+        self._problems = problems
+        self._common: dict[str, Rule] | None = None
+
+    def add(self, file: EnvironmentsFile) -> None:
+        """Add the environments and the problems of one file."""
+        document, found = file.document, list[Problem]()
+        root = document.root
+        if not published("environments").check()(root):
+            found += schema_problems(document, "environments")
+        content = root if isinstance(root, Mapping) else Mapping()
+        own, faults = rules_of(document, content.get("policy"))
+        found += faults
+        self._problems += found
+        self._common = own if self._common is None else self._common
+        common = {**self._common, **own}
+        listed = content.get("environments")
+        if not isinstance(listed, Mapping) or not listed:
+            self.complete = False
+            return
+        # A partial mapping may have had names that could not be read.
+        self.complete &= listed.position.index not in document.partial
+        reported = {(problem.place, problem.code) for problem in found}
+        for (name, body), position in zip(listed.items(), listed.positions[::2], strict=True):
+            if not isinstance(body, Mapping) or len(listed) > MAX_DECLARED:
+                self._add_name(name, document.place(position))
+                continue
+            # An environment that its schema rejects is checked too, to report all problems at once.
+            self._problems += (
+                fault
+                for fault in self._add_environments(file, name, position, body, common)
+                if (fault.place, fault.code) not in reported
+            )
+
+    def _add_environments(
+        self,
+        file: EnvironmentsFile,
+        name: str,
+        position: Position,
+        body: Mapping,
+        common: dict[str, Rule],
+    ) -> Iterator[Problem]:
+        """Add the environments of one declaration, and yield its problems."""
+        document, place = file.document, file.document.place(position)
+        expanded: tuple[Expanded, ...] = (Expanded(name, {}),)
+        if "matrix" in body or "{" in name:
+            expanded, problems = expand(file, name, position, body, self._lists)
+            yield from problems
+            if len(self.places) + len(expanded) > MAX_ENVIRONMENTS:
+                message = (
+                    f"all files declare more than {MAX_ENVIRONMENTS} environments: remove some"
+                )
+                yield Problem(place, Code.MATRIX_TOO_LARGE, message)
+                expanded = ()
+            self.complete &= bool(expanded)
+            self.of_matrix[name] = tuple(one.name for one in expanded)
+        rules, problems = rules_of(document, body.get("policy"))
+        yield from problems
         policy = policy_of({**common, **rules})
-        declared = DeclaredEnvironment(name, document.place(position), policy, document, body)
-        builder = _Builder(declared, None, None)
-        builder.environment()
-        faults += (Problem(one.place, one.code, one.describe(Affected())) for one in builder.found)
-        # An environment that its schema rejects is checked too, to report all problems at once.
-        problems += (fault for fault in faults if (fault.place, fault.code) not in reported)
-        if check(body) and not faults:
-            environments.append(declared)
-            policy_checks[name] = builder.policy_check()
-    # A partial mapping may have had names that could not be read.
-    known = listed and listed.position.index not in document.partial
-    return Declarations(tuple(listed) if known else None, tuple(environments), policy_checks)
+        is_valid = published("environments").check("environment")(body) and not problems
+        causes = Causes()
+        for one in expanded:
+            self._add_name(one.name, place)
+            declared = DeclaredEnvironment(one.name, place, policy, document, body, one.values)
+            builder = _Builder(declared, None, None)
+            builder.environment()
+            for cause in builder.found:
+                causes.add(cause._replace(identity=None)).add(None, "", one.name)
+            if is_valid and not builder.found:
+                self.environments.append(declared)
+                self.policy_checks[one.name] = builder.policy_check()
+        yield from causes.problems()
+
+    def _add_name(self, name: str, place: Place) -> None:
+        """Add the name of an environment, and report one that another declaration has."""
+        first = self.places.setdefault(name, place)
+        if first != place:
+            cause = Cause(Code.ENVIRONMENT_DUPLICATE, place, partial(_two, name, first), first)
+            self.duplicates.add(cause).add(None, "", name)
+
+
+def _two(name: str, first: Place, affected: Affected) -> str:
+    return (
+        f"{name}{affected.other_environments} is declared twice, first in {first.file} line "
+        f"{first.line}: rename or remove one"
+    )
 
 
 _NO_KEYS: MappingOf[str, tuple[DesiredKey, ...]] = MappingProxyType({})
@@ -201,6 +330,7 @@ class _Text:
 
 
 _UNKNOWN = VariableText((Variable(""),))
+_GLOB = re.compile(r"[*?\[]")
 _VARIABLES = {
     "token": "TWENTY_TOKEN",
     "session_token": "TWENTY_SESSION_TOKEN",
@@ -208,15 +338,8 @@ _VARIABLES = {
     "password": "TWENTY_PASSWORD",
     "totp": "TWENTY_TOTP_SECRET",
 }
-_SECRETS = {
-    "token": token_in,
-    "token_file": token_in,
-    "session_token": token_in,
-    "email": email_in,
-    "password": password_in,
-    "totp": totp_in,
-}
-"""Functions that return the secret in a value; that in a `password_file` is read already."""
+_STORES = ("vault", "aws", "kubernetes", "command")
+"""The kinds of sinks that a credential can be read from."""
 _SECRET_HEADER = re.compile(r"auth|token|secret|key|cookie|passw|credential|session", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:Basic|Bearer|Token) ", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -388,8 +511,14 @@ class _Builder:
         place = self._declared.document.place(position)
         if not isinstance(value, str):
             return _Text(None, place, _UNKNOWN, None)
+        filled = value
+        if self._declared.matrix:
+            filled, faults = fill(value, self._declared.matrix, place)
+            if faults:
+                self.found += faults
+                return _Text(value, place, _UNKNOWN, None)
         try:
-            template = variables.parse(value)
+            template = variables.parse(filled)
         except ValueError as error:
             self._problem(place, Code.VARIABLE_INVALID, str(error))
             return _Text(value, place, _UNKNOWN, None)
@@ -432,7 +561,7 @@ class _Builder:
         position = node.key_position(key) if key in node else node.position
         return self._declared.document.place(position)
 
-    def _credential(self, url: str | None) -> Credential | None:
+    def _credential(self, url: str | None) -> Credential | StoredCredential | None:
         texts = self._texts("auth")
         place = self._key_place(self._body, "auth")
         for name, text in texts.items():
@@ -454,19 +583,45 @@ class _Builder:
                 "to the token of an API key"
             )
             self._problem(place, Code.AUTH_MISSING, message)
-        secrets = {name: self._secret(name, text) for name, text in texts.items()}
-        match secrets:
-            case {"token": Secret() as token} | {"token_file": Secret() as token}:
-                return ApiToken(token)
-            case {"session_token": Secret() as token}:
-                return SessionToken(token)
-            case {"email": Secret() as email, "password": Secret() as password} | {
-                "email": Secret() as email,
-                "password_file": Secret() as password,
-            }:
-                return SignIn(email, password, secrets.get("totp"))
-            case _:
-                return None
+        secrets: dict[str, Secret] = {}
+        stored: dict[str, Address] = {}
+        for name, text in texts.items():
+            if isinstance(store := self._body["auth"][name], Mapping):
+                if (address := self._store(name, store)) is not None:
+                    stored[name] = address
+            elif (secret := self._secret(name, text)) is not None:
+                secrets[name.removesuffix("_file")] = secret
+        return StoredCredential({**secrets, **stored}) if stored else credential_of(secrets)
+
+    def _store(self, name: str, store: Mapping) -> Address | None:
+        """Return the address of a secret in a store; None if it is unknown or has a problem."""
+        if not published("environments").check("store")(store):
+            return None  # its problems are reported
+        written: dict[str, tuple[_Text, ...]] = {}
+        for option, value in store.items():
+            at = store.value_position(option)
+            several = isinstance(value, Sequence)
+            listed = zip(value, value.positions, strict=True) if several else [(value, at)]
+            written[option] = tuple(self._expanded(*one) for one in listed)
+        values = {
+            option: tuple(text.value for text in texts if text.value is not None)
+            for option, texts in written.items()
+        }
+        if any(len(values[option]) < len(written[option]) for option in written):
+            return None
+        kind = kind_of(next(one for one in _STORES if one in store))
+        # A program that prints the secret is the `check` of a sink.
+        values |= {"check": values["command"]} if "command" in values else {}
+        default = {"vault": "field", "kubernetes": "key"}.get(kind.name)
+        if default is not None:
+            values.setdefault(default, (name,))
+        options = OptionValues(kind, values, name, self._declared.name)
+        address = kind.address(options)
+        for option, position, _, advice, fault in options.rejections:
+            # The value may come from a variable, so it is not shown.
+            message = f"{fault or f'`{option}` is not valid'}: write {advice}"
+            self._problem(written[option][position], Code.AUTH_INVALID, message)
+        return None if options.rejections else address
 
     def _secret(self, name: str, text: _Text) -> Secret | None:
         """Return a secret of `auth`; None if it is unknown or has a problem."""
@@ -480,7 +635,7 @@ class _Builder:
         if value is None:
             return None
         try:
-            return Secret(_SECRETS.get(name, str)(value))
+            return Secret(secret_in(name, value))
         except ValueError as error:
             self._problem(text, Code.AUTH_INVALID, f"{source} {error}")
             return None

@@ -14,6 +14,7 @@ from provisioner.errors.problem import Place, Problem
 from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
+from provisioner.manifests.matrix import MAX_MATRIX
 from provisioner.manifests.schema import is_expiry, published
 from provisioner.manifests.schema_errors import schema_problems, show
 from provisioner.manifests.templates import (
@@ -38,11 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
     from datetime import datetime
 
+    from provisioner.manifests.environments import EnvironmentNames
     from provisioner.manifests.policy_check import Breach, PolicyCheck, Rule
     from provisioner.model.sink_address import Address
-
-MAX_MATRIX = 10_000
-"""The limit of keys from one matrix in one environment."""
 
 MAX_KEYS = 1_000_000
 """The limit of keys in all manifests together."""
@@ -80,8 +79,8 @@ class Collection:
     """The desired keys of all manifests, and their problems.
 
     Attributes:
-        declared: the names of the environments; None if environments.yaml could not be read, so
-            that any name is accepted.
+        declared: the names of the environments; None if they could not be read, so that any name
+            is accepted.
         now: the time that expiries must be later than; None to accept all dates.
         policy_checks: the requirements of the environments without problems, by name.
         problems: the problems that affect only their own line, in the order found.
@@ -91,7 +90,7 @@ class Collection:
         formats: the format of each file, with the key that is the first to set it.
     """
 
-    declared: frozenset[str] | None
+    declared: EnvironmentNames | None
     now: datetime | None
     policy_checks: dict[str, PolicyCheck]
     problems: list[Problem]
@@ -126,14 +125,15 @@ class Collection:
             named += zip(listed[:MAX_ENVIRONMENTS], listed.positions, strict=False)
         targets: dict[str, _Target] = {}
         for name, position in named:
-            if not isinstance(name, str) or not name or name in targets:
+            if not isinstance(name, str) or not name:
                 continue
-            if self.declared is not None and name not in self.declared:
+            names = (name,) if self.declared is None else self.declared.matching(name)
+            if self.declared is not None and not names:
                 self.problems.append(_unknown_environment(document, name, position, self.declared))
-                continue
-            targets[name] = _Target(
-                name, self.keys.setdefault(name, {}), self.policy_checks.get(name)
-            )
+            for one in names:
+                if one not in targets:
+                    keys = self.keys.setdefault(one, {})
+                    targets[one] = _Target(one, keys, self.policy_checks.get(one))
         return list(targets.values())
 
 
@@ -563,12 +563,12 @@ def _one_place(address: Address, key: DesiredKey, first: DesiredKey, affected: A
 
 
 def _unknown_environment(
-    document: Document, name: str, position: Position, declared: frozenset[str]
+    document: Document, name: str, position: Position, declared: EnvironmentNames
 ) -> Problem:
     if variable := variables.first_variable(name):
         message = variables.not_allowed(variable)
         return Problem(document.place(position), Code.VARIABLE_INVALID, message)
-    close = closest(name, sorted(declared))
+    close = closest(name, declared.as_written())
     advice = f"did you mean {close}?" if close else "declare it there"
     message = f"environments.yaml has no environment {show(name)}: {advice}"
     return Problem(document.place(position), Code.ENVIRONMENT_UNKNOWN, message)

@@ -187,7 +187,7 @@ def _describe(
     role = "the environment's own `role`" if key.role is None else f"the role {show(key.role)}"
     return _RULES[code][2].format(
         policy=f"the policy of {environment}{affected.other_environments}",
-        line=f"(environments.yaml line {rule.place.line})",
+        line=f"({rule.place.file.rpartition('/')[2]} line {rule.place.line})",
         key=affected.key,
         longest=values[0],
         expiry=show(key.expiry.written),

@@ -1,6 +1,6 @@
 """Finds servers, sinks and programs that a change of manifests adds.
 
-`environments.yaml` decides which servers get credentials, `deliver` and `check` decide which sinks
+Environments files decide which servers get credentials, `deliver` and `check` decide which sinks
 are opened and which programs run. A plan for a pull request may run before anyone has reviewed its
 changes to them.
 """
@@ -8,10 +8,11 @@ changes to them.
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from provisioner.manifests import document, text
-from provisioner.manifests.load import ENVIRONMENTS, load
+from provisioner.manifests.load import environments_files, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,9 +33,10 @@ def newly_reached(manifests: Path, base: Path, environments: Path | None = None)
         environments: the file to read instead of environments.yaml of both directories, which are
             compared nevertheless.
     """
+    declaring = sorted(_environments(manifests).items() ^ _environments(base).items())
+    if declaring:
+        return f"it changes `{declaring[0][0]}`, which determines where credentials are sent"
     head_files, base_files = _contents(manifests), _contents(base)
-    if head_files.get(ENVIRONMENTS) != base_files.get(ENVIRONMENTS):
-        return f"it changes `{ENVIRONMENTS}`, which determines where credentials are sent"
     if head_files == base_files:
         return None
     if not _deliveries(manifests) <= _deliveries(base):
@@ -44,6 +46,12 @@ def newly_reached(manifests: Path, base: Path, environments: Path | None = None)
     if not head_commands <= base_commands:
         return "it changes the arguments of a `command` in `deliver`"
     return None
+
+
+def _environments(folder: Path) -> dict[str, bytes]:
+    """Return the contents of the environments files and of the lists that they name."""
+    paths = environments_files(folder)
+    return {os.path.relpath(one, folder): one.read_bytes() for one in paths if one.is_file()}
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -29,7 +29,7 @@ class Schema:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
         self._checks: dict[str, Check] = {}
-        self._validator: Validator | None = None
+        self._validators: dict[str, Validator] = {}
 
     def check(self, part: str = "") -> Check:
         """Return the check for a value.
@@ -39,9 +39,7 @@ class Schema:
         """
         if part in self._checks:
             return self._checks[part]
-        schema = dict(self._document)
-        if part:
-            schema = {"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]}
+        schema = self.part(part)
         is_valid = FastValidator(
             schema, validate_formats=True, ignore_unknown_formats=False, formats=_FORMATS
         ).is_valid
@@ -57,12 +55,17 @@ class Schema:
         self._checks[part] = check
         return check
 
-    def errors(self, value: object) -> Iterator[ValidationError]:
-        """Yield the errors that jsonschema finds."""
-        if self._validator is None:
-            self._validator = reference(self._document)
+    def errors(self, value: object, part: str = "") -> Iterator[ValidationError]:
+        """Yield the errors that jsonschema finds; `part` is as for `check`."""
+        if part not in self._validators:
+            self._validators[part] = reference(self.part(part))
         untyped: Any = value  # the type that jsonschema declares is too narrow
-        return self._validator.iter_errors(untyped)
+        return self._validators[part].iter_errors(untyped)
+
+    def part(self, part: str) -> dict[str, Any]:
+        """Return the schema of a part, or the whole schema if it is empty."""
+        schema = dict(self._document)
+        return {"$ref": f"#/$defs/{part}", "$defs": schema["$defs"]} if part else schema
 
 
 @lru_cache(maxsize=3)

@@ -50,7 +50,9 @@ _Annotations = dict[str, Any]
 """The schema whose annotations hold for a value."""
 
 
-def schema_problems(document: Document, name: str, failing: SequenceOf[int] = ()) -> list[Problem]:
+def schema_problems(
+    document: Document, name: str, failing: SequenceOf[int] = (), part: str = ""
+) -> list[Problem]:
     """Return the problems of a document that its schema rejects.
 
     Args:
@@ -58,6 +60,7 @@ def schema_problems(document: Document, name: str, failing: SequenceOf[int] = ()
         name: the name of its schema.
         failing: the indexes of the keys of a manifest that are rejected. Only these are passed to
             jsonschema, so that one invalid key among 100 000 costs as much as one.
+        part: the part of the schema that the document must have, if not the whole.
     """
     value: Any = document.root
     if (
@@ -68,10 +71,10 @@ def schema_problems(document: Document, name: str, failing: SequenceOf[int] = ()
         # Without a failing key one valid key is kept, because an empty list is invalid too.
         failing = failing or [0][: len(value["keys"])]
         value = {**value, "keys": [value["keys"][index] for index in failing]}
-    explanation = _Explanation(document, name, failing)
+    explanation = _Explanation(document, name, failing, part)
     # One mistake can break several rules with the same message.
     found: dict[Problem, None] = {}
-    for error in published(name).errors(value):
+    for error in published(name).errors(value, part):
         for problem in explanation.problems(error):
             if len(found) == MAX_PROBLEMS:
                 message = f"the file has more than {MAX_PROBLEMS} problems: the rest are not shown"
@@ -87,12 +90,13 @@ class _Explanation:
         document: the document.
         name: the name of its schema.
         failing: the indexes of the keys that were passed to jsonschema.
+        part: the part of the schema that the document must have, if not the whole.
     """
 
-    def __init__(self, document: Document, name: str, failing: SequenceOf[int]) -> None:
+    def __init__(self, document: Document, name: str, failing: SequenceOf[int], part: str) -> None:
         self._document = document
         self._name = name
-        self._schema = schemas.load(name)
+        self._schema = published(name).part(part)
         self._failing = failing
 
     def problems(self, error: ValidationError) -> Iterator[Problem]:

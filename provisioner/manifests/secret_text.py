@@ -59,6 +59,21 @@ def totp_in(text: str) -> str:
     return secret
 
 
+def secret_in(name: str, text: str) -> str:
+    """Return the secret in a text; `name` is that in `auth`, of which a file is read already."""
+    return _SECRETS.get(name, str)(text)
+
+
+_SECRETS = {
+    "token": token_in,
+    "token_file": token_in,
+    "session_token": token_in,
+    "email": email_in,
+    "password": password_in,
+    "totp": totp_in,
+}
+
+
 def _without_space(text: str) -> str:
     """Return a text without spaces and a byte order mark around it; quotes are refused."""
     bare = text.strip().strip(_BYTE_ORDER_MARK).strip()

@@ -62,12 +62,12 @@ def split_placeholders(
             case ("name", str() as placeholder) if placeholder in known:
                 parts += [placeholder, ""]
             case _:
-                faults.append(_mistake(found, known, place))
+                faults.append(mistake(found, known, place))
     parts[-1] += text[start:]
     return parts, faults
 
 
-def _mistake(found: re.Match[str], known: tuple[str, ...], place: Place) -> Cause:
+def mistake(found: re.Match[str], known: tuple[str, ...], place: Place) -> Cause:
     """Return what is wrong with a brace, or with the placeholder that it starts."""
     name = found["name"] or ""
     is_variable = found.string.endswith("$", 0, found.start())

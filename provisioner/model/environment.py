@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, assert_never
 
+from provisioner.secret import Secret
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
     from pathlib import Path
 
-    from provisioner.secret import Secret
+    from provisioner.model.sink_address import Address
 
 
 Generation = Literal["legacy", "core"]
@@ -44,6 +47,41 @@ class SignIn:
 
 
 Credential = ApiToken | SessionToken | SignIn
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCredential:
+    """A credential with secrets that stores keep, read when its environment is connected.
+
+    Attributes:
+        secrets: the values of `auth` by name: `token`, or `email`, `password` and maybe `totp`;
+            each the secret itself, or its address in a store.
+    """
+
+    secrets: Mapping[str, Secret | Address]
+
+    def read(self, read: Callable[[str, Address], Secret]) -> Credential:
+        """Return the credential with the secrets that a function reads, by name and address."""
+        secrets = {
+            name: value if isinstance(value, Secret) else read(name, value)
+            for name, value in self.secrets.items()
+        }
+        credential = credential_of(secrets)
+        assert credential is not None  # noqa: S101 - the names are those of a credential
+        return credential
+
+
+def credential_of(secrets: Mapping[str, Secret]) -> Credential | None:
+    """Return the credential of the values of `auth` by name; None if one is missing."""
+    match secrets:
+        case {"token": token}:
+            return ApiToken(token)
+        case {"session_token": token}:
+            return SessionToken(token)
+        case {"email": email, "password": password}:
+            return SignIn(email, password, secrets.get("totp"))
+        case _:
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +163,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """One Twenty workspace, with every variable expanded and every secret read.
+    """One Twenty workspace, with every variable expanded and every secret file read.
 
     Attributes:
         url: `https://host[:port]` without a trailing slash, or `sandbox:[DIALECT]`.
@@ -146,7 +184,7 @@ class Environment:
 
     name: str
     url: str
-    credential: Credential | None = None
+    credential: Credential | StoredCredential | None = None
     origin: str | None = None
     headers: tuple[tuple[str, Secret], ...] = ()
     ca_file: Path | None = None
@@ -165,3 +203,16 @@ class Environment:
     def embedded(self) -> bool:
         """Return whether this is the embedded Twenty."""
         return self.url.startswith("sandbox:")
+
+    @property
+    def has_api_token(self) -> bool:
+        """Return whether the credential is declared as the token of an API key."""
+        match self.credential:
+            case ApiToken():
+                return True
+            case StoredCredential(secrets=secrets):
+                return "token" in secrets
+            case SessionToken() | SignIn() | None:
+                return False
+            case _:
+                assert_never(self.credential)

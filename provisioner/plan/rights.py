@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
-from provisioner.model.environment import ApiToken
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.plan.actions import Create, Deliver, Revoke, Rotate, Update
 
@@ -48,7 +47,7 @@ def is_session(environment: Environment, capabilities: Capabilities) -> bool:
     kind = None if capabilities.claims is None else capabilities.claims.kind
     if kind in ("API_KEY", "ACCESS"):
         return kind == "ACCESS"
-    return not isinstance(environment.credential, ApiToken)
+    return not environment.has_api_token
 
 
 def rights_in_doubt(environment: Environment, observation: Observation, planned: Planned) -> bool:
@@ -58,7 +57,7 @@ def rights_in_doubt(environment: Environment, observation: Observation, planned:
     doubt, as an API key may do everything there (docs/twenty-api.md, "Generations").
     """
     is_key = not observation.session and (
-        observation.own_key is not None or isinstance(environment.credential, ApiToken)
+        observation.own_key is not None or environment.has_api_token
     )
     match observation.roles:
         case NoRoles():

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
-from provisioner.errors.exceptions import WorkspaceError
-from provisioner.model.environment import SessionToken
+from provisioner.errors.exceptions import SinkError, WorkspaceError
+from provisioner.manifests.secret_text import secret_in
+from provisioner.model.environment import SessionToken, StoredCredential
+from provisioner.model.sink_content import Unreadable
+from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.secret import Secret
+from provisioner.sinks.sink import StoredValue
 from provisioner.twenty.connect import connect
 from provisioner.twenty.sign_ins import SignIns
 
@@ -20,11 +26,72 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.model.environment import Environment
+    from provisioner.model.sink_address import Address
     from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sandbox import Front, Sandbox
+    from provisioner.sinks.sink import Content, OpenSink
 
 _SESSION_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CredentialStores:
+    """Reads the secrets of credentials from stores, each address once a run.
+
+    Attributes:
+        open_store: opens the sink of an address, which is only read.
+        stop: ends the run early.
+    """
+
+    open_store: OpenSink
+    stop: Cancellation
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _contents: dict[Address, Future[Content]] = field(default_factory=dict, init=False)
+
+    def read(self, environment: str, name: str, address: Address) -> Secret:
+        """Return a secret of an environment; threads that need the same one wait for one read.
+
+        Args:
+            environment: the name of the environment, for messages.
+            name: its name in `auth`.
+            address: its address in a store.
+
+        Raises:
+            WorkspaceError: it cannot be read, or is not what `auth` needs.
+        """
+        fault, remedy, code = "", "Correct `auth`, or store the secret.", Code.CREDENTIAL_UNREADABLE
+        try:
+            content = self._content(address)
+            if isinstance(content, StoredValue):
+                return Secret(secret_in(name, content.value.reveal()))
+            fault = f"{address} has no value"
+        except ValueError as error:
+            fault = f"the value of {address} {error}"
+        except SinkError as error:
+            fault, remedy = error.message.removesuffix("."), error.remedy
+            code = error.code if error.code is Code.PROGRAM_NOT_RUN else code
+        message = f"The {name} of {environment} cannot be read: {fault}."
+        raise WorkspaceError(code, message, remedy=remedy)
+
+    def _content(self, address: Address) -> Content:
+        with self._lock:
+            first = address not in self._contents
+            reading = self._contents.setdefault(address, Future())
+        if first:
+            try:
+                store = self.open_store(address)
+                content = store.read()
+                if isinstance(content, Unreadable):
+                    store.check()  # raises if this run may not read it
+                reading.set_result(content)
+            except BaseException as error:
+                reading.set_exception(error)
+                raise
+        self.stop.wait_for((reading,), graceful=False)
+        if not reading.done():
+            raise WorkspaceError.of(STOPPED)
+        return reading.result()
 
 
 @dataclass(slots=True, eq=False)
@@ -36,12 +103,14 @@ class WorkspaceOpener:
         stop: ends the run early.
         others_wait: True if no environment is written to before each of them has been observed.
         environments: all of the run, of which some may share the check of a password.
+        stores: the stores of credentials; None if no environment has one in a store.
     """
 
     root: Path
     stop: Cancellation
     others_wait: bool = field(default=False, kw_only=True)
     environments: tuple[Environment, ...] = field(default=(), kw_only=True)
+    stores: CredentialStores | None = field(default=None, kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _front: Front | None = field(default=None, init=False)
     _sign_ins: SignIns | None = field(default=None, init=False)
@@ -65,6 +134,9 @@ class WorkspaceOpener:
                 f"The environment {environment.name} has no credential.",
                 remedy="Add `auth:` to this environment.",
             )
+        if isinstance(credential, StoredCredential):
+            assert self.stores is not None  # noqa: S101 - a run whose environments have one
+            credential = credential.read(partial(self.stores.read, environment.name))
         workspace = connect(
             environment,
             url,

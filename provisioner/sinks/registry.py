@@ -104,7 +104,9 @@ class SinkRegistry:
         if rules.sinks:
             aliases = kind_of(address.kind).aliases(address, self._context.root)
             if not rules.allows_sink(address, *aliases):
-                remedy = "Correct `deliver`, or add the sink to --allow-sink in the workflow."
+                remedy = (
+                    "Correct `deliver` or `auth`, or add the sink to --allow-sink in the workflow."
+                )
                 message = f"{address} is not allowed by --allow-sink."
                 return sink_error(Code.SINK_NOT_ALLOWED, message, remedy)
         if rules.hosts and (server := self._server(address)) and not rules.allows_host(server):

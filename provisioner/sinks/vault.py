@@ -218,7 +218,7 @@ class _Field:
 
     def read(self) -> Content:
         """Return the field in the latest version; a value that is not a text as JSON."""
-        _, fields = self._latest_version(self._data_path())
+        _, fields = self._latest_version(self._data_path(), _READ_DENIED)
         value = fields.get(self._address.field)
         if value is None:
             return NoToken()
@@ -251,11 +251,13 @@ class _Field:
                 remedy = "Run the command again once nothing else is writing to this secret."
                 raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
 
-    def _latest_version(self, path: str) -> tuple[int, dict[str, object]]:
+    def _latest_version(
+        self, path: str, denied: SinkFailure | None = None
+    ) -> tuple[int, dict[str, object]]:
         """Return its number, 0 for a secret without versions, and its fields, none if deleted."""
         reply = self._server.call(self._address, "GET", path)
         if reply.status == HTTPStatus.FORBIDDEN:
-            raise _denied(path).error(self._address)
+            raise (denied or _denied(path)).error(self._address)
         number = _at(reply, "data", "metadata", "version")
         fields = _at(reply, "data", "data")
         if reply.status == HTTPStatus.NOT_FOUND:
@@ -404,6 +406,13 @@ def _client_certificate(environment: Mapping[str, str]) -> Secret | None:
         reason = "cannot be opened: the client certificate or its key cannot be read"
         remedy = "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY."
         raise UnusableError(SinkFailure(Code.SINK_UNAVAILABLE, reason, remedy)) from None
+
+
+_READ_DENIED = SinkFailure(
+    Code.SINK_DENIED,
+    "cannot be read with this Vault token",
+    "Grant read on its path in a policy attached to the token.",
+)
 
 
 def _denied(path: str) -> SinkFailure:

@@ -127,6 +127,7 @@ class Session:
         self._renew_at = 0.0
         self._refusal: WorkspaceError | None = None
         self._workspace = environment.workspace
+        self._declared = environment.credential or credential
         parts = urlsplit(transport.address)
         self._origin = environment.origin or f"{parts.scheme}://{parts.netloc}"
 
@@ -198,7 +199,7 @@ class Session:
             None if there is none, or if it does not show the workspace.
         """
         sign_ins, self._sign_ins = self._sign_ins, None
-        check = sign_ins and sign_ins.check(self._credential, self.address, self._check_password)
+        check = sign_ins and sign_ins.check(self._declared, self.address, self._check_password)
         if not check:
             return None
         if check.address == self.address and _reason(check.answer) is not None:

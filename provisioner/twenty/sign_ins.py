@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from provisioner.errors.exceptions import WorkspaceError
-from provisioner.model.environment import SignIn
+from provisioner.model.environment import SignIn, StoredCredential
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
 from provisioner.twenty.auth import Session, token_in
@@ -18,14 +18,15 @@ from provisioner.twenty.auth import Session, token_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from provisioner.model.environment import Environment
+    from provisioner.model.environment import Credential, Environment
+    from provisioner.model.sink_address import Address
     from provisioner.model.workspace import Json
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
     from provisioner.twenty.answers import Answer
     from provisioner.twenty.transport import Transport
 
-    _Use = tuple[Secret, Secret, str]
+    _Use = tuple[Secret | Address, Secret | Address, str]
 
 _SIGN_OUT_SECONDS = 5.0
 _SIGN_OUT_THREADS = 16
@@ -72,12 +73,7 @@ class SignIns:
 
     def __init__(self, stop: Cancellation, environments: Iterable[Environment] = ()) -> None:
         self._stop = stop
-        self._uses = Counter(
-            use
-            for one in environments
-            if isinstance(one.credential, SignIn)
-            for use in _uses(one.credential, one.url)
-        )
+        self._uses = Counter(use for one in environments for use in _uses(one.credential, one.url))
         self._lock = threading.Lock()
         self._checks: dict[_Use, Future[PasswordCheck | None]] = {}
         self._sessions: list[Session] = []
@@ -91,12 +87,15 @@ class SignIns:
         return session
 
     def check(
-        self, credential: SignIn, address: str, ask: Callable[[], Answer]
+        self,
+        credential: Credential | StoredCredential | None,
+        address: str,
+        ask: Callable[[], Answer],
     ) -> PasswordCheck | None:
         """Return the check of a password, for which the first environment that needs it asks.
 
         Args:
-            credential: with the password.
+            credential: with the password, as the environment declares it.
             address: of the server.
             ask: sends the password.
 
@@ -141,16 +140,24 @@ def _end(sessions: Iterable[Session]) -> None:
     all(session.sign_out() for session in sessions)
 
 
-def _uses(credential: SignIn, address: str) -> Iterator[_Use]:
+def _uses(credential: Credential | StoredCredential | None, address: str) -> Iterator[_Use]:
     """Yield the server that a password is sent to, and the domain that its server may have.
 
     A server of several workspaces has each of them at its own subdomain, of `localhost` too. Where
     the domain is that of several servers, a check only lists no workspace of the others.
     """
-    yield credential.email, credential.password, address
+    secrets: tuple[Secret | Address, Secret | Address]
+    match credential:
+        case SignIn(email=email, password=password):
+            secrets = email, password
+        case StoredCredential(secrets={"email": email, "password": password}):
+            secrets = email, password
+        case _:
+            return
+    yield *secrets, address
     domain = urlsplit(address).netloc.partition(".")[2]
     if "." in domain or domain.partition(":")[0] == "localhost":
-        yield credential.email, credential.password, domain
+        yield *secrets, domain
 
 
 def _origins(entry: dict[str, Json]) -> set[str]:
