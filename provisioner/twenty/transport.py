@@ -327,21 +327,21 @@ class Transport:
 
 
 def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: bool) -> Answer:
-    body, excerpt = decode(received.body, is_list=is_list)
+    body, beginning = decode(received.body, is_list=is_list)
     server_time, headers = received.server_time, received.headers
     redirect = headers.get("Location") if received.status in _REDIRECTS else None
     rate_limit = headers.get("X-RateLimit-Limit", "").strip()
     return Answer(
         status=received.status,
         body=body,
-        excerpt=excerpt,
+        beginning=beginning,
         server_time=server_time,
         ahead=None if server_time is None else server_time - received.received_at,
         retry_after=received.retry_after,
         rate_limit=int(rate_limit) if _DIGITS.fullmatch(rate_limit) else None,
         duration=duration,
         location=_origin(redirect) if redirect else None,
-        leaves_host=_host(redirect or "") not in ("", _host(address)),
+        leaves_host=bool(redirect) and _host(redirect) not in ("", _host(address)),
     )
 
 
