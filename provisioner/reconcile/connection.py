@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
+from provisioner.http_client.network import Network
 from provisioner.model.environment import SessionToken
 from provisioner.runtime.file_descriptors import is_out_of_descriptors, too_many_open_files
 from provisioner.secret import Secret
@@ -45,6 +46,7 @@ class WorkspaceOpener:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _front: Front | None = field(default=None, init=False)
     _sign_ins: SignIns | None = field(default=None, init=False)
+    _network: Network = field(default_factory=Network, init=False)
 
     def __call__(self, environment: Environment, stack: ExitStack) -> Workspace:
         """Sign in, and return the workspace; the stack closes it.
@@ -73,6 +75,7 @@ class WorkspaceOpener:
             others_wait=self.others_wait,
             on_idle_closed=on_idle_closed,
             sign_ins=self._sign_ins_of_run(stack),
+            network=self._network,
         )
         stack.callback(workspace.close)
         return workspace

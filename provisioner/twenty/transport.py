@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.http_client.exchange import HttpAnswer, Json
+    from provisioner.http_client.network import Network
     from provisioner.model.environment import Environment
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.runtime.log_context import LogContext
@@ -83,6 +84,7 @@ class Transport:
         others_wait: whether other environments wait for each observation of this one before their
             first writes.
         on_idle_closed: called whenever idle connections were closed.
+        network: what the clients of the run share; None for a run of this environment alone.
 
     Attributes:
         requests_sent: how many requests were sent so far, including repeats.
@@ -96,6 +98,7 @@ class Transport:
         *,
         others_wait: bool = False,
         on_idle_closed: Callable[[], None] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.name = environment.name
         self.address = address
@@ -126,6 +129,7 @@ class Transport:
             ),
             {name: value.reveal() for name, value in environment.headers},
             connections=environment.limits.parallel,
+            network=network,
         )
 
     def close_idle_connections(self) -> None:
