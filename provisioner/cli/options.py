@@ -84,6 +84,7 @@ class Selection(NamedTuple):
         environments: the names of environments; empty for all.
         only: globs of key names; empty for all.
         parallel: overrides `limits.parallel` of every environment.
+        width: environments to work on at once; None to find out how many get more done.
         restrictions: the restrictions that the command line puts on the run.
     """
 
@@ -92,6 +93,7 @@ class Selection(NamedTuple):
     only: tuple[str, ...] = ()
     parallel: int | None = None
     restrictions: Restrictions = Restrictions()
+    width: int | None = None
 
 
 _require_restriction = _not_empty("run without this restriction")
@@ -194,6 +196,11 @@ def add_selection(*, revokes: bool) -> Decorator:
             "--parallel N",
             "Send up to N simultaneous requests to each environment, instead of limits.parallel.",
             type=click.IntRange(1, 100),
+        ),
+        common_option(
+            "--width N",
+            "Work on up to N environments at once; by default as many as get more done.",
+            type=click.IntRange(1, 1000),
         ),
         *_RESTRICTIONS,
     )
@@ -373,6 +380,7 @@ def _selection(given: Mapping[str, Any]) -> Selection:
         given.get("only", ()),
         given.get("parallel"),
         _build(Restrictions, given),
+        given.get("width"),
     )
 
 

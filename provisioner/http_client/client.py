@@ -175,7 +175,9 @@ class HttpClient:
                 self._opened = SocksManager(proxy, **options), route.base
             elif proxy:
                 if proxy.startswith("https:"):
-                    options["proxy_ssl_context"] = self._network.tls_context(Route("", route.ca_path))
+                    options["proxy_ssl_context"] = self._network.tls_context(
+                        Route("", route.ca_path)
+                    )
                 credential = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
                 headers = make_headers(proxy_basic_auth=credential or None)
                 manager = ProxyManager(proxy, proxy_headers=headers, **options)
