@@ -1,8 +1,8 @@
 """Wall time and memory of a fleet: against a bare loop of the same requests, and as it grows.
 
 The loop sends the requests of a run with nothing to do in 64 threads. Both are complete processes
-from start to exit, in turns, and the simulated workspaces are a third one, which answers after 20 ms.
-Every `provision` may open 256 files.
+from start to exit, in turns, and the simulated workspaces are a third one, which answers after
+20 ms. Every `provision` may open 256 files.
 """
 
 from __future__ import annotations
@@ -44,10 +44,7 @@ def main() -> int:
             for _ in range(runs)
         ]
         ratio = median(apply.seconds / loop.seconds for loop, apply in turns)
-        for name, ran in (
-            ("loop", [one for one, _ in turns]),
-            ("apply", [one for _, one in turns]),
-        ):
+        for name, ran in zip(("loop", "apply"), zip(*turns, strict=True), strict=True):
             medians = (median(getattr(one, part) for one in ran) for part in _PARTS)
             rows.append((count, name, "nothing", *medians))
         peak = max(apply.peak for _, apply in turns)

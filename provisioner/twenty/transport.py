@@ -90,7 +90,7 @@ class Transport:
         requests_sent: how many requests were sent so far, including repeats.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as `connect`
         self,
         environment: Environment,
         address: str,

@@ -172,5 +172,5 @@ def test_clients_of_a_run_share_what_they_trust(tmp_path) -> None:
     shared = network.tls_context(Route("https://one.example"))
     assert network.tls_context(Route("https://two.example")) is shared
     assert network.tls_context(Route("https://two.example", verify=False)) is not shared
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         network.tls_context(Route("https://two.example", str(tmp_path / "none.pem")))
