@@ -48,15 +48,15 @@ def main() -> int:
             medians = (median(getattr(one, part) for one in ran) for part in _PARTS)
             rows.append((count, name, "nothing", *medians))
         peak = max(apply.peak for _, apply in turns)
-    peaks = []
-    for size in _QUICK_COUNTS if smoke else _COUNTS:
-        with Programs() as programs, Fleet() as fleet:
-            manifests = programs.folder / "new"
-            fleet.manifests(manifests, size, keys=2)
-            for command in ("plan", "apply"):
-                ran_once = _provision(programs, command, manifests)
-                rows.append((size, command, "a key each", *(getattr(ran_once, p) for p in _PARTS)))
-            peaks.append(ran_once.peak)
+        peaks = []
+        for size in _QUICK_COUNTS if smoke else _COUNTS:
+            manifests = programs.folder / f"new-{size}"
+            with Fleet() as growing:
+                growing.manifests(manifests, size, keys=2)
+                for command in ("plan", "apply"):
+                    once = _provision(programs, command, manifests)
+                    rows.append((size, command, "a key each", *(getattr(once, p) for p in _PARTS)))
+            peaks.append(once.peak)
     table(
         "a fleet with a limit of 256 open files: whole processes",
         ("environments", "program", "to do", "seconds", "CPU s", "peak MB"),
@@ -76,8 +76,8 @@ _PARTS = ("seconds", "cpu", "peak")
 
 
 def _provision(programs: Programs, command: str, manifests: Path) -> Ran:
-    limited = f"ulimit -n 256; exec {shlex.join((_PROVISION, command, '-m', str(manifests)))}"
-    return programs.run("sh", "-c", limited)
+    program = (_PROVISION, command, "-m", str(manifests), "--log-level", "error")
+    return programs.run("sh", "-c", f"ulimit -n 256; exec {shlex.join(program)}")
 
 
 if __name__ == "__main__":

@@ -146,6 +146,8 @@ class HttpClient:
                 manager.clear()
             case HTTPConnectionPool() as pool, _:
                 pool.close()
+            case None:
+                pass
 
     def _open(self) -> _Opened:
         """Prepare the connections, unless another thread already has."""

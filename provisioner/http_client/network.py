@@ -9,7 +9,7 @@ from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import (
+from urllib.request import (  # type: ignore[attr-defined]  # typeshed lacks the last one
     getproxies,
     getproxies_environment,
     proxy_bypass,
@@ -64,12 +64,12 @@ class Network:
         Raises:
             OSError, ValueError: a certificate cannot be read.
         """
-        client_cert = route.client_cert_path, route.client_key_path
-        key = (route.ca_path, route.ca_pem, route.verify, *client_cert)
+        cert, cert_key = route.client_cert_path, route.client_key_path
+        key = (route.ca_path, route.ca_pem, route.verify, cert, cert_key)
         with self._lock:
             if key not in self._contexts:
                 context = tls_context(route.ca_path, route.ca_pem, verify=route.verify)
-                if route.client_cert_path:
-                    context.load_cert_chain(*client_cert, password=b"")
+                if cert:
+                    context.load_cert_chain(cert, cert_key, password=b"")
                 self._contexts[key] = context
             return self._contexts[key]

@@ -345,7 +345,7 @@ def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: boo
         rate_limit=int(rate_limit) if _DIGITS.fullmatch(rate_limit) else None,
         duration=duration,
         location=_origin(redirect) if redirect else None,
-        leaves_host=bool(redirect) and _host(redirect) not in ("", _host(address)),
+        leaves_host=redirect is not None and _host(redirect) not in ("", _host(address)),
     )
 
 
