@@ -32,7 +32,15 @@ _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}", re.ASCII)
 _MAX_TOKEN_LENGTH = 16 * 1024
 """Characters; a longer value from a server would cost too much memory in all its forms."""
 
-_NO_FORMS: dict[str, int] = {}
+_LONG = 64
+"""Characters of a value whose forms are made when its suffix is found: they take ten times its
+memory, and a token is found hardly ever."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+"""Text that URLs, JSON, Python literals and markup write as it is, such as a token."""
+
+_MARKED = re.compile(r"[^\w -]|_")
+"""Characters that our Markdown escapes."""
 
 
 class Secret:
@@ -128,7 +136,7 @@ class _Known:
         self._values: set[str] = set()
         self._new: list[str] = []
         self._short: dict[str, int] = {}
-        self._by_suffix: dict[str, dict[str, int]] = {}
+        self._by_suffix: dict[str, dict[str, int] | str] = {}  # forms, or one long value
         self._scanned: list[tuple[str, int]] = []
         self._shortest_form = sys.maxsize
 
@@ -159,14 +167,21 @@ class _Known:
         """Index the forms of the values that were added since the last call."""
         for value in self._new:
             for form in _forms(value):
-                forms = self._by_suffix.setdefault(form[-_SUFFIX_LENGTH:], {})
-                (forms if len(form) >= _SUFFIX_LENGTH else self._short)[form] = len(value)
                 self._shortest_form = min(self._shortest_form, len(form))
+                if len(form) < _SUFFIX_LENGTH:
+                    self._short[form] = len(value)
+                    continue
+                suffix = form[-_SUFFIX_LENGTH:]
+                known = self._by_suffix.get(suffix)
+                if known is None and len(value) >= _LONG:
+                    self._by_suffix[suffix] = value
+                elif known != value:
+                    self._by_suffix[suffix] = _forms_of(known or {}) | {form: len(value)}
         self._new.clear()
         scanned = dict(self._short)
         if len(self._by_suffix) <= self._max_scanned_forms:
-            for forms in self._by_suffix.values():
-                scanned |= forms
+            for entry in self._by_suffix.values():
+                scanned |= _forms_of(entry)
         self._scanned = sorted(scanned.items(), key=lambda item: len(item[0]))
 
     def _find(self, text: str, min_length: int) -> list[tuple[int, int]]:
@@ -174,8 +189,8 @@ class _Known:
         spans: list[tuple[int, int]] = []
         if len(self._by_suffix) > self._max_scanned_forms:
             for end in range(_SUFFIX_LENGTH, len(text) + 1):
-                suffix = text[end - _SUFFIX_LENGTH : end]
-                for form, length in self._by_suffix.get(suffix, _NO_FORMS).items():
+                entry = self._by_suffix.get(text[end - _SUFFIX_LENGTH : end])
+                for form, length in _forms_of(entry).items() if entry else ():
                     if length >= min_length and text.endswith(form, 0, end):
                         spans.append((end - len(form), end))
         for form, length in self._scanned:
@@ -188,9 +203,28 @@ class _Known:
         return spans
 
 
+def _forms_of(entry: dict[str, int] | str) -> dict[str, int]:
+    """Return the forms of an entry of the index, with the lengths of their values."""
+    return dict.fromkeys(_forms(entry), len(entry)) if isinstance(entry, str) else entry
+
+
 def _forms(value: str) -> set[str]:
     """Return every encoding in which a value may occur."""
     raw = value.encode(errors="surrogatepass")
+    forms = {value} if _PLAIN.fullmatch(value) else _escaped(value, raw)
+    # As our Markdown escapes it.
+    forms.add(_MARKED.sub(lambda one: f"&#{ord(one[0])};", value))
+    for offset in range(3):
+        # The first and last characters also encode bits of the neighbouring bytes.
+        first = -(-8 * offset // 6)
+        last = 8 * (offset + len(raw)) // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            forms.add(encode(bytes(offset) + raw).decode()[first:last])
+    return {form for form in forms if len(form) >= _MIN_TEXT_LENGTH}
+
+
+def _escaped(value: str, raw: bytes) -> set[str]:
+    """Return a value as URLs, JSON, Python literals, HTML and XML write it."""
     forms = {
         value,
         quote(raw, safe=""),
@@ -204,15 +238,7 @@ def _forms(value: str) -> set[str]:
     forms |= {json.dumps(form)[1:-1] for form in tuple(forms)}
     for markup in (escape(value), escape(value, quote=False)):
         forms |= {markup, markup.encode("ascii", "xmlcharrefreplace").decode()}
-    # As our Markdown escapes it.
-    forms.add("".join(one if one.isalnum() or one in " -" else f"&#{ord(one)};" for one in value))
-    for offset in range(3):
-        # The first and last characters also encode bits of the neighbouring bytes.
-        first = -(-8 * offset // 6)
-        last = 8 * (offset + len(raw)) // 6
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            forms.add(encode(bytes(offset) + raw).decode()[first:last])
-    return {form for form in forms if len(form) >= _MIN_TEXT_LENGTH}
+    return forms
 
 
 _KNOWN = _Known()

@@ -510,10 +510,10 @@ def test_documented_numbers_of_open_files_equal_the_code():
     page = " ".join(text("docs/platforms.md").split())
     assert f"{file_descriptors._LIMIT:,}".replace(",", " ") in page
     assert f"{file_descriptors._RESERVED} are kept for general use" in page
-    assert f"`limits.parallel` + {run._SINK_DESCRIPTORS} of them" in page
-    needed = (
-        limits_with().parallel + run._SINK_DESCRIPTORS
-    ) * run._MAX_ENVIRONMENTS + file_descriptors._RESERVED
+    others = run._MIN_SINK_DESCRIPTORS + run._SINK_DESCRIPTORS
+    assert f"`limits.parallel` + {others} of them" in page
+    assert f"takes {run._OBSERVE_DESCRIPTORS} ({run._EMBEDDED_DESCRIPTORS + 1} if" in page
+    needed = (limits_with().parallel + others) * run._MAX_ENVIRONMENTS + file_descriptors._RESERVED
     [documented] = re.findall(r"a limit of about (\d+) is enough", page)
     assert needed < int(documented) < needed + 32
     assert f"all {run._MAX_ENVIRONMENTS} environments" in page

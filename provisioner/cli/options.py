@@ -86,6 +86,7 @@ class Selection(NamedTuple):
         environments: the names of environments; empty for all.
         only: globs of key names; empty for all.
         parallel: overrides `limits.parallel` of every environment.
+        width: environments to work on at once; None to find out how many get more done.
         restrictions: the restrictions that the command line puts on the run.
         shard: the shard of these environments that the command works on; None for all.
     """
@@ -96,6 +97,7 @@ class Selection(NamedTuple):
     parallel: int | None = None
     restrictions: Restrictions = Restrictions()
     shard: Shard | None = None
+    width: int | None = None
 
 
 _require_restriction = _not_empty("run without this restriction")
@@ -199,6 +201,11 @@ def add_selection(*, revokes: bool) -> Decorator:
             "--parallel N",
             "Send up to N simultaneous requests to each environment, instead of limits.parallel.",
             type=click.IntRange(1, 100),
+        ),
+        common_option(
+            "--width N",
+            "Work on up to N environments at once; by default as many as get more done.",
+            type=click.IntRange(1, 1000),
         ),
         *_RESTRICTIONS,
     )
@@ -379,6 +386,7 @@ def _selection(given: Mapping[str, Any]) -> Selection:
         given.get("parallel"),
         _build(Restrictions, given),
         given.get("shard"),
+        given.get("width"),
     )
 
 

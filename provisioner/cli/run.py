@@ -26,7 +26,7 @@ from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.render.report import ShardLabel
-from provisioner.runtime.executor import ThreadExecutor
+from provisioner.runtime.executor import AdaptiveExecutor, ThreadExecutor
 from provisioner.runtime.file_descriptors import can_open, max_parallel, raise_limit
 from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
@@ -52,8 +52,11 @@ _LOG = logging.getLogger("provisioner")
 
 _NO_OVERRIDES = GuardOverrides()
 
-_MAX_ENVIRONMENTS = 16
-"""Environments that are worked on at once."""
+_MAX_ENVIRONMENTS = 64
+"""Environments that are worked on at once, unless the command line says how many."""
+
+_OBSERVE_DESCRIPTORS = 2
+"""File descriptors of an observation, whose requests come one after the other, and of DNS."""
 
 _EMBEDDED_DESCRIPTORS = 4
 """File descriptors of a request to the embedded Twenty: both ends of it, a database and its log."""
@@ -152,10 +155,20 @@ def reconciler_of(
 ) -> Iterator[Reconciler]:
     """Open a reconciler of the selected environments; `emit` takes its events."""
     several = len(prepared.environments) > 1
+    embedded = any(one.embedded for one in prepared.environments)
+    each = _EMBEDDED_DESCRIPTORS + 1 if embedded else _OBSERVE_DESCRIPTORS
     with (
         open_backends(prepared, stop, others_wait=several) as (connect, open_sink, executor),
         closing(
-            Reconciler(prepared.environments, connect, open_sink, executor, stop, emit=emit)
+            Reconciler(
+                prepared.environments,
+                connect,
+                open_sink,
+                executor,
+                stop,
+                emit=emit,
+                observers=_executor(prepared, each),
+            )
         ) as reconciler,
     ):
         yield reconciler
@@ -219,8 +232,6 @@ def open_backends(
                 f"{needed}.",
                 remedy="Raise the limit (`ulimit -n`), or lower `limits.parallel`.",
             )
-        room = max_parallel(needed + _SINK_DESCRIPTORS)
-        width = max(1, min(_MAX_ENVIRONMENTS, len(prepared.environments), room))
         yield (
             WorkspaceOpener(
                 root,
@@ -230,7 +241,7 @@ def open_backends(
                 stores=CredentialStores(stores.open, stop),
             ),
             sinks.open,
-            ThreadExecutor(width),
+            _executor(prepared, needed + _SINK_DESCRIPTORS),
         )
 
 
@@ -242,6 +253,15 @@ def _stored(environments: Iterable[Environment]) -> Iterator[Address]:
             secrets = one.credential.secrets.values()
             found |= {value: None for value in secrets if not isinstance(value, Secret)}
     yield from found
+
+
+def _executor(prepared: Prepared, each: int) -> ThreadExecutor:
+    """Return the threads for the environments, each of which needs so many file descriptors."""
+    most = min(len(prepared.environments), max_parallel(each))
+    width = prepared.selection.width
+    if width is None:
+        return AdaptiveExecutor(min(_MAX_ENVIRONMENTS, most))
+    return ThreadExecutor(min(width, most))
 
 
 def early_exit_code(

@@ -103,7 +103,8 @@ class _Bounds(io.RawIOBase):
             seconds = self._deadline - time.monotonic()
             if seconds <= 0:
                 raise TimeoutError("timed out")
-            self._sock.settimeout(seconds)
+            if self._bytes_left < _MAX_SENT:  # the first read has its timeout already
+                self._sock.settimeout(seconds)
         count = self._raw.readinto(buffer)
         self._bytes_left -= count or 0
         if self._bytes_left < 0:

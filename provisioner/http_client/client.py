@@ -1,25 +1,22 @@
 """Kept-alive connections to one server.
 
-The client sends a request once. It keeps no cookies, follows no redirects and reads no `~/.netrc`,
-and it reads the process environment for proxies once, not at every request.
+The client sends a request once. It keeps no cookies, follows no redirects and reads no `~/.netrc`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
-from contextlib import suppress
 from datetime import UTC, datetime
 from http.client import HTTPException
-from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from urllib3 import HTTPHeaderDict, PoolManager, ProxyManager, Timeout, make_headers
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
+from urllib3.util import parse_url
 
 from provisioner import __version__
 from provisioner.errors.codes import Code
@@ -30,7 +27,7 @@ from provisioner.http_client.bounded import (
     body_of,
 )
 from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
-from provisioner.http_client.loopback import is_localhost
+from provisioner.http_client.network import Network
 from provisioner.http_client.no_answer import no_answer_of, not_opened
 from provisioner.http_client.tls import tls_context
 
@@ -45,6 +42,10 @@ _HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": ACCEPT_ENCODING,
 }
+_CONTENT_TYPE = "content-type"
+
+_Opened = tuple[PoolManager | HTTPConnectionPool, str]
+"""What opens connections, and what it needs in front of the path of a request."""
 
 
 class HttpClient:
@@ -55,6 +56,7 @@ class HttpClient:
         headers: sent with every request.
         connections: how many are kept alive.
         client_certificate: a certificate with its chain and key, as PEM text.
+        network: what clients of the run share; None for a client of its own.
     """
 
     def __init__(
@@ -63,14 +65,17 @@ class HttpClient:
         headers: Mapping[str, str],
         connections: int,
         client_certificate: Secret | None = None,
+        network: Network | None = None,
     ) -> None:
         self._route = route
-        self._headers = HTTPHeaderDict(_HEADERS)
-        self._headers.update(headers)
+        merged = HTTPHeaderDict(_HEADERS)
+        merged.update(headers)
+        self._headers = dict(merged)
         self._connections = connections
         self._client_certificate = client_certificate
+        self._network = network or Network()
         self._lock = threading.Lock()
-        self._manager: PoolManager | None = None
+        self._opened: _Opened | None = None
 
     def request(  # noqa: PLR0913 - the parts of a request
         self,
@@ -95,17 +100,17 @@ class HttpClient:
             max_bytes: of the unpacked body.
         """
         try:
-            manager = self._manager or self._open()
+            pool, base = self._opened or self._open()
         except (OSError, ValueError, ImportError) as error:
             return not_opened(error, self._route.ca_setting)
-        merged = self._headers.copy()
-        merged.update(headers)
+        merged = {**self._headers, **headers}
         if body is not None:
-            merged["Content-Type"] = content_type
+            other = {name: text for name, text in merged.items() if name.lower() != _CONTENT_TYPE}
+            merged = {**other, "Content-Type": content_type}
         try:
-            response = manager.urlopen(
+            response = pool.urlopen(
                 method,
-                self._route.base + path,
+                base + path,
                 body=None if body is None else json.dumps(body).encode(),
                 headers=merged,
                 timeout=Timeout(connect=timeout[0], read=timeout[1]),
@@ -134,27 +139,34 @@ class HttpClient:
 
     def close(self) -> None:
         """Close the idle connections; a later request opens new ones."""
-        if self._manager is not None:
-            self._manager.clear()
+        with self._lock:
+            opened, self._opened = self._opened, None
+        match opened:
+            case PoolManager() as manager, _:
+                manager.clear()
+            case HTTPConnectionPool() as pool, _:
+                pool.close()
+            case None:
+                pass
 
-    def _open(self) -> PoolManager:
+    def _open(self) -> _Opened:
         """Prepare the connections, unless another thread already has."""
         route = self._route
         with self._lock:
-            if self._manager is not None:
-                return self._manager
+            if self._opened is not None:
+                return self._opened
             options: dict[str, Any] = {"maxsize": self._connections}
             if urlsplit(route.base).scheme == "https":
-                options["ssl_context"] = context = tls_context(
-                    route.ca_path, route.ca_pem, self._client_certificate, verify=route.verify
-                )
-                if route.client_cert_path:
-                    context.load_cert_chain(
-                        route.client_cert_path, route.client_key_path, password=b""
+                options["ssl_context"] = (
+                    self._network.tls_context(route)
+                    if self._client_certificate is None
+                    else tls_context(
+                        route.ca_path, route.ca_pem, self._client_certificate, verify=route.verify
                     )
+                )
                 if route.server_name:
                     options["server_hostname"] = route.server_name
-            proxy = _proxy_of(route.base) if route.proxy is None else route.proxy
+            proxy = self._network.proxy_of(route.base) if route.proxy is None else route.proxy
             if proxy and "://" not in proxy:
                 proxy = f"http://{proxy}"
             if proxy and proxy.lower().startswith("socks"):
@@ -162,30 +174,20 @@ class HttpClient:
                     SocksManager,
                 )
 
-                self._manager = SocksManager(proxy, **options)
-                return self._manager
-            if proxy:
+                self._opened = SocksManager(proxy, **options), route.base
+            elif proxy:
                 if proxy.startswith("https:"):
-                    options["proxy_ssl_context"] = tls_context(route.ca_path)
+                    options["proxy_ssl_context"] = self._network.tls_context(
+                        Route("", route.ca_path)
+                    )
                 credential = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
                 headers = make_headers(proxy_basic_auth=credential or None)
-                manager: PoolManager = ProxyManager(proxy, proxy_headers=headers, **options)
+                manager = ProxyManager(proxy, proxy_headers=headers, **options)
+                manager.pool_classes_by_scheme = POOL_CLASSES
+                self._opened = manager, route.base
             else:
-                manager = PoolManager(**options)
-            manager.pool_classes_by_scheme = POOL_CLASSES
-            self._manager = manager
-            return manager
-
-
-def _proxy_of(url: str) -> str | None:
-    """Return the proxy that the process environment names for a server; None without one."""
-    parts = urlsplit(url)
-    if is_localhost(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    # `urllib` does not read networks in `NO_PROXY`.
-    for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","):
-        with suppress(ValueError):
-            if ip_address(parts.hostname or "") in ip_network(entry.strip(), strict=False):
-                return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+                # A pool of the server itself; a manager would look it up for each request.
+                url = parse_url(route.base)
+                pool = POOL_CLASSES[url.scheme or ""](url.host or "", url.port, **options)
+                self._opened = pool, url.path or ""
+            return self._opened

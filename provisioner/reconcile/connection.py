@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
+from provisioner.http_client.network import Network
 from provisioner.manifests.secret_text import secret_in
 from provisioner.model.environment import SessionToken, StoredCredential
 from provisioner.model.sink_content import Unreadable
@@ -114,6 +115,7 @@ class WorkspaceOpener:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _front: Front | None = field(default=None, init=False)
     _sign_ins: SignIns | None = field(default=None, init=False)
+    _network: Network = field(default_factory=Network, init=False)
 
     def __call__(self, environment: Environment, stack: ExitStack) -> Workspace:
         """Sign in, and return the workspace; the stack closes it.
@@ -145,6 +147,7 @@ class WorkspaceOpener:
             others_wait=self.others_wait,
             on_idle_closed=on_idle_closed,
             sign_ins=self._sign_ins_of_run(stack),
+            network=self._network,
         )
         stack.callback(workspace.close)
         return workspace

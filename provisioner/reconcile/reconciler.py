@@ -88,6 +88,7 @@ class Reconciler:
         connect: opens a workspace.
         open_sink: opens a sink.
         executor: runs one task for each environment.
+        observers: the same for observations, which need few file descriptors.
         stop: ends the run early.
         emit: receives the events of the run.
     """
@@ -98,6 +99,7 @@ class Reconciler:
     executor: Executor
     stop: Cancellation
     emit: Emit = ignore
+    observers: Executor | None = None
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def propose(self, request: PlanRequest) -> Proposal:
@@ -134,7 +136,7 @@ class Reconciler:
 
     def observe(self) -> tuple[ObservedEnvironment | Unobserved, ...]:
         """Observe every workspace; one that fails does not stop the others."""
-        return self._each(self.environments, self._observe)
+        return self._each(self.environments, self._observe, self.observers)
 
     def with_revoked(
         self, observed: Iterable[ObservedEnvironment | Unobserved]
@@ -192,15 +194,20 @@ class Reconciler:
     def close(self) -> None:
         """Close the workspaces, once their tasks have finished."""
         # A workspace is closed while its task still runs only if a stop left that task behind.
-        self.executor.shutdown(wait=not self.stop.requested, cancel_futures=True)
+        for executor in filter(None, (self.executor, self.observers)):
+            executor.shutdown(wait=not self.stop.requested, cancel_futures=True)
         self._stack.close()
 
     def _each(
-        self, inputs: Iterable[_Input | Unobserved], task: Callable[[_Input], _Outcome | Unobserved]
+        self,
+        inputs: Iterable[_Input | Unobserved],
+        task: Callable[[_Input], _Outcome | Unobserved],
+        executor: Executor | None = None,
     ) -> tuple[_Outcome | Unobserved, ...]:
         """Run a task for each environment; its failure, its bug or a stop is its outcome."""
         each = tuple(inputs)
-        futures = [self.executor.submit(partial(_attempt, one, task)) for one in each]
+        submit = (executor or self.executor).submit
+        futures = [submit(partial(_attempt, one, task)) for one in each]
         self.stop.wait_for(futures, graceful=False)
         return tuple(
             future.result() if future.done() else _attempt(one, _raise_stopped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.errors.codes import Code
@@ -72,16 +73,16 @@ class Cancellation:
             graceful: whether the work gets the grace period; a read has nothing to finish.
             timeout: seconds after which to wait no longer; None to wait for all.
         """
-        stop: Future[object] = self._requested  # type: ignore[assignment]  # read, never set
-        running: set[Future[object]] = set(futures)  # type: ignore[arg-type]  # as above
-        deadline = None if timeout is None else self.now() + timeout
-        left = timeout
-        while running and not self.requested and (left is None or left > 0):
-            some = wait({*running, stop}, timeout=left, return_when=FIRST_COMPLETED)
-            running = some.not_done - {stop}
-            left = None if deadline is None else deadline - self.now()
-        if running and graceful:
-            wait(running, timeout=self._left())
+        if not futures:
+            return
+        ended: Future[float] = Future()
+        left = count(len(futures) - 1, -1)
+        # One waiter for all: `wait` would visit each of thousands whenever one of them is done.
+        for one in futures:
+            one.add_done_callback(lambda _: None if next(left) else ended.set_result(self.now()))
+        wait((ended, self._requested), timeout=timeout, return_when=FIRST_COMPLETED)
+        if graceful and self.requested:
+            wait((ended,), timeout=self._left())
 
     def _left(self) -> float:
         """Return the seconds left of the grace period, once a stop is requested."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from contextvars import copy_context
@@ -12,6 +13,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+_FIRST_THREADS = 16
+_PERIOD = 0.1
+"""Seconds between two looks at what the threads get done."""
+
+_BUSY, _LATE = 0.8, 1.2
+"""Share of one core from which on more threads only wait for it, and factor of a late period."""
+
+_GAIN, _FORGET = 1.1, 0.9
+"""Factor by which more threads must get more done, and by which this demand shrinks in a period."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,10 +59,7 @@ class ThreadExecutor(Executor):
             if self._closed:
                 raise RuntimeError("submitted after the shutdown")
             self._queue.put((future, call))
-            if len(self._threads) < self._max_workers:
-                thread = threading.Thread(target=self._serve, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            self._start_threads(1)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base class
@@ -70,6 +78,13 @@ class ThreadExecutor(Executor):
             for thread in self._threads:
                 thread.join()
 
+    def _start_threads(self, count: int) -> None:
+        """Start so many threads, or as many as there may still be; the caller holds the lock."""
+        for _ in range(min(count, self._max_workers - len(self._threads))):
+            thread = threading.Thread(target=self._serve, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:
             future, call = item
@@ -81,6 +96,52 @@ class ThreadExecutor(Executor):
                 future.set_exception(error)
             else:
                 future.set_result(result)
+
+
+class AdaptiveExecutor(ThreadExecutor):
+    """Executor that adds threads as long as they get more done.
+
+    It adds none while this process uses a whole core, and waits after some that brought nothing:
+    the servers then take no more. If none of the work ends, as with servers that hang, it adds some
+    for the rest.
+
+    Args:
+        most: the largest number of threads.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(min(_FIRST_THREADS, most))
+        self._most = most
+        self._ended = threading.Event()
+        threading.Thread(target=self._adapt, daemon=True).start()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base class
+        """Accept no more work, as the base class does."""
+        self._ended.set()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def _adapt(self) -> None:
+        """Add threads now and then."""
+        best = 0.0
+        waiting, cpu, now = 0, time.process_time(), time.monotonic()
+        while self._max_workers < self._most and not self._ended.wait(_PERIOD):
+            left, waiting = waiting, self._queue.qsize()
+            used, cpu = cpu, time.process_time()
+            started, now = now, time.monotonic()
+            # This thread wakes up late if others want the processor, too.
+            is_busy = cpu - used > _BUSY * (now - started) or now - started > _LATE * _PERIOD
+            if not waiting or not left or is_busy:
+                continue
+            rate = max(0, left - waiting) / (now - started)
+            if 0 < rate < _GAIN * best:
+                best *= _FORGET
+                continue
+            best = rate
+            with self._lock:
+                if not self._closed:
+                    more = max(1, self._max_workers // 2)
+                    self._max_workers = min(self._most, self._max_workers + more)
+                    self._start_threads(min(more, waiting))
 
 
 def run_all(step: Callable[[T], R], items: Iterable[T], parallel: int) -> list[R]:

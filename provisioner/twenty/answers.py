@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Required, TypedDict
@@ -80,7 +80,7 @@ class Answer:
 
     Attributes:
         body: the decoded JSON, or NOT_JSON.
-        excerpt: the beginning of the body as text, without control characters and secrets.
+        beginning: the beginning of the body as it came; it may contain secrets.
         server_time: the server's `Date`, to the second, if it sent one.
         ahead: how far the server's clock was ahead of ours when the answer came, to the second.
         retry_after: seconds that the server asks to wait, if it does.
@@ -92,7 +92,7 @@ class Answer:
 
     status: int
     body: Json | NotJson
-    excerpt: str
+    beginning: bytes = field(repr=False)
     server_time: datetime | None = None
     ahead: timedelta | None = None
     retry_after: float | None = None
@@ -116,6 +116,11 @@ class Answer:
     def lost(self) -> bool:
         """Return whether the answer does not show the outcome: server error or not JSON."""
         return self.server_failed or (self.ok and self.body is NOT_JSON)
+
+    @property
+    def excerpt(self) -> str:
+        """Return the beginning of the body as text, without control characters and secrets."""
+        return redact(clean(self.beginning.decode("utf-8", "replace")))[:_MAX_QUOTE]
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -194,7 +199,7 @@ class Answer:
     @property
     def quote(self) -> str:
         """Return the server's own words for a message to people, short and without secrets."""
-        texts = self.errors or ((self.excerpt,) if self.excerpt else ())
+        texts = self.errors or tuple(filter(None, (self.excerpt,)))
         words = redact("; ".join(_readable(text) for text in texts)) or "no body"
         return words if len(words) <= _MAX_QUOTE else words[:_MAX_QUOTE] + "…"
 
@@ -204,19 +209,19 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
-def decode(raw: bytes, *, is_list: bool = False) -> tuple[Json | NotJson, str]:
-    """Return the JSON of a body, or NOT_JSON, and the beginning of its text.
+def decode(raw: bytes, *, is_list: bool = False) -> tuple[Json | NotJson, bytes]:
+    """Return the JSON of a body, or NOT_JSON, and its beginning.
 
     Args:
         raw: the body.
         is_list: whether it may list all keys of a workspace.
     """
-    excerpt = redact(clean(raw[: _MAX_TEXT + 1].decode("utf-8", "replace")))[:_MAX_QUOTE]
+    beginning = raw[: _MAX_TEXT + 1]
     try:
         body: Json = json_of(raw, _MAX_LIST_VALUES) if is_list else json_of(raw)
     except ValueError:
-        return NOT_JSON, excerpt
-    return body, excerpt
+        return NOT_JSON, beginning
+    return body, beginning
 
 
 def _readable(text: str) -> str:

@@ -17,6 +17,7 @@ from provisioner.twenty.transport import Transport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.http_client.network import Network
     from provisioner.model.environment import Credential, Environment
     from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
@@ -31,6 +32,7 @@ def connect(  # noqa: PLR0913 - all a workspace needs
     others_wait: bool = False,
     on_idle_closed: Callable[[], None] | None = None,
     sign_ins: SignIns | None = None,
+    network: Network | None = None,
 ) -> Workspace:
     """Return the workspace of an environment, signed in to and with its generation known.
 
@@ -42,13 +44,19 @@ def connect(  # noqa: PLR0913 - all a workspace needs
         others_wait: whether other environments write nothing before this one is observed.
         on_idle_closed: called whenever idle connections were closed.
         sign_ins: those of the run; None for a run of this environment alone.
+        network: what the clients of the run share, likewise.
 
     Raises:
         WorkspaceError: the server cannot be reached or refuses the credential.
         RefusedError: the credential belongs to another workspace than the pinned one.
     """
     transport = Transport(
-        environment, address, stop, others_wait=others_wait, on_idle_closed=on_idle_closed
+        environment,
+        address,
+        stop,
+        others_wait=others_wait,
+        on_idle_closed=on_idle_closed,
+        network=network,
     )
     try:
         if isinstance(credential, SignIn):

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.http_client.exchange import HttpAnswer, Json
+    from provisioner.http_client.network import Network
     from provisioner.model.environment import Environment
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.runtime.log_context import LogContext
@@ -83,12 +84,13 @@ class Transport:
         others_wait: whether other environments wait for each observation of this one before their
             first writes.
         on_idle_closed: called whenever idle connections were closed.
+        network: what the clients of the run share; None for a run of this environment alone.
 
     Attributes:
         requests_sent: how many requests were sent so far, including repeats.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as `connect`
         self,
         environment: Environment,
         address: str,
@@ -96,6 +98,7 @@ class Transport:
         *,
         others_wait: bool = False,
         on_idle_closed: Callable[[], None] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.name = environment.name
         self.address = address
@@ -126,6 +129,7 @@ class Transport:
             ),
             {name: value.reveal() for name, value in environment.headers},
             connections=environment.limits.parallel,
+            network=network,
         )
 
     def close_idle_connections(self) -> None:
@@ -327,21 +331,21 @@ class Transport:
 
 
 def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: bool) -> Answer:
-    body, excerpt = decode(received.body, is_list=is_list)
+    body, beginning = decode(received.body, is_list=is_list)
     server_time, headers = received.server_time, received.headers
     redirect = headers.get("Location") if received.status in _REDIRECTS else None
     rate_limit = headers.get("X-RateLimit-Limit", "").strip()
     return Answer(
         status=received.status,
         body=body,
-        excerpt=excerpt,
+        beginning=beginning,
         server_time=server_time,
         ahead=None if server_time is None else server_time - received.received_at,
         retry_after=received.retry_after,
         rate_limit=int(rate_limit) if _DIGITS.fullmatch(rate_limit) else None,
         duration=duration,
         location=_origin(redirect) if redirect else None,
-        leaves_host=_host(redirect or "") not in ("", _host(address)),
+        leaves_host=redirect is not None and _host(redirect) not in ("", _host(address)),
     )
 
 

@@ -33,6 +33,7 @@ class Workspaces:
     def __init__(self) -> None:
         self.keys: dict[str, list[dict[str, Any]]] = {}
         self.lock = threading.Lock()
+        self.at_once = self.most_at_once = 0
 
     def answer(self, method: str, path: str, raw: bytes) -> Any:
         keys = self.keys.setdefault(path.split("/")[1], [])
@@ -55,7 +56,11 @@ def serving(workspaces: Workspaces) -> Iterator[str]:
         def serve(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with workspaces.lock:
+                workspaces.at_once += 1
+                workspaces.most_at_once = max(workspaces.at_once, workspaces.most_at_once)
                 answer = json.dumps(workspaces.answer(self.command, self.path, raw)).encode()
+            with workspaces.lock:
+                workspaces.at_once -= 1
             self.send_response(200 if self.command == "GET" else 201)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
@@ -83,11 +88,11 @@ def apply(folder: Path, soft: int, hard: int) -> subprocess.CompletedProcess[str
 
 
 def run_with_limits(
-    folder: Path, soft: int, hard: int, command: str
+    folder: Path, soft: int, hard: int, command: str, *options: str
 ) -> subprocess.CompletedProcess[str]:
     variables = os.environ | {f"TOKEN_{n}": token(workspaceId=workspace(n)) for n in range(COUNT)}
     return subprocess.run(
-        [sys.executable, "-m", "provisioner", command, "--format", "json"],
+        [sys.executable, "-m", "provisioner", command, "--format", "json", *options],
         cwd=folder,
         env=variables,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
@@ -131,6 +136,22 @@ def test_300_environments_need_few_descriptors(tmp_path: Path, soft: int, hard: 
     assert [len(keys) for keys in workspaces.keys.values()] == [1] * COUNT
     result = json.loads(ran.stdout)
     assert {environment["summary"]["created"] for environment in result["environments"]} == {1}
+
+
+def test_width_bounds_the_environments_at_once(tmp_path: Path) -> None:
+    """With `--width 1` no two environments are worked on at once, and all of them are done."""
+    workspaces = Workspaces()
+    with serving(workspaces) as url:
+        write_manifests(
+            tmp_path,
+            8,
+            f'  shop-{{n}}: {{{{url: "{url}/{{n}}", generation: legacy, '
+            'auth: {{token: "${{TOKEN_{n}}}"}}}}\n',
+        )
+        ran = run_with_limits(tmp_path, 256, 256, "apply", "--width", "1")
+    assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
+    assert [len(keys) for keys in workspaces.keys.values()] == [1] * 8
+    assert workspaces.most_at_once == 1
 
 
 def test_300_embedded_twenties_need_few_descriptors(tmp_path: Path) -> None:

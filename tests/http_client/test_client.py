@@ -12,6 +12,7 @@ from tls_server import HttpRequest, HttpResponse, TlsServer
 
 from provisioner.http_client.client import HttpClient
 from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
+from provisioner.http_client.network import Network
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -163,3 +164,13 @@ def test_the_limit_of_a_body_counts_unpacked_bytes(scripted, answer, size, allow
     found = send(scripted(answer(200, " " * size)).url)
     assert isinstance(found, HttpAnswer if allowed else NoAnswer)
     assert allowed or ("1 MiB" in found.reason and found.lasting)
+
+
+def test_clients_of_a_run_share_what_they_trust(tmp_path) -> None:
+    """Certificates are read once for any number of servers, and each client trusts only its own."""
+    network = Network()
+    shared = network.tls_context(Route("https://one.example"))
+    assert network.tls_context(Route("https://two.example")) is shared
+    assert network.tls_context(Route("https://two.example", verify=False)) is not shared
+    with pytest.raises(FileNotFoundError):
+        network.tls_context(Route("https://two.example", str(tmp_path / "none.pem")))

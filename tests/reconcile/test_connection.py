@@ -18,6 +18,7 @@ from provisioner import sandbox
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
+from provisioner.http_client.network import Network
 from provisioner.model.environment import SessionToken
 from provisioner.model.token_claims import claims_of
 from provisioner.reconcile import connection
@@ -153,6 +154,7 @@ def test_a_server_is_opened_with_the_credential_of_its_environment(
         [(*arguments, options)] = connected
         assert arguments == [shop, URL, credential, STOP]
         assert isinstance(options.pop("sign_ins"), SignIns)
+        assert isinstance(options.pop("network"), Network)
         assert options == {"others_wait": others_wait, "on_idle_closed": None}
     assert connected[1:] == [("closed",)]
     assert list(tmp_path.iterdir()) == []

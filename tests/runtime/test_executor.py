@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.runtime.executor import ThreadExecutor
+from provisioner.runtime.executor import AdaptiveExecutor, ThreadExecutor
 
 pytestmark = pytest.mark.fast
 
@@ -58,6 +58,22 @@ def test_only_as_many_threads_start_as_there_are_tasks() -> None:
         threads.submit(resume.wait, 5)
         assert threading.active_count() == before + 1
         resume.set()
+
+
+def test_an_adaptive_executor_adds_threads_while_all_of_them_wait() -> None:
+    """Servers that hang hold up none of the others, and no more threads start than allowed."""
+    before = threading.active_count()
+    resume, done = threading.Event(), threading.Event()
+    with AdaptiveExecutor(22) as threads:
+        for _ in range(20):
+            threads.submit(resume.wait, 30)
+        threads.submit(done.set)
+        assert done.wait(20)
+        resume.set()
+        for _ in range(40):
+            threads.submit(done.wait)
+        assert threading.active_count() <= before + 22 + 1
+    assert threading.active_count() <= before + 1
 
 
 class CustomBaseError(BaseException):

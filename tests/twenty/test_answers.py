@@ -47,8 +47,8 @@ def recorded(server: str, name: str) -> Answer:
 
 
 def answer(status: int, body: str = "", **fields: object) -> Answer:
-    decoded, excerpt = decode(body.encode())
-    return Answer(status, decoded, excerpt, **fields)  # type: ignore[arg-type]
+    decoded, beginning = decode(body.encode())
+    return Answer(status, decoded, beginning, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ def test_an_expired_session_differs_from_other_refusals() -> None:
 @given(st.binary(max_size=200))
 def test_any_body_is_decoded_or_unreadable(raw: bytes) -> None:
     """No body makes reading it fail, and the excerpt is printable."""
-    body, excerpt = decode(raw)
-    assert excerpt.isprintable()
-    assert refusal_code(Answer(500, body, excerpt))
+    answer = Answer(500, *decode(raw))
+    assert answer.excerpt.isprintable()
+    assert refusal_code(answer)
 
 
 def test_a_body_that_is_nested_too_deep_is_unreadable() -> None:

@@ -218,10 +218,11 @@ def test_idle_connections_are_closed_and_opened_again(serve, to) -> None:
     served = serve()
     transport = to(served.sandbox.url)
     transport.send("GET", "/", repeatable=True)
-    manager = transport._client._manager
-    assert len(manager.pools) == 1
+    pool, _ = transport._client._opened
+    [connection] = filter(None, pool.pool.queue)
+    assert not connection.is_closed
     transport.close_idle_connections()
-    assert len(manager.pools) == 0
+    assert connection.is_closed
     assert transport.send("GET", "/", repeatable=True).status
 
 
