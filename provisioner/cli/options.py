@@ -85,6 +85,7 @@ class Selection(NamedTuple):
         only: globs of key names; empty for all.
         parallel: overrides `limits.parallel` of every environment.
         restrictions: the restrictions that the command line puts on the run.
+        executor: `HOST:PORT` of a Dask scheduler whose workers do the work; None for this process.
     """
 
     manifests: Path
@@ -92,6 +93,7 @@ class Selection(NamedTuple):
     only: tuple[str, ...] = ()
     parallel: int | None = None
     restrictions: Restrictions = Restrictions()
+    executor: str | None = None
 
 
 _require_restriction = _not_empty("run without this restriction")
@@ -209,6 +211,26 @@ add_one_environment = _add(
     *_RESTRICTIONS,
 )
 """Add the options of a `Selection` of one environment; it is named `selection` too."""
+
+_DASK = "dask://"
+
+
+def _cluster(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Parse the value of `--executor`, which is `dask://HOST:PORT`."""
+    if value is None:
+        return None
+    host, _, port = value.removeprefix(_DASK).rpartition(":")
+    if not value.startswith(_DASK) or not host or not port.isdecimal():
+        raise click.BadParameter(f"{value!r} is not dask://HOST:PORT.")
+    return f"{host}:{port}"
+
+
+_add_executor = common_option(
+    "--executor dask://HOST:PORT",
+    "Work on the environments on the workers of a Dask cluster.",
+    name="executor",
+    callback=_cluster,
+)
 
 # The changes that a run may make
 
@@ -339,6 +361,7 @@ def add_output(*formats: str) -> Decorator:
 add_run_options = _add(
     _add_guard_options,
     add_selection(revokes=True),
+    _add_executor,
     add_output(*formats_of("result")),
     add_output_targets(events=True),
 )
@@ -373,6 +396,7 @@ def _selection(given: Mapping[str, Any]) -> Selection:
         given.get("only", ()),
         given.get("parallel"),
         _build(Restrictions, given),
+        given.get("executor"),
     )
 
 

@@ -17,7 +17,14 @@ from provisioner.errors.exceptions import (
     WrongUsageError,
 )
 from provisioner.execution import Executed, ignore
-from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
+from provisioner.manifests import (
+    Manifests,
+    load,
+    newly_reached,
+    resolve,
+    secrets_declared,
+    url_of,
+)
 from provisioner.plan import GuardOverrides, Unobserved
 from provisioner.reconcile.connection import WorkspaceOpener
 from provisioner.reconcile.guards import combine_refusals
@@ -38,8 +45,11 @@ if TYPE_CHECKING:
     from provisioner.manifests import DeclaredEnvironment
     from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
+    from provisioner.model.sink_address import Address
     from provisioner.plan import PlanOptions
+    from provisioner.reconcile.proposal import Pipeline
     from provisioner.reconcile.reconciler import Connect
+    from provisioner.reconcile.worker import Assignment
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
@@ -79,6 +89,11 @@ class Prepared:
         """Return the names of the keys that manifests declare in these environments."""
         desired = self.manifests.desired
         return frozenset(key.name for one in self.environments for key in desired.get(one.name, ()))
+
+    def sinks_of(self, environment: Environment) -> Iterator[Address]:
+        """Yield the sinks of the keys of an environment."""
+        for key in self.manifests.desired.get(environment.name, ()):
+            yield from key.deliver
 
     def request(
         self, options: PlanOptions, overrides: GuardOverrides = _NO_OVERRIDES
@@ -138,6 +153,68 @@ def reconciler_of(
 
 
 @contextmanager
+def pipeline_of(prepared: Prepared, stop: Cancellation, emit: Emit = ignore) -> Iterator[Pipeline]:
+    """Open the pipeline of the selected environments, here or on a cluster; as `reconciler_of`.
+
+    Raises:
+        WorkspaceError: if the cluster cannot be used.
+        WrongUsageError: if an environment or a sink is on this machine only.
+    """
+    address = prepared.selection.executor
+    if address is None:
+        with reconciler_of(prepared, stop, emit) as reconciler:
+            yield reconciler
+        return
+    from provisioner.reconcile.cluster import ClusterReconciler
+    from provisioner.runtime.cluster import Cluster, ClusterError
+
+    _require_reachable(prepared)
+    with _open_sinks(prepared, stop):
+        try:
+            cluster = Cluster(address)
+        except ClusterError as error:
+            raise WorkspaceError(
+                Code.EXECUTOR_UNUSABLE,
+                f"The Dask cluster at {address} {error}.",
+                remedy="Correct --executor, or install `twenty-provisioner[dask]`.",
+            ) from None
+        with closing(cluster):
+            yield ClusterReconciler(_assignments(prepared), cluster, stop, emit)
+
+
+def _assignments(prepared: Prepared) -> dict[str, Assignment]:
+    from provisioner.reconcile.worker import Assignment
+
+    manifests = prepared.manifests
+    declared = {one.name: one for one in manifests.environments}
+    return {
+        one.name: Assignment(
+            one,
+            secrets_declared(declared[one.name], one),
+            manifests.root,
+            manifests.environments_root,
+            prepared.selection.restrictions,
+            others_wait=len(prepared.environments) > 1,
+        )
+        for one in prepared.environments
+    }
+
+
+def _require_reachable(prepared: Prepared) -> None:
+    """Raise if a worker on another machine would not find an environment or a sink."""
+    for one in prepared.environments:
+        local = next(filter(lambda address: address.on_this_machine, prepared.sinks_of(one)), None)
+        subject = f"The embedded Twenty of {one.name}" if one.embedded else local
+        if subject is not None:
+            raise WrongUsageError(
+                Code.EXECUTOR_UNUSABLE,
+                f"{subject} is on this machine, and --executor works on others.",
+                remedy="Leave it out with -e, use a server or a sink that every worker reaches, "
+                "or run without --executor.",
+            )
+
+
+@contextmanager
 def open_backends(
     prepared: Prepared, stop: Cancellation, *, others_wait: bool = False
 ) -> Iterator[tuple[Connect, OpenSink, Executor]]:
@@ -154,26 +231,7 @@ def open_backends(
         RefusedError: if the run may not use a sink of these environments; none was opened.
         WorkspaceError: if too few file descriptors are left for one environment.
     """
-    rules = prepared.selection.restrictions
-    root, desired = prepared.manifests.root, prepared.manifests.desired
-    declared = (address for keys in desired.values() for key in keys for address in key.deliver)
-    selected = (
-        address
-        for one in prepared.environments
-        for key in desired.get(one.name, ())
-        for address in key.deliver
-    )
-    registry = SinkRegistry(
-        root,
-        os.environ,
-        stop,
-        declared,
-        restrictions=rules,
-        environments=prepared.environments,
-    )
-    with closing(registry) as sinks:
-        if (refusal := combine_refusals(list(sinks.refusals(selected)))) is not None:
-            raise refusal
+    with _open_sinks(prepared, stop) as sinks:
         raise_limit()
         requests = (
             one.limits.parallel * (_EMBEDDED_DESCRIPTORS if one.embedded else 1)
@@ -191,11 +249,37 @@ def open_backends(
         width = max(1, min(_MAX_ENVIRONMENTS, len(prepared.environments), room))
         yield (
             WorkspaceOpener(
-                root, stop, others_wait=others_wait, environments=prepared.environments
+                prepared.manifests.root,
+                stop,
+                others_wait=others_wait,
+                environments=prepared.environments,
             ),
             sinks.open,
             ThreadExecutor(width),
         )
+
+
+@contextmanager
+def _open_sinks(prepared: Prepared, stop: Cancellation) -> Iterator[SinkRegistry]:
+    """Yield the sinks of a run, none of which is open yet.
+
+    Raises:
+        RefusedError: if the run may not use one of them.
+    """
+    desired = prepared.manifests.desired
+    registry = SinkRegistry(
+        prepared.manifests.root,
+        os.environ,
+        stop,
+        (address for keys in desired.values() for key in keys for address in key.deliver),
+        restrictions=prepared.selection.restrictions,
+        environments=prepared.environments,
+    )
+    with closing(registry) as sinks:
+        selected = (address for one in prepared.environments for address in prepared.sinks_of(one))
+        if (refusal := combine_refusals(list(sinks.refusals(selected)))) is not None:
+            raise refusal
+        yield sinks
 
 
 def early_exit_code(
@@ -274,7 +358,12 @@ def _resolve(
     ]
     _refuse_hosts(selected, selection.restrictions)
     environments, problems = resolve(
-        selected, os.environ, manifests.environments_root, manifests.desired
+        selected,
+        os.environ,
+        manifests.environments_root,
+        manifests.desired,
+        # With an executor, the workers resolve them.
+        secrets=selection.executor is None,
     )
     if selection.parallel is not None:
         parallel = selection.parallel
