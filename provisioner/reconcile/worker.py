@@ -14,7 +14,7 @@ import pickle
 import traceback
 from contextlib import closing, contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provisioner import __version__
 from provisioner.errors.codes import Code
@@ -165,7 +165,7 @@ def unpack(data: bytes) -> tuple[object, ...]:
 
 
 class _Pickler(pickle.Pickler):
-    def reducer_override(self, value: object) -> object:
+    def reducer_override(self, value: object) -> Any:
         match value:
             case Failure():
                 return Failure, (value.code, masked(value.message), masked(value.remedy))
