@@ -56,6 +56,10 @@ _T = TypeVar("_T")
 _MAX_ATTEMPTS = 4
 """Workers that may be lost while they work on the same environment."""
 
+_CHECK_SECONDS = 15.0
+_MAX_CHECKS = 8
+"""Checks in a row that may find the cluster without workers: two minutes."""
+
 _PARALLEL_SENDS = 16
 """Tasks that are sent at the same time."""
 
@@ -274,8 +278,15 @@ class ClusterReconciler:
         return _Sent(plans, ticket, future)
 
     def _wait(self, futures: Collection[Future[_T]], *, graceful: bool) -> None:
-        """Wait for tasks; a stop makes them end early."""
-        self.stop.wait_for(futures, graceful=False)
+        """Wait for tasks; a stop makes them end early, and so does a cluster without workers."""
+        checks = 0
+        while checks < _MAX_CHECKS and not all(one.done() for one in futures):
+            self.stop.wait_for(futures, graceful=False, timeout=_CHECK_SECONDS)
+            if self.stop.requested:
+                break
+            checks = 0 if self.cluster.has_workers() else checks + 1
+        if checks == _MAX_CHECKS:
+            self.cluster.abandon()
         if self.stop.requested:
             self.cluster.stop()
             if graceful:

@@ -64,6 +64,8 @@ class Cluster:
             raise ClusterError("has no workers") from None
         self._executor = self._client.get_executor(pure=False, retries=0)
         self._stopped = f"provision-{uuid.uuid4().hex}"
+        self._calls: set[Future[bytes | None]] = set()
+        self._abandoned = False
 
     def submit(
         self,
@@ -86,6 +88,7 @@ class Cluster:
         outcome: Future[T] = Future()
 
         def arrived(future: Future[bytes | None]) -> None:
+            self._calls.discard(future)
             if not outcome.set_running_or_notify_cancel():
                 return
             try:
@@ -94,13 +97,29 @@ class Cluster:
                 outcome.set_exception(error)
 
         name = None if ticket is None else ticket.name
-        call = partial(_call, work, value, self._stopped, name)
-        self._executor.submit(call).add_done_callback(arrived)
+        future = self._executor.submit(partial(_call, work, value, self._stopped, name))
+        self._calls.add(future)
+        future.add_done_callback(arrived)
+        if self._abandoned:
+            future.cancel()
         return outcome
 
     def ticket(self) -> Ticket:
         """Return a new ticket."""
         return Ticket(self._client)
+
+    def has_workers(self) -> bool:
+        """Return whether a worker is connected."""
+        try:
+            return bool(self._client.nthreads())
+        except OSError:
+            return False
+
+    def abandon(self) -> None:
+        """Give all calls up, and make no more."""
+        self._abandoned = True
+        for future in tuple(self._calls):
+            future.cancel()
 
     def stop(self) -> None:
         """Request all calls of this run to stop."""
