@@ -24,6 +24,8 @@ from provisioner.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandbox_control import Request, Response
+
 KEYS = ("svc-a", "svc-b", "svc-c")
 
 

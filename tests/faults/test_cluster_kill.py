@@ -1,0 +1,193 @@
+"""Runs on a real Dask cluster of processes, whose workers are killed with SIGKILL.
+
+`CLUSTER_ENVIRONMENTS=500 CLUSTER_KILLS=20` runs the long form, with kills at random moments.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sandbox_control import Dialect, Sandbox
+
+from provisioner.cli import main
+from provisioner.runtime.cluster import Cluster, ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from sandbox_control import Request, Response
+
+    from provisioner.runtime.cancellation import Cancellation
+
+distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Dask itself, about its own shutdown
+
+ENVIRONMENTS = int(os.environ.get("CLUSTER_ENVIRONMENTS", "6"))
+KILLS = int(os.environ.get("CLUSTER_KILLS", "0"))
+WORKERS = 4 if KILLS else 2
+KEYS = ("svc-a", "svc-b", "svc-c")
+
+
+class Workers:
+    """The processes of a local cluster."""
+
+    def __init__(self) -> None:
+        self._cluster: Any = distributed.LocalCluster(
+            n_workers=WORKERS,
+            threads_per_worker=2,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        self.address = self._cluster.scheduler_address.removeprefix("tcp://")
+
+    def kill(self, count: int = WORKERS) -> None:
+        """Kill some workers; the cluster starts others in their place."""
+        nannies = [one for one in self._cluster.workers.values() if one.pid]
+        for nanny in random.sample(nannies, min(count, len(nannies))):
+            with suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
+
+    def all_started(self) -> bool:
+        """Return whether as many workers are connected as there should be."""
+        return len(self._cluster.scheduler.workers) == WORKERS
+
+    def close(self) -> None:
+        self._cluster.close()
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    started = Workers()
+    yield started
+    started.close()
+
+
+class KillOnce:
+    """A middleware that kills all workers after a server has committed its first create."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._kill = workers.kill
+        self._lock = threading.Lock()
+        self.fired = False
+
+    def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
+        response = answer(request)
+        if b"createApiKey" in request.body or request.path.startswith("/rest/batch"):
+            with self._lock:
+                if not self.fired:
+                    self.fired = True
+                    self._kill()
+        return response
+
+
+@pytest.fixture
+def servers(workers) -> Iterator[list[Sandbox]]:
+    """Yield the servers, of which the first kills the workers in the short form."""
+    with ExitStack() as stack:
+        started: list[Sandbox] = []
+        around = None if KILLS else KillOnce(workers)
+        for number in range(ENVIRONMENTS):
+            dialect = (Dialect.LEGACY, Dialect.CORE_1)[number % 2]
+            beside = started[1] if number > 1 else None
+            sandbox = Sandbox(None, dialect, beside=beside, around=None if number else around)
+            started.append(stack.enter_context(sandbox))
+        yield started
+
+
+def write_manifests(folder: Path, servers: list[Sandbox]) -> None:
+    """Declare an environment for each server, with credentials in files that workers read."""
+    environments = {}
+    for number, server in enumerate(servers):
+        secret = folder.parent / f"token-{number}"
+        secret.write_text(server.api_token())
+        body = {"url": server.url, "auth": {"token_file": str(secret)}, "role": "Admin"}
+        environments[f"shop-{number}"] = body
+    sink = str(folder.parent / "{environment}.env")
+    manifest = {
+        "version": 1,
+        "environments": list(environments),
+        "defaults": {"expires": "90d", "deliver": [{"file": sink}]},
+        "keys": [{"name": name} for name in KEYS],
+    }
+    folder.mkdir()
+    declared = {"version": 1, "environments": environments}
+    (folder / "environments.yaml").write_text(json.dumps(declared))
+    (folder / "keys.yaml").write_text(json.dumps(manifest))
+
+
+def test_killed_workers_cost_no_key_and_make_none_twice(workers, servers, tmp_path, capsys) -> None:
+    """The run ends with exit code 0, and reports each key that exists as created, exactly once."""
+    write_manifests(tmp_path / "manifests", servers)
+    ended = threading.Event()
+
+    def kill_at_random() -> None:
+        for _ in range(KILLS):
+            if ended.wait(random.uniform(0, 3)):
+                return
+            workers.kill(1)
+            while not workers.all_started() and not ended.wait(0.1):
+                pass
+
+    killer = threading.Thread(target=kill_at_random)
+    killer.start()
+    command = ["apply", "-m", str(tmp_path / "manifests"), "--format", "json"]
+    code = main([*command, "--executor", f"dask://{workers.address}"])
+    ended.set()
+    killer.join()
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert code == 0, (err, document)
+    for number, server in enumerate(servers):
+        live = [one for one in server.keys() if one.name in KEYS and not one.revoked_at]
+        assert Counter(one.name for one in live) == dict.fromkeys(KEYS, 1)
+        part = document["environments"][number]
+        assert {one["name"]: one["id"] for one in part["results"]} == {
+            one.name: one.id for one in live
+        }
+        assert part["summary"]["created"] == len(KEYS)
+        assert len((tmp_path / f"shop-{number}.env").read_text().splitlines()) == len(KEYS)
+
+
+def test_what_writes_is_called_once_although_dask_calls_it_again(workers, tmp_path) -> None:
+    """Dask gives the call of a killed worker to another one, which does not get the ticket."""
+    with_ticket, without = tmp_path / "with", tmp_path / "without"
+
+    def die(value: bytes, stop: Cancellation) -> bytes:
+        del stop
+        path = value.decode()
+        first = not os.path.exists(path)  # noqa: PTH110 - works without this module
+        with open(path, "a") as file:  # noqa: PTH123 - as above
+            file.write("called\n")
+        if first:
+            os.kill(os.getpid(), 9)
+        return b"done"
+
+    with closing(Cluster(workers.address)) as cluster:
+        ticket = cluster.ticket()
+        once = cluster.submit(die, str(with_ticket).encode(), lambda result: result, ticket)
+        assert once.result(60) == "its worker was lost"
+        assert not ticket.withdraw()
+        twice = cluster.submit(die, str(without).encode(), lambda result: result)
+        assert twice.result(60) == b"done"
+        unused = cluster.ticket()
+        assert unused.withdraw()
+        too_late = cluster.submit(die, str(without).encode(), lambda result: result, unused)
+        assert too_late.result(60) == "its worker was lost"
+    assert with_ticket.read_text() == "called\n"
+    assert without.read_text() == "called\ncalled\n"
+
+
+def test_a_cluster_that_does_not_answer_is_named() -> None:
+    """The run ends before anything is sent."""
+    with pytest.raises(ClusterError, match="cannot be reached"):
+        Cluster("127.0.0.1:9")
