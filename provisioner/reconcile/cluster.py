@@ -158,7 +158,7 @@ class ClusterReconciler:
         lost = dict.fromkeys(names, "")
         for _ in range(_MAX_ATTEMPTS):
             futures = {name: self._send_to_plan(name, request) for name in lost}
-            self._wait(futures.values(), graceful=False)
+            self._wait(futures.values())
             lost = {}
             for name, future in futures.items():
                 outcome = STOPPED if future.cancel() else future.result()
@@ -202,7 +202,9 @@ class ClusterReconciler:
         for _ in range(_MAX_ATTEMPTS):
             send = partial(self._send_to_execute, request, on_progress)
             all_sent = run_all(send, to_send, _PARALLEL_SENDS)
-            self._wait([sent.outcome for sent in all_sent], graceful=True)
+            self._wait([sent.outcome for sent in all_sent])
+            if self.stop.requested:
+                self._end(all_sent)
             outcomes = [self._outcome(sent) for sent in all_sent]
             lost = [one for one in outcomes if isinstance(one, _Lost)]
             again = self._plan((one.plans.name for one in lost), request)
@@ -277,20 +279,28 @@ class ClusterReconciler:
         future = self.cluster.submit(worker.execute, value, then, ticket)
         return _Sent(plans, ticket, future)
 
-    def _wait(self, futures: Collection[Future[_T]], *, graceful: bool) -> None:
-        """Wait for tasks; a stop makes them end early, and so does a cluster without workers."""
+    def _wait(self, futures: Collection[Future[_T]]) -> None:
+        """Wait for tasks, as long as the run is not stopped and the cluster has workers."""
         checks = 0
         while checks < _MAX_CHECKS and not all(one.done() for one in futures):
             self.stop.wait_for(futures, graceful=False, timeout=_CHECK_SECONDS)
             if self.stop.requested:
-                break
+                self.cluster.stop()
+                return
             checks = 0 if self.cluster.has_workers() else checks + 1
         if checks == _MAX_CHECKS:
             self.cluster.abandon()
-        if self.stop.requested:
-            self.cluster.stop()
-            if graceful:
-                self.stop.wait_for(futures, graceful=True)
+
+    def _end(self, all_sent: Collection[_Sent]) -> None:
+        """Withdraw the plans that have not begun, and give the others their grace period."""
+
+        def withdraw(sent: _Sent) -> None:
+            if not sent.outcome.done() and sent.ticket.withdraw():
+                sent.outcome.cancel()
+
+        run_all(withdraw, all_sent, _PARALLEL_SENDS)
+        begun = [sent.outcome for sent in all_sent if not sent.outcome.cancelled()]
+        self.stop.wait_for(begun, graceful=True)
 
     def _unobserved(self, name: str, failure: Failure) -> Unobserved:
         outcome = Unobserved(name, self.assignments[name].environment.url, failure)

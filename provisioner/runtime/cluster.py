@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 30
+_DISCONNECTED = (OSError, RuntimeError)
+"""What Dask raises once the scheduler is gone, and after a timeout."""
+
 _STOP_SECONDS = 0.5
 """Seconds after which a worker notices that the run was stopped."""
 
@@ -97,11 +100,14 @@ class Cluster:
                 outcome.set_exception(error)
 
         name = None if ticket is None else ticket.name
-        future = self._executor.submit(partial(_call, work, value, self._stopped, name))
+        future: Future[bytes | None] = Future()
+        future.cancel()  # unless it is sent
+        if not self._abandoned and (ticket is None or ticket.issued):
+            with suppress(*_DISCONNECTED):
+                call = partial(_call, work, value, self._stopped, name)
+                future = self._executor.submit(call)
         self._calls.add(future)
         future.add_done_callback(arrived)
-        if self._abandoned:
-            future.cancel()
         return outcome
 
     def ticket(self) -> Ticket:
@@ -112,7 +118,7 @@ class Cluster:
         """Return whether a worker is connected."""
         try:
             return bool(self._client.nthreads())
-        except OSError:
+        except _DISCONNECTED:
             return False
 
     def abandon(self) -> None:
@@ -125,12 +131,12 @@ class Cluster:
         """Request all calls of this run to stop."""
         from distributed import Event  # noqa: PLC0415 - as above
 
-        with suppress(OSError):
+        with suppress(*_DISCONNECTED):
             Event(self._stopped, client=self._client).set()
 
     def close(self) -> None:
         """Cancel calls that have not started, leave the others behind, and disconnect."""
-        with suppress(OSError):
+        with suppress(*_DISCONNECTED):
             self._executor.shutdown(wait=False)
             self._client.close()
 
@@ -138,27 +144,31 @@ class Cluster:
 class Ticket:
     """The right to make one call, kept by the scheduler.
 
-    Args:
-        client: of the scheduler.
+    Attributes:
+        issued: False if the scheduler could not be reached; then no call is made.
     """
 
     def __init__(self, client: Client) -> None:
         from distributed import Queue  # noqa: PLC0415 - as above
 
         self.name = f"provision-{uuid.uuid4().hex}"
-        self._queue = Queue(self.name, client=client)
-        self._queue.put(1)
+        self.issued = self._withdrawn = False
+        with suppress(*_DISCONNECTED):
+            self._queue = Queue(self.name, client=client)
+            self._queue.put(1)
+            self.issued = True
 
     def withdraw(self) -> bool:
         """Return whether the call has not been made, and from now on cannot be."""
-        # If the scheduler does not answer, the call may have been made.
-        with suppress(OSError):
-            return bool(self._queue.get(batch=True))
-        return False
+        # If the scheduler does not answer, or forgot the ticket, the call may have been made.
+        with suppress(*_DISCONNECTED, KeyError):
+            self._withdrawn |= not self.issued or bool(self._queue.get(batch=True))
+        return self._withdrawn
 
     def close(self) -> None:
         """Forget the ticket."""
-        self._queue.close()
+        if self.issued:
+            self._queue.close()
 
 
 def _result(future: Future[bytes | None]) -> bytes | str:

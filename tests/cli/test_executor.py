@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import sys
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -220,6 +221,36 @@ def test_a_worker_that_is_always_lost_leaves_an_incomplete_run(serve, worker, ap
     errors = [one["error"]["code"] for one in document["environments"][0]["results"]]
     assert errors == ["worker_lost"] * 3
     assert names_of(served) == []
+
+
+def test_a_stop_withdraws_what_has_not_begun(serve, worker, apply, monkeypatch) -> None:
+    """It is skipped, the exit code is that of the signal, and nobody waits for it."""
+
+    def interrupted(_: Any, work: Any, value: bytes, then: Any, ticket: Any = None) -> Future[Any]:
+        if ticket is None:
+            return submit(worker(), work, value, then)
+        os.kill(os.getpid(), signal.SIGINT)
+        return Future()
+
+    submit = worker.submit
+    monkeypatch.setattr(worker, "submit", interrupted)
+    served = serve(Dialect.CORE_1)
+    worker.variables = {"TWENTY_TOKEN": served.sandbox.api_token()}
+    code, document, _ = apply(served.sandbox.url, auth=TOKEN)
+    assert code == 130
+    results = document["environments"][0]["results"]
+    assert {(one["status"], one["error"]["code"]) for one in results} == {("skipped", "stopped")}
+    assert names_of(served) == []
+
+
+def test_a_guard_on_a_worker_refuses_the_whole_run(serve, worker, apply) -> None:
+    """The worker knows whose credential it has; the refusal comes back with its exit code."""
+    served = serve(Dialect.CORE_1)
+    worker.variables = {"TWENTY_TOKEN": served.sandbox.api_token()}
+    other = "20202020-1c25-4d02-bf25-6aeccf7ea419"
+    code, document, _ = apply(served.sandbox.url, auth=TOKEN, workspace=other)
+    assert (code, document["refusal"]["code"]) == (5, "workspace_mismatch")
+    assert worker.calls == 0
 
 
 def test_a_worker_without_credentials_fails_its_environment(serve, worker, apply) -> None:
