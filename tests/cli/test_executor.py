@@ -60,7 +60,7 @@ class StandIn:
             outcome.set_result(then("its worker was lost"))
             return outcome
         if ticket is not None:
-            assert ticket.withdraw()
+            assert ticket.take()
         before = dict(os.environ)
         os.environ.update(self.variables)
         try:
@@ -88,11 +88,15 @@ class StandIn:
 class Ticket:
     """The right to one call."""
 
-    left = True
+    left, withdrawn = True, False
 
-    def withdraw(self) -> bool:
+    def take(self) -> bool:
         left, self.left = self.left, False
         return left
+
+    def withdraw(self) -> bool:
+        self.withdrawn |= self.take()
+        return self.withdrawn
 
     def close(self) -> None:
         """Have nothing to forget."""
