@@ -104,6 +104,7 @@ class Observation:
         server_ahead: how far the server's clock is ahead of this machine's; None if the server
             sent no `Date`.
         own_key: the id of the key that the run is signed in with; None for other credentials.
+        session: whether the credential says that it is the session of a user.
         signing_key: the id of the server's key that signed the credential; None if it is unknown.
         batches: whether one request creates a whole batch of keys, and the list has pages.
     """
@@ -116,5 +117,6 @@ class Observation:
     requests: int
     server_ahead: timedelta | None = None
     own_key: str | None = None
+    session: bool = False
     signing_key: str | None = None
     batches: bool = False

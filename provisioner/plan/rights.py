@@ -57,7 +57,9 @@ def rights_in_doubt(environment: Environment, observation: Observation, planned:
     A user who can read keys and all roles may do everything on core. Of legacy only minting is in
     doubt, as an API key may do everything there (docs/twenty-api.md, "Generations").
     """
-    is_key = observation.own_key is not None or isinstance(environment.credential, ApiToken)
+    is_key = not observation.session and (
+        observation.own_key is not None or isinstance(environment.credential, ApiToken)
+    )
     match observation.roles:
         case NoRoles():
             return not is_key and any(action.sinks for action in planned.unblocked)

@@ -154,6 +154,7 @@ class ServerWorkspace(ABC):
             requests=self._client.transport.requests_sent,
             server_ahead=answer.ahead,
             own_key=claims.key if claims is not None and is_key else None,
+            session=claims is not None and claims.kind == "ACCESS",
             signing_key=None if claims is None else claims.signing_key,
             batches=self.batches,
         )

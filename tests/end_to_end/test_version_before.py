@@ -24,7 +24,9 @@ def test_a_plan_is_unchanged(tmp_path: Path, workspace: str) -> None:
 
 def test_the_plans_of_the_examples_are_unchanged(tmp_path: Path) -> None:
     """Every field of a manifest affects the digest as before."""
-    assert record_plans(tmp_path) == recorded("examples.json")
+    before = recorded("examples.json")
+    plans = record_plans(tmp_path)
+    assert {example: plans[example] for example in before} == before
 
 
 @pytest.mark.parametrize("workspace", WORKSPACES)

@@ -181,6 +181,7 @@ def test_handles_is_right_for_each_fault():
         Throttled("text"),
         Throttled("headers"),
         Throttled("graphql"),
+        Throttled("newest"),
         Unavailable(),
         Hang(committed=False),
         ExpiredSession(),
