@@ -19,20 +19,20 @@ import pytest
 from sandbox_control import Dialect, Sandbox
 
 from provisioner.cli import main
+from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cluster import Cluster, ClusterError
+from provisioner.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from sandbox_control import Request, Response
 
     from provisioner.runtime.cancellation import Cancellation
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Dask itself, about its own shutdown
 
-ENVIRONMENTS = int(os.environ.get("CLUSTER_ENVIRONMENTS", "6"))
+ENVIRONMENTS = int(os.environ.get("CLUSTER_ENVIRONMENTS", "4"))
 KILLS = int(os.environ.get("CLUSTER_KILLS", "0"))
 WORKERS = 4 if KILLS else 2
 KEYS = ("svc-a", "svc-b", "svc-c")
@@ -50,12 +50,11 @@ class Workers:
         )
         self.address = self._cluster.scheduler_address.removeprefix("tcp://")
 
-    def kill(self, count: int = WORKERS) -> None:
-        """Kill some workers; the cluster starts others in their place."""
+    def kill_one(self) -> None:
+        """Kill a worker; the cluster starts another one in its place."""
         nannies = [one for one in self._cluster.workers.values() if one.pid]
-        for nanny in random.sample(nannies, min(count, len(nannies))):
-            with suppress(ProcessLookupError):
-                os.kill(nanny.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(random.choice(nannies).pid, signal.SIGKILL)
 
     def all_started(self) -> bool:
         """Return whether as many workers are connected as there should be."""
@@ -72,51 +71,37 @@ def workers() -> Iterator[Workers]:
     started.close()
 
 
-class KillOnce:
-    """A middleware that kills all workers after a server has committed its first create."""
-
-    def __init__(self, workers: Workers) -> None:
-        self._kill = workers.kill
-        self._lock = threading.Lock()
-        self.fired = False
-
-    def __call__(self, request: Request, answer: Callable[[Request], Response]) -> Response:
-        response = answer(request)
-        if b"createApiKey" in request.body or request.path.startswith("/rest/batch"):
-            with self._lock:
-                if not self.fired:
-                    self.fired = True
-                    self._kill()
-        return response
-
-
 @pytest.fixture
-def servers(workers) -> Iterator[list[Sandbox]]:
-    """Yield the servers, of which the first kills the workers in the short form."""
+def servers() -> Iterator[list[Sandbox]]:
     with ExitStack() as stack:
         started: list[Sandbox] = []
-        around = None if KILLS else KillOnce(workers)
         for number in range(ENVIRONMENTS):
             dialect = (Dialect.LEGACY, Dialect.CORE_1)[number % 2]
-            beside = started[1] if number > 1 else None
-            sandbox = Sandbox(None, dialect, beside=beside, around=None if number else around)
+            sandbox = Sandbox(None, dialect, beside=started[0] if started else None)
             started.append(stack.enter_context(sandbox))
         yield started
 
 
 def write_manifests(folder: Path, servers: list[Sandbox]) -> None:
-    """Declare an environment for each server, with credentials in files that workers read."""
+    """Declare an environment for each server, with credentials in files that workers read.
+
+    In the short form, the program of the first sink kills its worker before it stores the token.
+    """
     environments = {}
     for number, server in enumerate(servers):
         secret = folder.parent / f"token-{number}"
         secret.write_text(server.api_token())
         body = {"url": server.url, "auth": {"token_file": str(secret)}, "role": "Admin"}
         environments[f"shop-{number}"] = body
-    sink = str(folder.parent / "{environment}.env")
+    stored, mark = folder.parent / "{environment} {name}", folder.parent / "killed"
+    if KILLS:
+        mark.mkdir()
+    store = f"mkdir '{mark}' 2>/dev/null && kill -9 $PPID; cat >'{stored}'"
+    sink = {"command": ["sh", "-c", store], "check": ["cat", str(stored)]}
     manifest = {
         "version": 1,
         "environments": list(environments),
-        "defaults": {"expires": "90d", "deliver": [{"file": sink}]},
+        "defaults": {"expires": "90d", "deliver": [sink]},
         "keys": [{"name": name} for name in KEYS],
     }
     folder.mkdir()
@@ -134,7 +119,7 @@ def test_killed_workers_cost_no_key_and_make_none_twice(workers, servers, tmp_pa
         for _ in range(KILLS):
             if ended.wait(random.uniform(0, 3)):
                 return
-            workers.kill(1)
+            workers.kill_one()
             while not workers.all_started() and not ended.wait(0.1):
                 pass
 
@@ -155,7 +140,11 @@ def test_killed_workers_cost_no_key_and_make_none_twice(workers, servers, tmp_pa
             one.name: one.id for one in live
         }
         assert part["summary"]["created"] == len(KEYS)
-        assert len((tmp_path / f"shop-{number}.env").read_text().splitlines()) == len(KEYS)
+        for key in live:
+            token = Secret((tmp_path / f"shop-{number} {key.name}").read_text().strip())
+            claims = claims_of(token)
+            assert claims is not None
+            assert claims.key == key.id
 
 
 def test_what_writes_is_called_once_although_dask_calls_it_again(workers, tmp_path) -> None:
