@@ -96,7 +96,7 @@ def write_manifests(folder: Path, servers: list[Sandbox]) -> None:
     stored, mark = folder.parent / "{environment} {name}", folder.parent / "killed"
     if KILLS:
         mark.mkdir()
-    store = f"mkdir '{mark}' 2>/dev/null && kill -9 $PPID; cat >'{stored}'"
+    store = f"mkdir '{mark}' 2>/dev/null && kill -9 $PPID && exit; cat >'{stored}'"
     sink = {"command": ["sh", "-c", store], "check": ["cat", str(stored)]}
     manifest = {
         "version": 1,
