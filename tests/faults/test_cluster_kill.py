@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from provisioner.runtime.cancellation import Cancellation
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
+dask = pytest.importorskip("dask")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Dask itself, about its own shutdown
 
 ENVIRONMENTS = int(os.environ.get("CLUSTER_ENVIRONMENTS", "4"))
@@ -42,6 +43,8 @@ class Workers:
     """The processes of a local cluster."""
 
     def __init__(self) -> None:
+        # Otherwise a worker that starts slowly on a busy machine is not restarted after a kill.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})
         self._cluster: Any = distributed.LocalCluster(
             n_workers=WORKERS,
             threads_per_worker=2,
@@ -149,7 +152,7 @@ def test_killed_workers_cost_no_key_and_make_none_twice(workers, servers, tmp_pa
 
 def test_what_writes_is_called_once_although_dask_calls_it_again(workers, tmp_path) -> None:
     """Dask gives the call of a killed worker to another one, which does not get the ticket."""
-    with_ticket, without = tmp_path / "with", tmp_path / "without"
+    calls = tmp_path / "calls"
 
     def die(value: bytes, stop: Cancellation) -> bytes:
         del stop
@@ -163,17 +166,14 @@ def test_what_writes_is_called_once_although_dask_calls_it_again(workers, tmp_pa
 
     with closing(Cluster(workers.address)) as cluster:
         ticket = cluster.ticket()
-        once = cluster.submit(die, str(with_ticket).encode(), lambda result: result, ticket)
+        once = cluster.submit(die, str(calls).encode(), lambda result: result, ticket)
         assert once.result(60) == "its worker was lost"
         assert not ticket.withdraw()
-        twice = cluster.submit(die, str(without).encode(), lambda result: result)
-        assert twice.result(60) == b"done"
         unused = cluster.ticket()
         assert unused.withdraw()
-        too_late = cluster.submit(die, str(without).encode(), lambda result: result, unused)
+        too_late = cluster.submit(die, str(calls).encode(), lambda result: result, unused)
         assert too_late.result(60) == "its worker was lost"
-    assert with_ticket.read_text() == "called\n"
-    assert without.read_text() == "called\ncalled\n"
+    assert calls.read_text() == "called\n"
 
 
 def test_a_cluster_that_does_not_answer_is_named() -> None:
