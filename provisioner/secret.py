@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from html import escape
+from typing import Never
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
@@ -48,6 +49,7 @@ class Secret:
 
     Only `reveal()` returns the value, so a search for that word finds every place that uses one.
     `str`, `repr` and formatting show a mask, and `masked` masks the value as soon as it is wrapped.
+    It cannot be pickled, so that none is sent to another process.
     """
 
     __slots__ = ("__value",)
@@ -79,6 +81,9 @@ class Secret:
         return "Secret(***)"
 
     __str__ = __repr__
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a secret does not travel")
 
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec)

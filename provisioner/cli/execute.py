@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
 from provisioner.cli.outputs import open_outputs
-from provisioner.cli.run import early_exit_code, reconciler_of
+from provisioner.cli.run import early_exit_code, pipeline_of
 from provisioner.cli.show import (
     announce_revocations,
     confirm,
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from provisioner.cli.signals import Signals
     from provisioner.errors.exceptions import RefusedError
     from provisioner.plan import GuardOverrides, Plan, PlanOptions
-    from provisioner.reconcile.proposal import PlanRequest, Proposal
-    from provisioner.reconcile.reconciler import Reconciler
+    from provisioner.reconcile.proposal import Pipeline, PlanRequest, Proposal
 
 
 class Job(NamedTuple):
@@ -65,9 +64,9 @@ class Job(NamedTuple):
             lambda proposal: None if digest is None else digest_mismatch(digest, proposal.plan),
         )
 
-    def propose(self, reconciler: Reconciler) -> Proposal:
+    def propose(self, pipeline: Pipeline) -> Proposal:
         """Return the proposal, refused if there is an objection."""
-        proposal = reconciler.propose(self.request)
+        proposal = pipeline.propose(self.request)
         objection = self.objection(proposal)
         return proposal if objection is None else proposal._replace(refusal=objection)
 
@@ -106,8 +105,8 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             selected_names.require_declared(prepared.names)
         shard = prepared.shard_label(job.request)
         outputs.start(prepared.manifests.sources, prepared.environments, shard)
-        with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
-            proposal = job.propose(reconciler)
+        with pipeline_of(prepared, signals.stop, outputs.emit) as pipeline:
+            proposal = job.propose(pipeline)
             plan = proposal.plan
             outputs.emit(PlanMade(plan))
             log_notes(plan, prepared.selection)
@@ -120,7 +119,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
                 if selected_names and missing == selected_names.names and not plan.incomplete:
                     agreed = None  # nothing to do
                 elif not (yes or signals.stop.requested):
-                    agreed = _agree(job, proposal, reconciler, console, signals)
+                    agreed = _agree(job, proposal, pipeline, console, signals)
             if agreed is None:
                 outputs.report_outcome(plan, changes=plan.changes)
                 return outputs.finish(INCOMPLETE if plan.incomplete or missing else 0)
@@ -130,7 +129,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             if refusal is None:
                 announce_revocations(plan, console)
             with console.progress(plan.steps, "keys and tokens") as on_progress:
-                result = reconciler.execute(agreed, on_progress)
+                result = pipeline.execute(agreed, on_progress)
             with outputs.printing():
                 show_result(result, console, refusal, shard)
             outputs.report_outcome(result, changes=plan.changes, refusal=refusal)
@@ -141,7 +140,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
 
 
 def _agree(
-    job: Job, proposal: Proposal, reconciler: Reconciler, console: Console, signals: Signals
+    job: Job, proposal: Proposal, pipeline: Pipeline, console: Console, signals: Signals
 ) -> Proposal | None:
     """Ask for confirmation if needed, and return the proposal as of now; None if it is declined.
 
@@ -154,7 +153,7 @@ def _agree(
     with signals.default_handling():
         if not confirm(proposal.plan, to_confirm, console):
             return None
-    now = job.propose(reconciler)
+    now = job.propose(pipeline)
     readable = {part.environment for part in now.plan.environments if isinstance(part, Planned)}
     digest_before, digest_now = (
         digest((part for part in plan.environments if part.environment in readable), {})

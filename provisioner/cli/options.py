@@ -89,6 +89,7 @@ class Selection(NamedTuple):
         width: environments to work on at once; None to find out how many get more done.
         restrictions: the restrictions that the command line puts on the run.
         shard: the shard of these environments that the command works on; None for all.
+        executor: `HOST:PORT` of a Dask scheduler whose workers do the work; None for this process.
     """
 
     manifests: Path
@@ -98,6 +99,7 @@ class Selection(NamedTuple):
     restrictions: Restrictions = Restrictions()
     shard: Shard | None = None
     width: int | None = None
+    executor: str | None = None
 
 
 _require_restriction = _not_empty("run without this restriction")
@@ -221,6 +223,26 @@ add_one_environment = _add(
     *_RESTRICTIONS,
 )
 """Add the options of a `Selection` of one environment; it is named `selection` too."""
+
+_DASK = "dask://"
+
+
+def _cluster(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Parse the value of `--executor`, which is `dask://HOST:PORT`."""
+    if value is None:
+        return None
+    host, _, port = value.removeprefix(_DASK).rpartition(":")
+    if not value.startswith(_DASK) or not host or not port.isdecimal():
+        raise click.BadParameter(f"{value!r} is not dask://HOST:PORT.")
+    return f"{host}:{port}"
+
+
+_add_executor = common_option(
+    "--executor dask://HOST:PORT",
+    "Work on the environments on the workers of a Dask cluster.",
+    name="executor",
+    callback=_cluster,
+)
 
 # The changes that a run may make
 
@@ -351,6 +373,7 @@ def add_output(*formats: str) -> Decorator:
 add_run_options = _add(
     _add_guard_options,
     add_selection(revokes=True),
+    _add_executor,
     add_output(*formats_of("result")),
     add_output_targets(events=True),
 )
@@ -387,6 +410,7 @@ def _selection(given: Mapping[str, Any]) -> Selection:
         _build(Restrictions, given),
         given.get("shard"),
         given.get("width"),
+        given.get("executor"),
     )
 
 

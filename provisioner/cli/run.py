@@ -18,7 +18,14 @@ from provisioner.errors.exceptions import (
     WrongUsageError,
 )
 from provisioner.execution import Executed, ignore
-from provisioner.manifests import Manifests, load, newly_reached, resolve, url_of
+from provisioner.manifests import (
+    Manifests,
+    load,
+    newly_reached,
+    resolve,
+    secrets_declared,
+    url_of,
+)
 from provisioner.model.environment import StoredCredential
 from provisioner.plan import GuardOverrides, Unobserved, selected_keys
 from provisioner.reconcile.connection import CredentialStores, WorkspaceOpener
@@ -28,7 +35,6 @@ from provisioner.reconcile.reconciler import Reconciler
 from provisioner.render.report import ShardLabel
 from provisioner.runtime.executor import AdaptiveExecutor, ThreadExecutor
 from provisioner.runtime.file_descriptors import can_open, max_parallel, raise_limit
-from provisioner.secret import Secret
 from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
@@ -44,7 +50,9 @@ if TYPE_CHECKING:
     from provisioner.model.restrictions import Restrictions
     from provisioner.model.sink_address import Address
     from provisioner.plan import PlanOptions
+    from provisioner.reconcile.proposal import Pipeline
     from provisioner.reconcile.reconciler import Connect
+    from provisioner.reconcile.worker import Assignment
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.sinks.sink import OpenSink
 
@@ -93,6 +101,11 @@ class Prepared:
         desired = self.manifests.desired
         names = self.selection.environments or desired
         return frozenset(key.name for one in names for key in desired.get(one, ()))
+
+    def sinks_of(self, environment: Environment) -> Iterator[Address]:
+        """Yield the sinks of the keys of an environment."""
+        for key in self.manifests.desired.get(environment.name, ()):
+            yield from key.deliver
 
     def request(
         self, options: PlanOptions, overrides: GuardOverrides = _NO_OVERRIDES
@@ -175,6 +188,68 @@ def reconciler_of(
 
 
 @contextmanager
+def pipeline_of(prepared: Prepared, stop: Cancellation, emit: Emit = ignore) -> Iterator[Pipeline]:
+    """Open the pipeline of the selected environments, here or on a cluster; as `reconciler_of`.
+
+    Raises:
+        WorkspaceError: if the cluster cannot be used.
+        WrongUsageError: if an environment or a sink is on this machine only.
+    """
+    address = prepared.selection.executor
+    if address is None:
+        with reconciler_of(prepared, stop, emit) as reconciler:
+            yield reconciler
+        return
+    from provisioner.reconcile.cluster import ClusterReconciler
+    from provisioner.runtime.cluster import Cluster, ClusterError
+
+    _require_reachable(prepared)
+    with _open_sinks(prepared, stop):
+        try:
+            cluster = Cluster(address)
+        except ClusterError as error:
+            raise WorkspaceError(
+                Code.EXECUTOR_UNUSABLE,
+                f"The Dask cluster at {address} {error}.",
+                remedy="Correct --executor, or install `twenty-provisioner[dask]`.",
+            ) from None
+        with closing(cluster):
+            yield ClusterReconciler(_assignments(prepared), cluster, stop, emit)
+
+
+def _assignments(prepared: Prepared) -> dict[str, Assignment]:
+    from provisioner.reconcile.worker import Assignment
+
+    manifests = prepared.manifests
+    declared = {one.name: one for one in manifests.environments}
+    return {
+        one.name: Assignment(
+            one,
+            secrets_declared(declared[one.name], one),
+            manifests.root,
+            manifests.environments_root,
+            prepared.selection.restrictions,
+            others_wait=len(prepared.environments) > 1,
+        )
+        for one in prepared.environments
+    }
+
+
+def _require_reachable(prepared: Prepared) -> None:
+    """Raise if a worker on another machine would not find an environment or a sink."""
+    for one in prepared.environments:
+        local = next(filter(lambda address: address.on_this_machine, prepared.sinks_of(one)), None)
+        subject = f"The embedded Twenty of {one.name}" if one.embedded else local
+        if subject is not None:
+            raise WrongUsageError(
+                Code.EXECUTOR_UNUSABLE,
+                f"{subject} is on this machine, and --executor works on others.",
+                remedy="Leave it out with -e, use a server or a sink that every worker reaches, "
+                "or run without --executor.",
+            )
+
+
+@contextmanager
 def open_backends(
     prepared: Prepared, stop: Cancellation, *, others_wait: bool = False
 ) -> Iterator[tuple[Connect, OpenSink, Executor]]:
@@ -191,34 +266,7 @@ def open_backends(
         RefusedError: if the run may not use a sink of these environments; none was opened.
         WorkspaceError: if too few file descriptors are left for one environment.
     """
-    rules = prepared.selection.restrictions
-    root, desired = prepared.manifests.root, prepared.manifests.desired
-    declared = (address for keys in desired.values() for key in keys for address in key.deliver)
-    selected = (
-        address
-        for one in prepared.environments
-        for key in desired.get(one.name, ())
-        for address in key.deliver
-    )
-    registry = SinkRegistry(
-        root,
-        os.environ,
-        stop,
-        declared,
-        restrictions=rules,
-        environments=prepared.environments,
-    )
-    # A protected environments file never refers into the directory of a pull request.
-    stores_registry = SinkRegistry(
-        prepared.manifests.environments_root, os.environ, stop, restrictions=rules
-    )
-    with closing(registry) as sinks, closing(stores_registry) as stores:
-        refusals = [
-            *sinks.refusals(selected),
-            *stores.refusals(_stored(prepared.environments)),
-        ]
-        if (refusal := combine_refusals(refusals)) is not None:
-            raise refusal
+    with _open_sinks(prepared, stop) as (sinks, stores):
         raise_limit()
         requests = (
             one.limits.parallel * (_EMBEDDED_DESCRIPTORS if one.embedded else 1)
@@ -234,7 +282,7 @@ def open_backends(
             )
         yield (
             WorkspaceOpener(
-                root,
+                prepared.manifests.root,
                 stop,
                 others_wait=others_wait,
                 environments=prepared.environments,
@@ -245,16 +293,6 @@ def open_backends(
         )
 
 
-def _stored(environments: Iterable[Environment]) -> Iterator[Address]:
-    """Yield the addresses of the secrets that stores keep, each once."""
-    found: dict[Address, None] = {}
-    for one in environments:
-        if isinstance(one.credential, StoredCredential):
-            secrets = one.credential.secrets.values()
-            found |= {value: None for value in secrets if not isinstance(value, Secret)}
-    yield from found
-
-
 def _executor(prepared: Prepared, each: int) -> ThreadExecutor:
     """Return the threads for the environments, each of which needs so many file descriptors."""
     most = min(len(prepared.environments), max_parallel(each))
@@ -262,6 +300,42 @@ def _executor(prepared: Prepared, each: int) -> ThreadExecutor:
     if width is None:
         return AdaptiveExecutor(min(_MAX_ENVIRONMENTS, most))
     return ThreadExecutor(min(width, most))
+
+
+@contextmanager
+def _open_sinks(
+    prepared: Prepared, stop: Cancellation
+) -> Iterator[tuple[SinkRegistry, SinkRegistry]]:
+    """Yield the sinks of a run, and the stores of its credentials; none is open yet.
+
+    Raises:
+        RefusedError: if the run may not use one of them.
+    """
+    desired, rules = prepared.manifests.desired, prepared.selection.restrictions
+    sinks = SinkRegistry(
+        prepared.manifests.root,
+        os.environ,
+        stop,
+        (address for keys in desired.values() for key in keys for address in key.deliver),
+        restrictions=rules,
+        environments=prepared.environments,
+    )
+    # A protected environments file never refers into the directory of a pull request.
+    stores = SinkRegistry(
+        prepared.manifests.environments_root, os.environ, stop, restrictions=rules
+    )
+    with closing(sinks), closing(stores):
+        selected = (address for one in prepared.environments for address in prepared.sinks_of(one))
+        stored = dict.fromkeys(
+            address
+            for one in prepared.environments
+            if isinstance(one.credential, StoredCredential)
+            for address in one.credential.addresses
+        )
+        refusals = [*sinks.refusals(selected), *stores.refusals(stored)]
+        if (refusal := combine_refusals(refusals)) is not None:
+            raise refusal
+        yield sinks, stores
 
 
 def early_exit_code(
@@ -360,7 +434,12 @@ def _resolve(
 ) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
     _refuse_hosts(selected, selection.restrictions)
     environments, problems = resolve(
-        selected, os.environ, manifests.environments_root, manifests.desired
+        selected,
+        os.environ,
+        manifests.environments_root,
+        manifests.desired,
+        # With an executor, the workers resolve them.
+        secrets=selection.executor is None,
     )
     if selection.parallel is not None:
         parallel = selection.parallel

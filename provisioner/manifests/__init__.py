@@ -5,7 +5,13 @@ environments with the variables of the run.
 """
 
 from provisioner.manifests.causes import COUNTS
-from provisioner.manifests.environments import DeclaredEnvironment, resolve, url_of
+from provisioner.manifests.environments import (
+    DeclaredEnvironment,
+    resolve,
+    secrets_declared,
+    url_of,
+    with_secrets,
+)
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
 from provisioner.manifests.reach import newly_reached
 
@@ -19,5 +25,7 @@ __all__ = [
     "look_alikes",
     "newly_reached",
     "resolve",
+    "secrets_declared",
     "url_of",
+    "with_secrets",
 ]

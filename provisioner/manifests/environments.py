@@ -7,8 +7,9 @@ variable, because it may be a secret in the wrong variable.
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from types import MappingProxyType
@@ -21,7 +22,8 @@ from provisioner.http_client.loopback import is_loopback
 from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes, identified
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
-from provisioner.manifests.matrix import Expanded, expand, fill
+from provisioner.manifests.document import read as read_document
+from provisioner.manifests.matrix import EnvironmentsFile, Expanded, ValueLists, expand, fill
 from provisioner.manifests.policy_check import DeclaredPolicy, PolicyCheck, policy_of, rules_of
 from provisioner.manifests.schema import published
 from provisioner.manifests.schema_errors import schema_problems
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping as MappingOf
     from pathlib import Path
 
-    from provisioner.manifests.matrix import EnvironmentsFile, ValueLists
     from provisioner.manifests.policy_check import Breach, Rule
     from provisioner.model.environment import Generation
     from provisioner.model.key import DesiredKey
@@ -277,6 +278,8 @@ def resolve(
     values: MappingOf[str, str],
     root: Path,
     desired: MappingOf[str, Iterable[DesiredKey]] = _NO_KEYS,
+    *,
+    secrets: bool = True,
 ) -> tuple[tuple[Environment, ...], tuple[Problem, ...]]:
     """Return the environments of a run without a problem, and the problems of the others.
 
@@ -285,11 +288,12 @@ def resolve(
         values: the variables, usually `os.environ`.
         root: the directory that relative paths start at: `Manifests.environments_root`.
         desired: the keys by environment, checked against what depends on variables.
+        secrets: False to leave out credentials, headers and certificates, and read no file.
     """
     environments: list[Environment] = []
     causes = Causes()
     for one in declared:
-        builder = _Builder(one, values, root)
+        builder = _Builder(one, values, root if secrets else None, secrets=secrets)
         environment = builder.environment()
         for cause in sorted(builder.found, key=lambda found: found.place):
             causes.add(cause).add(None, "", one.name)
@@ -305,6 +309,69 @@ def resolve(
                         identity, key.name, one.name, breach.rule
                     )
     return tuple(environments), tuple(causes.problems())
+
+
+_SECRET_PARTS = ("auth", "headers", "ca_file", "client_cert_file", "client_key_file")
+
+
+def secrets_declared(declared: DeclaredEnvironment, environment: Environment) -> str:
+    """Return what `with_secrets` needs of a declaration: variables and paths, none of them read.
+
+    Args:
+        declared: the environment as written.
+        environment: the same, resolved without secrets.
+    """
+    parts = {
+        name: _filled(declared.body[name], declared)
+        for name in _SECRET_PARTS
+        if name in declared.body
+    }
+    # The URL is one that was accepted, and may not depend on the variables of another machine.
+    body = {"url": environment.url.replace("$", "$$"), "insecure": True, **parts}
+    return json.dumps({"version": 1, "environments": {declared.name: body}})
+
+
+def _filled(value: object, declared: DeclaredEnvironment) -> object:
+    """Return a part of a declaration with the values of its matrix, which has no mistakes."""
+    match value:
+        case str() if declared.matrix:
+            return fill(value, declared.matrix, declared.place)[0]
+        case Mapping():
+            return {name: _filled(part, declared) for name, part in value.items()}
+        case Sequence():
+            return [_filled(part, declared) for part in value]
+        case _:
+            return value
+
+
+def with_secrets(
+    environment: Environment, declaration: str, values: MappingOf[str, str], root: Path
+) -> Environment | tuple[Problem, ...]:
+    """Return an environment with its credential, headers and certificates, or their problems.
+
+    Args:
+        environment: resolved without secrets, maybe on another machine.
+        declaration: what `secrets_declared` returned.
+        values: the variables of this machine.
+        root: the directory that relative paths start at.
+    """
+    problems: list[Problem] = []
+    document, _ = read_document(declaration, environment.name)
+    files = () if document is None else (EnvironmentsFile(document, root),)
+    lists = ValueLists(root, lambda _path, _place: None, problems)
+    declared = declare(files, lists, problems).environments
+    resolved, faults = resolve(declared, values, root)
+    if problems or faults:
+        return (*problems, *faults)
+    (own,) = resolved
+    return replace(
+        environment,
+        credential=own.credential,
+        headers=own.headers,
+        ca_file=own.ca_file,
+        client_cert_file=own.client_cert_file,
+        client_key_file=own.client_key_file,
+    )
 
 
 def _in_environments(message: str, affected: Affected) -> str:
@@ -366,6 +433,7 @@ class _Builder:
         declared: the environment as written.
         values: the values of the variables; None offline, to skip everything that needs one.
         root: the directory where relative paths start; None offline, to read no file.
+        secrets: False to leave out credentials and headers.
 
     Attributes:
         found: the problems.
@@ -378,8 +446,11 @@ class _Builder:
         declared: DeclaredEnvironment,
         values: MappingOf[str, str] | None,
         root: Path | None,
+        *,
+        secrets: bool = True,
     ) -> None:
         self.found: list[Cause] = []
+        self._secrets = secrets
         self._declared = declared
         self._body = declared.body
         self._values = values
@@ -393,8 +464,8 @@ class _Builder:
         """Return the environment, which is complete if no problem was found."""
         declared, body = self._declared, self._body
         url = self.url()
-        credential = self._credential(url)
-        headers = self._headers()
+        credential = self._credential(url) if self._secrets else None
+        headers = self._headers() if self._secrets else ()
         named = [("a glob of `owns`", glob) for glob in self.owns]
         for subject, text in (*named, ("`role`", self.role)):
             if text.text and (advice := characters.advice("the text", text.text)):

@@ -46,6 +46,11 @@ class Address(ABC):
         return None
 
     @property
+    def on_this_machine(self) -> bool:
+        """Return whether another machine has a different place at this address."""
+        return False
+
+    @property
     def programs(self) -> tuple[tuple[str, ...], ...]:
         """Return the programs that the manifest names, with their arguments."""
         return ()

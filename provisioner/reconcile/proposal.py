@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from provisioner.plan import GuardOverrides, PlanOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from provisioner.errors.exceptions import RefusedError
+    from provisioner.execution import RunResult
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
@@ -42,11 +43,21 @@ class PlanRequest(NamedTuple):
 
 
 class ObservedEnvironment(NamedTuple):
-    """An environment whose workspace is open and was observed."""
+    """An environment that was observed.
+
+    Attributes:
+        workspace: its open workspace; None if a worker of a cluster observed it.
+    """
 
     environment: Environment
-    workspace: Workspace
+    workspace: Workspace | None
     observation: Observation
+
+    @property
+    def opened(self) -> Workspace:
+        """Return the workspace, in the process that opened it."""
+        assert self.workspace is not None  # noqa: S101 - for the type checker
+        return self.workspace
 
 
 class PlannedEnvironment(NamedTuple):
@@ -62,8 +73,27 @@ class Proposal(NamedTuple):
     Attributes:
         environments: each environment of the plan, with the workspace to change.
         refusal: why nothing may be changed anywhere; None if the run may go ahead.
+        request: what the plan was asked for.
     """
 
     plan: Plan
     environments: tuple[PlannedEnvironment | Unobserved, ...]
     refusal: RefusedError | None = None
+    request: PlanRequest | None = None
+
+
+class Pipeline(Protocol):
+    """The pipeline of a run, wherever its environments are worked on."""
+
+    def propose(self, request: PlanRequest) -> Proposal:
+        """Run the stages before the first write: return the plan, and its refusal."""
+        ...
+
+    def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
+        """Carry a proposal out, or skip all of it if it is refused.
+
+        Args:
+            proposal: the plan, and why it is refused, if it is.
+            on_progress: called with the number of steps whose outcome has become known.
+        """
+        ...

@@ -105,12 +105,7 @@ class Reconciler:
     def propose(self, request: PlanRequest) -> Proposal:
         """Run the stages before the first write: return the plan, and its refusal."""
         observed = self.observe()
-        planned = self.plan(observed, request)
-        refusal = guard(observed, planned, request)
-        plans = tuple(one if isinstance(one, Unobserved) else one.planned for one in planned)
-        desired = selected_keys(request.desired, request.options)
-        plan = Plan(request.now, digest(plans, desired), plans)
-        return Proposal(plan, planned, refusal)
+        return propose(observed, self.plan(observed, request), request)
 
     def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
         """Carry a proposal out, or skip all of it if it is refused.
@@ -169,7 +164,7 @@ class Reconciler:
         """
 
         def read(one: ObservedEnvironment) -> tuple[ObservedEnvironment, SinkContents]:
-            one.workspace.lift_observe_limits()
+            one.opened.lift_observe_limits()
             return one, self._read_key_sinks(one, request, prove_every=True)
 
         return self._each(observed, read)
@@ -234,7 +229,7 @@ class Reconciler:
         if delivers_too_early(planned, observed.observation):
             # By then runs at the same time have agreed on which keys to keep.
             self.stop.sleep(_SETTLE_DELAY)
-            observed = observed._replace(observation=observed.workspace.observe())
+            observed = observed._replace(observation=observed.opened.observe())
             self.emit(EnvironmentObserved(planned.environment, observed.observation))
             planned = self._compare(observed, request)
         planned = _block_forbidden(observed, planned)
@@ -254,8 +249,8 @@ class Reconciler:
     def _read_key_sinks(
         self, observed: ObservedEnvironment, request: PlanRequest, *, prove_every: bool = False
     ) -> SinkContents:
-        environment, workspace, observation = observed
-        keys = request.desired.get(environment.name, ())
+        workspace, observation = observed.opened, observed.observation
+        keys = request.desired.get(observed.environment.name, ())
         addresses = sinks_to_read(keys, observation, request.options)
         proof = TokenProof(workspace, observation, prove_every)
         try:
@@ -275,7 +270,8 @@ class Reconciler:
         if isinstance(one, Unobserved):
             self.emit(EnvironmentFinished(one.environment, one))
             return one
-        (environment, workspace, observation), planned = one
+        observed, planned = one
+        environment = observed.environment
         if refusal is not None:
             skipped = Executed.skipped(planned, refusal.failure)
             for result in skipped.results:
@@ -287,8 +283,8 @@ class Reconciler:
         progress = Progress(planned, on_progress, self.emit)
         context = ExecutionContext(
             environment.name,
-            workspace,
-            existing_ids=frozenset(key.id for key in observation.keys),
+            observed.opened,
+            existing_ids=frozenset(key.id for key in observed.observation.keys),
             parallel=environment.limits.parallel,
             stop=self.stop,
             progress=progress,
@@ -297,9 +293,22 @@ class Reconciler:
         return _Running(progress, self.executor.submit(_run, execution))
 
 
+def propose(
+    observed: Iterable[ObservedEnvironment | Unobserved],
+    planned: tuple[PlannedEnvironment | Unobserved, ...],
+    request: PlanRequest,
+) -> Proposal:
+    """Return the plan of a run, refused if a guard refuses it."""
+    plans = tuple(one if isinstance(one, Unobserved) else one.planned for one in planned)
+    desired = selected_keys(request.desired, request.options)
+    plan = Plan(request.now, digest(plans, desired), plans)
+    return Proposal(plan, planned, guard(observed, planned, request), request)
+
+
 def _block_forbidden(observed: ObservedEnvironment, planned: Planned) -> Planned:
     """Block the actions for which the credential lacks a right, as far as reads can show."""
-    environment, workspace, observation = observed
+    environment, _, observation = observed
+    workspace = observed.opened
     if not rights_in_doubt(environment, observation, planned):
         return planned
     try:

@@ -85,6 +85,11 @@ class FileAddress(Address):
         """Return the path and the format."""
         return (self.file, self.format)
 
+    @property
+    def on_this_machine(self) -> bool:
+        """Return whether the path is relative; an absolute one may be on a shared volume."""
+        return not self.path.startswith("/")
+
     def __str__(self) -> str:
         return f"file {self.path} {self.variable}".rstrip()
 

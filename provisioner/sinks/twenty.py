@@ -77,6 +77,11 @@ class TwentyAddress(Address):
         """Return the name of the remote."""
         return (self.remote,)
 
+    @property
+    def on_this_machine(self) -> bool:
+        """Return True: the remotes are in the home directory."""
+        return True
+
     def __str__(self) -> str:
         return f"twenty {self.remote}"
 

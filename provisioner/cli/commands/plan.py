@@ -57,7 +57,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
     from provisioner.cli import plan_file
     from provisioner.cli.console import Console
     from provisioner.cli.outputs import open_outputs
-    from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.run import early_exit_code, pipeline_of, prepare
     from provisioner.cli.show import log_notes, show_plan
     from provisioner.errors.exceptions import WrongUsageError
     from provisioner.execution import PlanMade
@@ -74,8 +74,8 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         request = prepared.request(options, overrides)
         shard = prepared.shard_label(request)
         outputs.start(prepared.manifests.sources, prepared.environments, shard)
-        with reconciler_of(prepared, signals.stop, outputs.emit) as reconciler:
-            proposal = reconciler.propose(request)
+        with pipeline_of(prepared, signals.stop, outputs.emit) as pipeline:
+            proposal = pipeline.propose(request)
         new_plan, refusal = proposal.plan, proposal.refusal
         outputs.emit(PlanMade(new_plan))
         log_notes(new_plan, selection)

@@ -1,0 +1,342 @@
+"""The pipeline of a run whose environments are worked on by the workers of a Dask cluster.
+
+The stages are those of `reconciler.py`. A worker observes and plans an environment in one task and
+carries its plan out in another; the plan of the run, its guards and its report are made here.
+
+A task before the first write may run twice. One that writes runs at most once: if it is lost, its
+environment is observed and planned again before anything else is written there.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+
+from provisioner.errors.codes import Code
+from provisioner.errors.failure import Failure
+from provisioner.execution import (
+    ActionBegun,
+    ActionEnded,
+    EnvironmentFinished,
+    EnvironmentObserved,
+    Executed,
+    RunResult,
+    Skipped,
+    StepsSettled,
+    ignore,
+)
+from provisioner.plan import Plan, Unobserved, block_all
+from provisioner.reconcile import worker
+from provisioner.reconcile.guards import guard
+from provisioner.reconcile.reconciler import propose
+from provisioner.reconcile.recovery import may_replace, recovered, unknown
+from provisioner.runtime.cancellation import STOPPED
+from provisioner.runtime.executor import run_all
+from provisioner.runtime.log_context import bind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from concurrent.futures import Future
+
+    from provisioner.execution import Emit
+    from provisioner.reconcile.proposal import (
+        ObservedEnvironment,
+        PlannedEnvironment,
+        PlanRequest,
+        Proposal,
+    )
+    from provisioner.reconcile.worker import Assignment, Returned
+    from provisioner.runtime.cancellation import Cancellation
+    from provisioner.runtime.cluster import Cluster, Ticket
+
+_T = TypeVar("_T")
+
+_MAX_ATTEMPTS = 4
+"""Workers that may be lost while they work on the same environment."""
+
+_CHECK_SECONDS = 15.0
+_MAX_CHECKS = 8
+"""Checks in a row that may find the cluster without workers: two minutes."""
+
+_PARALLEL_SENDS = 16
+"""Tasks that are sent at the same time."""
+
+_REMEDY = "Check the logs of the cluster, and run the command again to finish."
+_STILL_AT_WORK = Failure(
+    Code.OUTCOME_UNKNOWN,
+    "A worker was still at work on this environment when the run ended.",
+    "Run `provision list` to see which keys exist.",
+)
+
+
+class _Plans(NamedTuple):
+    """The plan of the run for an environment, and what is left of it, maybe all."""
+
+    asked: PlannedEnvironment
+    current: PlannedEnvironment
+
+    @property
+    def name(self) -> str:
+        """Return the name of the environment."""
+        return self.asked.planned.environment
+
+
+class _Lost(NamedTuple):
+    """A plan of which a worker may have carried out any part."""
+
+    plans: _Plans
+    failure: Failure
+
+
+class _Sent(NamedTuple):
+    """A plan that a worker carries out; its outcome is the reason, as a clause, if it is lost."""
+
+    plans: _Plans
+    ticket: Ticket
+    outcome: Future[Executed | str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterReconciler:
+    """The pipeline over environments that the workers of a cluster open.
+
+    Attributes:
+        assignments: the environments by name, in the order of environments.yaml.
+        cluster: the workers.
+        stop: ends the run early.
+        emit: receives the events of the run; those of an environment come when its task has ended.
+    """
+
+    assignments: Mapping[str, Assignment]
+    cluster: Cluster
+    stop: Cancellation
+    emit: Emit = ignore
+
+    def propose(self, request: PlanRequest) -> Proposal:
+        """Run the stages before the first write: return the plan, and its refusal."""
+        found = self._plan(self.assignments, request)
+        planned = tuple(found[name] for name in self.assignments)
+        return propose([_observed(one) for one in planned], planned, request)
+
+    def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
+        """Carry a proposal out, or skip all of it if it is refused.
+
+        Args:
+            proposal: the plan, and why it is refused, if it is.
+            on_progress: called with the number of steps whose outcome has become known.
+        """
+        outcomes: dict[str, Executed | Unobserved] = {}
+        to_send: list[PlannedEnvironment] = []
+        for one in proposal.environments:
+            if isinstance(one, Unobserved):
+                outcomes[one.environment] = one
+                self.emit(EnvironmentFinished(one.environment, one))
+                continue
+            planned, refusal = one.planned, proposal.refusal
+            if planned.unwritable is not None:
+                planned = block_all(planned, planned.unwritable)
+            if refusal is None and planned.unblocked:
+                to_send.append(one._replace(planned=planned))
+                continue
+            failure = STOPPED if refusal is None else refusal.failure
+            # Of a plan without actions that may be started, every action fails as it is blocked.
+            finish = unknown if refusal is None else Executed.skipped
+            outcomes[planned.environment] = self._shown(finish(planned, failure))
+        assert proposal.request is not None  # noqa: S101 - `propose` has set it
+        outcomes |= self._carry_out(to_send, proposal.request, on_progress)
+        plan = proposal.plan
+        environments = tuple(outcomes[one.environment] for one in plan.environments)
+        return RunResult(plan.created_at, plan.digest, environments)
+
+    def _plan(
+        self, names: Iterable[str], request: PlanRequest
+    ) -> dict[str, PlannedEnvironment | Unobserved]:
+        """Observe and plan environments; one whose worker is lost is sent to another."""
+        found: dict[str, PlannedEnvironment | Unobserved] = {}
+        lost = dict.fromkeys(names, "")
+        for _ in range(_MAX_ATTEMPTS):
+            futures = {name: self._send_to_plan(name, request) for name in lost}
+            self._wait(futures.values())
+            lost = {}
+            for name, future in futures.items():
+                outcome = STOPPED if future.cancel() else future.result()
+                match outcome:
+                    case str():
+                        lost[name] = outcome
+                    case Failure():
+                        found[name] = self._unobserved(name, outcome)
+                    case _:
+                        found[name] = outcome
+            if not lost or self.stop.requested:
+                break
+        for name, reason in lost.items():
+            message = f"The cluster could not observe {name}: {reason}."
+            found[name] = self._unobserved(name, Failure(Code.WORKER_LOST, message, _REMEDY))
+        return found
+
+    def _send_to_plan(
+        self, name: str, request: PlanRequest
+    ) -> Future[PlannedEnvironment | Unobserved | str]:
+        def then(result: bytes | str) -> PlannedEnvironment | Unobserved | str:
+            if isinstance(result, str):
+                return result
+            outcome = cast("PlannedEnvironment | Unobserved", _received(name, result))
+            seen = outcome if isinstance(outcome, Unobserved) else outcome.observed.observation
+            self.emit(EnvironmentObserved(name, seen))
+            return outcome
+
+        value = worker.pack(self.assignments[name], _of(name, request))
+        return self.cluster.submit(worker.propose, value, then)
+
+    def _carry_out(
+        self,
+        planned: Iterable[PlannedEnvironment],
+        request: PlanRequest,
+        on_progress: Callable[[int], None],
+    ) -> dict[str, Executed]:
+        """Carry out plans, and what is left of those that are lost."""
+        done: dict[str, Executed] = {}
+        to_send = [_Plans(one, one) for one in planned]
+        for _ in range(_MAX_ATTEMPTS):
+            send = partial(self._send_to_execute, request, on_progress)
+            all_sent = run_all(send, to_send, _PARALLEL_SENDS)
+            self._wait([sent.outcome for sent in all_sent])
+            if self.stop.requested:
+                self._end(all_sent)
+            outcomes = [self._outcome(sent) for sent in all_sent]
+            lost = [one for one in outcomes if isinstance(one, _Lost)]
+            again = self._plan((one.plans.name for one in lost), request)
+            outcomes += [self._left(one, again[one.plans.name], request) for one in lost]
+            to_send = [one for one in outcomes if isinstance(one, _Plans)]
+            done |= {one.planned.environment: one for one in outcomes if isinstance(one, Executed)}
+            if not to_send:
+                break
+        for plans in to_send:
+            failure = _cut_off(plans.name, "several workers were lost")
+            done[plans.name] = self._shown(unknown(plans.asked.planned, failure))
+        return done
+
+    def _outcome(self, sent: _Sent) -> Executed | _Plans | _Lost:
+        """Return the results of a plan that was sent, the plan if it never began, or its loss."""
+        asked = sent.plans.asked.planned
+        outcome = _STILL_AT_WORK if sent.outcome.cancel() else sent.outcome.result()
+        began = isinstance(outcome, Executed) or not sent.ticket.withdraw()
+        sent.ticket.close()
+        match outcome:
+            case Executed():
+                return outcome
+            case _ if not began and self.stop.requested:
+                return self._shown(Executed.skipped(asked, STOPPED))
+            case _ if not began:
+                return sent.plans
+            case Failure():
+                return self._shown(unknown(asked, outcome))
+            case _ if self.stop.requested:
+                return self._shown(unknown(asked, _cut_off(sent.plans.name, outcome)))
+            case _:
+                return _Lost(sent.plans, _cut_off(sent.plans.name, outcome))
+
+    def _left(
+        self, lost: _Lost, again: PlannedEnvironment | Unobserved, request: PlanRequest
+    ) -> Executed | _Plans:
+        """Return a lost plan with what is left of it, or its results if nothing more is sent."""
+        asked = lost.plans.asked.planned
+        if (
+            isinstance(again, Unobserved)
+            or not may_replace(asked, again.planned)
+            or guard((again.observed,), (again,), _of(lost.plans.name, request)) is not None
+        ):
+            return self._shown(unknown(asked, lost.failure))
+        if again.planned.unblocked:
+            return lost.plans._replace(current=again)
+        nothing_left = unknown(again.planned, lost.failure)
+        return self._shown(recovered(asked, nothing_left, again.observed.observation))
+
+    def _send_to_execute(
+        self,
+        request: PlanRequest,
+        on_progress: Callable[[int], None],
+        plans: _Plans,
+    ) -> _Sent:
+        asked, current = plans
+        name = plans.name
+
+        def then(result: bytes | str) -> Executed | str:
+            if isinstance(result, str):
+                return result
+            executed = cast("Executed", _received(name, result))
+            if current is not asked:
+                observation = current.observed.observation
+                executed = recovered(asked.planned, executed, observation)
+            steps = Plan(request.now, "", (asked.planned,)).steps
+            on_progress(steps)
+            return self._shown(executed, steps)
+
+        value = worker.pack(self.assignments[name], _of(name, request), current)
+        ticket = self.cluster.ticket()
+        future = self.cluster.submit(worker.execute, value, then, ticket)
+        return _Sent(plans, ticket, future)
+
+    def _wait(self, futures: Collection[Future[_T]]) -> None:
+        """Wait for tasks, as long as the run is not stopped and the cluster has workers."""
+        checks = 0
+        while checks < _MAX_CHECKS and not all(one.done() for one in futures):
+            self.stop.wait_for(futures, graceful=False, timeout=_CHECK_SECONDS)
+            if self.stop.requested:
+                self.cluster.stop()
+                return
+            checks = 0 if self.cluster.has_workers() else checks + 1
+        if checks == _MAX_CHECKS:
+            self.cluster.abandon()
+
+    def _end(self, all_sent: Collection[_Sent]) -> None:
+        """Withdraw the plans that have not begun, and give the others their grace period."""
+
+        def withdraw(sent: _Sent) -> None:
+            if not sent.outcome.done() and sent.ticket.withdraw():
+                sent.outcome.cancel()
+
+        run_all(withdraw, all_sent, _PARALLEL_SENDS)
+        begun = [sent.outcome for sent in all_sent if not sent.outcome.cancelled()]
+        self.stop.wait_for(begun, graceful=True)
+
+    def _unobserved(self, name: str, failure: Failure) -> Unobserved:
+        outcome = Unobserved(name, self.assignments[name].environment.url, failure)
+        self.emit(EnvironmentObserved(name, outcome))
+        return outcome
+
+    def _shown(self, executed: Executed, steps: int = 0) -> Executed:
+        """Emit the results of an environment, of which so many steps were carried out."""
+        name = executed.planned.environment
+        for result in executed.results:
+            if steps and result.action.blocked is None and not isinstance(result, Skipped):
+                self.emit(ActionBegun(name, result.action))
+            self.emit(ActionEnded(name, result))
+        if steps:
+            self.emit(StepsSettled(name, steps))
+        self.emit(EnvironmentFinished(name, executed))
+        return executed
+
+
+def _of(name: str, request: PlanRequest) -> PlanRequest:
+    """Return the part of a request that is about one environment."""
+    return request._replace(desired={name: request.desired.get(name, ())})
+
+
+def _observed(one: PlannedEnvironment | Unobserved) -> ObservedEnvironment | Unobserved:
+    return one if isinstance(one, Unobserved) else one.observed
+
+
+def _cut_off(name: str, reason: str) -> Failure:
+    return Failure(Code.WORKER_LOST, f"The work on {name} was cut off: {reason}.", _REMEDY)
+
+
+def _received(name: str, result: bytes) -> object:
+    """Return what a worker sent back, after logging here what it warned about."""
+    (returned,) = cast("tuple[Returned]", worker.unpack(result))
+    with bind(environment=name):
+        for line in returned.log:
+            logging.getLogger(line.logger).log(line.level, "%s", line.message)
+    return returned.outcome
