@@ -60,6 +60,11 @@ class StoredCredential:
 
     secrets: Mapping[str, Secret | Address]
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Return the addresses of the secrets that stores keep."""
+        return tuple(one for one in self.secrets.values() if not isinstance(one, Secret))
+
     def read(self, read: Callable[[str, Address], Secret]) -> Credential:
         """Return the credential with the secrets that a function reads, by name and address."""
         secrets = {

@@ -140,9 +140,9 @@ class Reconciler:
 
         def add(one: ObservedEnvironment) -> ObservedEnvironment:
             try:
-                listed = (*one.observation.keys, *one.workspace.revoked_keys())
+                listed = (*one.observation.keys, *one.opened.revoked_keys())
             finally:
-                one.workspace.close_idle_connections()
+                one.opened.close_idle_connections()
             # A key that was revoked meanwhile is in both lists.
             keys = tuple({key.id: key for key in listed}.values())
             return one._replace(observation=replace(one.observation, keys=keys))

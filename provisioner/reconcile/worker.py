@@ -22,8 +22,10 @@ from provisioner.errors.exceptions import ProvisionError, WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Unfinished
 from provisioner.manifests import with_secrets
+from provisioner.model.environment import StoredCredential
 from provisioner.plan import Plan, Unobserved
-from provisioner.reconcile.connection import WorkspaceOpener
+from provisioner.reconcile.connection import CredentialStores, WorkspaceOpener
+from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.proposal import PlannedEnvironment, PlanRequest, Proposal
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.cancellation import STOPPED
@@ -223,6 +225,7 @@ def _reconciler(
 
     Raises:
         WorkspaceError: if they are missing or have problems.
+        RefusedError: if the run may not read one of them.
     """
     name = assignment.environment.name
     environment = with_secrets(
@@ -236,21 +239,31 @@ def _reconciler(
             remedy="Set the same variables and files on every worker.",
         )
     raise_limit()
+    rules = assignment.restrictions
     registry = SinkRegistry(
         assignment.root,
         os.environ,
         stop,
         (address for key in request.desired.get(name, ()) for address in key.deliver),
-        restrictions=assignment.restrictions,
+        restrictions=rules,
         environments=(environment,),
     )
-    connect = WorkspaceOpener(
-        assignment.root, stop, others_wait=assignment.others_wait, environments=(environment,)
+    stores_registry = SinkRegistry(
+        assignment.environments_root, os.environ, stop, restrictions=rules
     )
-    with (
-        closing(registry) as sinks,
-        closing(
+    with closing(registry) as sinks, closing(stores_registry) as stores:
+        if isinstance(environment.credential, StoredCredential):
+            refusals = tuple(stores.refusals(environment.credential.addresses))
+            if (refusal := combine_refusals(refusals)) is not None:
+                raise refusal
+        connect = WorkspaceOpener(
+            assignment.root,
+            stop,
+            others_wait=assignment.others_wait,
+            environments=(environment,),
+            stores=CredentialStores(stores.open, stop),
+        )
+        with closing(
             Reconciler((environment,), connect, sinks.open, ThreadExecutor(1), stop)
-        ) as reconciler,
-    ):
-        yield reconciler
+        ) as reconciler:
+            yield reconciler

@@ -700,8 +700,8 @@ def test_the_search_finds_a_secret_in_a_command_line_of_a_child() -> None:
 BUGS = {
     "the credential": "provisioner.reconcile.connection.connect",
     "the sign-in": "provisioner.twenty.auth.Session._post",
-    "the check of a token": "provisioner.execution.deliver.token_matches",
-    "the write to a file": "provisioner.sinks.file.FileSink.write",
+    "the check of a token": "provisioner.execution.token_flow.token_matches",
+    "the write to a file": "provisioner.sinks.file._File.write",
     "the write to a vendor": "provisioner.sinks.http.Api.call",
     "the environment": "provisioner.execution.execute.Execution.run",
     "the report": "provisioner.cli.execute.show_result",

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from provisioner.errors.problem import Problem
-from provisioner.manifests import Manifests, load, newly_reached, resolve
+from provisioner.manifests import (
+    Manifests,
+    load,
+    newly_reached,
+    resolve,
+    secrets_declared,
+    with_secrets,
+)
 from provisioner.model.environment import ApiToken, Environment
 
 pytestmark = pytest.mark.fast
@@ -285,3 +292,22 @@ def test_ten_thousand_environments_load_in_linear_time(read: Read) -> None:
     manifests = read(fleet(body), **{"customers.yaml": many, "keys.yaml": KEYS % "'crm-*'"})
     assert manifests.problems == ()
     assert len(manifests.desired) == 10_000
+
+
+def test_a_worker_resolves_the_same_credentials(read: Read) -> None:
+    """What travels names the variables and stores of one environment, and no value of either."""
+    auth = (
+        'auth: {email: "${TOKEN_{customer}}", password: {vault: "kv/{customer}"}}, '
+        'headers: {X-Customer: "{customer}", X-Brace: "{{x}}"}'
+    )
+    body = FLEET.replace('auth: {token: "${TOKEN_{customer}}"}', auth)
+    manifests = read(fleet(body))
+    whole = resolved(manifests)
+    environments, _ = resolve(
+        manifests.environments, {}, manifests.environments_root, secrets=False
+    )
+    for declared, bare, expected in zip(manifests.environments, environments, whole, strict=True):
+        assert (bare.credential, bare.headers) == (None, ())
+        travels = secrets_declared(declared, bare)
+        assert not any(value in travels for value in VARIABLES.values())
+        assert with_secrets(bare, travels, VARIABLES, manifests.environments_root) == expected
