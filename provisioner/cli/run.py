@@ -180,7 +180,8 @@ def reconciler_of(
                 executor,
                 stop,
                 emit=emit,
-                observers=_executor(prepared, each),
+                # Another thread would not use again the memory that one observation took.
+                observers=_executor(prepared, each) if several else None,
             )
         ) as reconciler,
     ):
