@@ -59,6 +59,10 @@ class Workers:
         with suppress(ProcessLookupError):
             os.kill(random.choice(nannies).pid, signal.SIGKILL)
 
+    def has_tasks(self) -> bool:
+        """Return whether a run has sent tasks."""
+        return bool(self._cluster.scheduler.tasks)
+
     def all_started(self) -> bool:
         """Return whether as many workers are connected as there should be."""
         return len(self._cluster.scheduler.workers) == WORKERS
@@ -119,6 +123,8 @@ def test_killed_workers_cost_no_key_and_make_none_twice(workers, servers, tmp_pa
     ended = threading.Event()
 
     def kill_at_random() -> None:
+        while not workers.has_tasks() and not ended.wait(0.1):
+            pass
         for _ in range(KILLS):
             if ended.wait(random.uniform(0, 3)):
                 return
@@ -133,8 +139,8 @@ def test_killed_workers_cost_no_key_and_make_none_twice(workers, servers, tmp_pa
     ended.set()
     killer.join()
     out, err = capsys.readouterr()
+    assert code == 0, (err, out)
     document = json.loads(out)
-    assert code == 0, (err, document)
     for number, server in enumerate(servers):
         live = [one for one in server.keys() if one.name in KEYS and not one.revoked_at]
         assert Counter(one.name for one in live) == dict.fromkeys(KEYS, 1)
