@@ -182,7 +182,8 @@ def test_what_writes_is_called_once_although_dask_calls_it_again(workers, tmp_pa
     assert calls.read_text() == "called\n"
 
 
-def test_a_cluster_that_does_not_answer_is_named() -> None:
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch) -> None:
     """The run ends before anything is sent."""
+    monkeypatch.setattr("provisioner.runtime.cluster._CONNECT_SECONDS", 0.1)
     with pytest.raises(ClusterError, match="cannot be reached"):
         Cluster("127.0.0.1:9")
