@@ -342,7 +342,9 @@ class Year:
                     claims.issued_at or EARLIEST for claims in claims_of_sinks if claims is not None
                 )
                 since = max(since, datetime.fromisoformat(newest.created_at))
-                if delivered and datetime.now(UTC) - since >= key.rotation.overlap:
+                # A run goes by the server's `Date`, which has whole seconds.
+                now = datetime.now(UTC).replace(microsecond=0)
+                if delivered and now - since >= key.rotation.overlap:
                     found.append(key.name)
         return found
 
