@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COUNT = 300
 TOO_FEW = 5  # enough to start and to read files one by one, but not for a connection
+SERVED = '  shop-{n}: {{url: "URL/{n}", generation: legacy, auth: {{token: "${{TOKEN_{n}}}"}}}}\n'
 
 
 class Workspaces:
@@ -125,12 +126,7 @@ def test_300_environments_need_few_descriptors(tmp_path: Path, soft: int, hard: 
     """Connections are closed after each observation; a soft limit is raised to the hard one."""
     workspaces = Workspaces()
     with serving(workspaces) as url:
-        write_manifests(
-            tmp_path,
-            COUNT,
-            f'  shop-{{n}}: {{{{url: "{url}/{{n}}", generation: legacy, '
-            'auth: {{token: "${{TOKEN_{n}}}"}}}}\n',
-        )
+        write_manifests(tmp_path, COUNT, SERVED.replace("URL", url))
         ran = apply(tmp_path, soft, hard)
     assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
     assert [len(keys) for keys in workspaces.keys.values()] == [1] * COUNT
@@ -142,12 +138,7 @@ def test_width_bounds_the_environments_at_once(tmp_path: Path) -> None:
     """With `--width 1` no two environments are worked on at once, and all of them are done."""
     workspaces = Workspaces()
     with serving(workspaces) as url:
-        write_manifests(
-            tmp_path,
-            8,
-            f'  shop-{{n}}: {{{{url: "{url}/{{n}}", generation: legacy, '
-            'auth: {{token: "${{TOKEN_{n}}}"}}}}\n',
-        )
+        write_manifests(tmp_path, 8, SERVED.replace("URL", url))
         ran = run_with_limits(tmp_path, 256, 256, "apply", "--width", "1")
     assert (ran.returncode, ran.stderr[-2000:]) == (0, ran.stderr[-2000:])
     assert [len(keys) for keys in workspaces.keys.values()] == [1] * 8
@@ -174,12 +165,7 @@ def test_a_run_without_a_descriptor_left_says_so(tmp_path: Path) -> None:
     """The error names the limit and the remedy; it is not reported as a bug or a full disk."""
     workspaces = Workspaces()
     with serving(workspaces) as url:
-        write_manifests(
-            tmp_path,
-            2,
-            f'  shop-{{n}}: {{{{url: "{url}/{{n}}", generation: legacy, '
-            'auth: {{token: "${{TOKEN_{n}}}"}}}}\n',
-        )
+        write_manifests(tmp_path, 2, SERVED.replace("URL", url))
         ran = apply(tmp_path, TOO_FEW, TOO_FEW)
     output = ran.stdout + ran.stderr
     assert "bug" not in output

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from tls_server import HttpRequest, HttpResponse, TlsServer
+from one_request import Healthy, failure, send
 
 from provisioner.http_client.client import HttpClient
 from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
@@ -17,24 +17,6 @@ from provisioner.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def send(base: str, headers: dict[str, str] | None = None, **route: Any) -> HttpAnswer | NoAnswer:
-    client = HttpClient(Route(base, **route), headers or {}, connections=1)
-    answer = client.request("POST", "/a", body={}, timeout=(2.0, 2.0), max_bytes=1 << 20)
-    client.close()
-    return answer
-
-
-def failure(base: str, **route: Any) -> NoAnswer:
-    found = send(base, **route)
-    assert isinstance(found, NoAnswer)
-    return found
-
-
-class Healthy(TlsServer):
-    def answer(self, _: HttpRequest) -> HttpResponse:
-        return HttpResponse(200, {})
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import one_request
 import pytest
 import trustme
-from tls_server import HttpRequest, HttpResponse, TlsServer
+from one_request import Healthy
 from urllib3.exceptions import SSLError
 
 from provisioner.http_client.client import HttpClient
@@ -30,21 +31,11 @@ DAY = timedelta(days=1)
 
 
 def send(base: str, **route: Any) -> HttpAnswer | NoAnswer:
-    client = HttpClient(Route(base, **(SETTINGS | route)), {}, connections=1)
-    answer = client.request("POST", "/a", body={}, timeout=(2.0, 2.0), max_bytes=1 << 20)
-    client.close()
-    return answer
+    return one_request.send(base, **(SETTINGS | route))
 
 
 def failure(base: str, **route: Any) -> NoAnswer:
-    found = send(base, **route)
-    assert isinstance(found, NoAnswer)
-    return found
-
-
-class Healthy(TlsServer):
-    def answer(self, _: HttpRequest) -> HttpResponse:
-        return HttpResponse(200, {})
+    return one_request.failure(base, **(SETTINGS | route))
 
 
 @contextmanager

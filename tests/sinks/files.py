@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from compliance import Backend
+
+from provisioner.sinks.file_write import Folders, LockWait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +76,35 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+class DiskBackend(Backend):
+    """A sink in one file, below a folder that may be read-only or locked.
+
+    Args:
+        root: the folder.
+        path: the file.
+    """
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self.root = root
+        self.path = path
+        self.folders = Folders()
+
+    @contextmanager
+    def denied(self) -> Iterator[None]:
+        self.root.chmod(0o500)
+        with as_user(os.getuid() or NOBODY):
+            yield
+        self.root.chmod(0o700)
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        self.folders = Folders(LockWait(0.1))
+        self.path.parent.mkdir(exist_ok=True)
+        with locked(self.path.parent):
+            yield
+        self.folders = Folders()
 
 
 def require_mounts() -> None:

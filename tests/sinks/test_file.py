@@ -16,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from compliance import FIRST, SECOND, Backend, Compliance
-from files import NOBODY, as_user, locked
+from files import NOBODY, DiskBackend, as_user, locked
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,18 +36,16 @@ from provisioner.sinks.file_write import Folders, LockWait
 from provisioner.sinks.sink import StoredValue, UnusableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from provisioner.sinks.file_text import FileFormat
     from provisioner.sinks.sink import Sink, SinkGroup
 
 
-class FileBackend(Backend):
+class FileBackend(DiskBackend):
     def __init__(self, root: Path, file_format: str) -> None:
-        self.root = root
+        super().__init__(root, root / "secrets" / f"shop.{file_format}")
         self.file_format = file_format
-        self.folders = Folders()
-        self.path = root / "secrets" / f"shop.{file_format}"
 
     def sink(self, place: int = 0) -> Sink:
         address = FileAddress(f"secrets/shop.{self.file_format}", f"KEY_{place}", self.file_format)
@@ -76,21 +73,6 @@ class FileBackend(Backend):
         addresses = [FileAddress(path, names[0], self.file_format) for path in paths]
         addresses += [FileAddress("names", name, self.file_format) for name in names]
         return tuple(files.sink(address) for address in addresses)
-
-    @contextmanager
-    def denied(self) -> Iterator[None]:
-        self.root.chmod(0o500)
-        with as_user(os.getuid() or NOBODY):
-            yield
-        self.root.chmod(0o700)
-
-    @contextmanager
-    def unreachable(self) -> Iterator[None]:
-        self.folders = Folders(LockWait(0.1))
-        self.path.parent.mkdir(exist_ok=True)
-        with locked(self.path.parent):
-            yield
-        self.folders = Folders()
 
 
 class TestDotenvFile(Compliance):

@@ -6,40 +6,34 @@ import json
 import logging
 import os
 import stat
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from builders import URL, environment_with
 from compliance import FIRST, SECOND, Backend, Compliance
-from files import NOBODY, as_user, locked
+from files import DiskBackend, as_user
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.environment import ApiToken
 from provisioner.model.sink_content import NoToken
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.secret import Secret
-from provisioner.sinks.file_write import Folders, LockWait
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.sinks.sink import StoredValue
 from provisioner.sinks.twenty import Remotes, TwentyAddress
 from provisioner.twenty.connect import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from provisioner.sinks.sink import Sink
 
 
-class TwentyBackend(Backend):
+class TwentyBackend(DiskBackend):
     def __init__(self, home: Path) -> None:
-        self.home = home
-        self.folders = Folders()
-        self.path = home / ".twenty" / "config.json"
+        super().__init__(home, home / ".twenty" / "config.json")
 
     def named(self, remote: str) -> Sink:
-        remotes = Remotes(self.home, {"HOME": str(self.home)}, {"shop": URL}, self.folders)
+        remotes = Remotes(self.root, {"HOME": str(self.root)}, {"shop": URL}, self.folders)
         return remotes.sink(TwentyAddress(remote, "shop"))
 
     def sink(self, place: int = 0) -> Sink:
@@ -56,21 +50,6 @@ class TwentyBackend(Backend):
 
     def strange_names(self) -> tuple[Sink, ...]:
         return tuple(map(self.named, ("a b", "ключ", 'quote"', "a/b", "__proto__", "🗝", ".")))
-
-    @contextmanager
-    def denied(self) -> Iterator[None]:
-        self.home.chmod(0o500)
-        with as_user(os.getuid() or NOBODY):
-            yield
-        self.home.chmod(0o700)
-
-    @contextmanager
-    def unreachable(self) -> Iterator[None]:
-        self.folders = Folders(LockWait(0.1))
-        self.path.parent.mkdir(exist_ok=True)
-        with locked(self.path.parent):
-            yield
-        self.folders = Folders()
 
 
 class TestTwenty(Compliance):
