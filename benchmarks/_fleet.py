@@ -58,7 +58,7 @@ class Fleet:
         self._process.communicate()
 
     def manifests(self, directory: Path, count: int, keys: int) -> None:
-        """Write manifests of so many environments, with the keys `svc-0`, `svc-1` and so on."""
+        """Write manifests of `count` environments, with the keys `svc-0`, `svc-1` and so on."""
         tokens = directory.parent / f"{directory.name}-tokens"
         tokens.mkdir()
         directory.mkdir()
@@ -74,7 +74,7 @@ class Fleet:
         (directory / "keys.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def loop_input(self, count: int) -> str:
-        """Return the input of the bare loop for so many workspaces."""
+        """Return the input of the bare loop for `count` workspaces."""
         return json.dumps([(self._url(number), _token(number)) for number in range(count)])
 
     def _url(self, number: int) -> str:

@@ -27,7 +27,7 @@ counters = dict(line.split(": ") for line in open("/proc/self/io").read().splitl
 print(counters["wchar"])
 sys.exit(code)
 """
-"""A command of `provision`, and a last line with the bytes that it wrote; what it sent is none."""
+"""Runs a command of `provision` and prints the bytes that it wrote, without those that it sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ The fewest possible requests, for a client that only knows the URL and observes 
           {_DOCUMENT} at a time
 Reads after the last write verify the result: they have their own column, at most one list.
 
-Delivering {_DELIVERED} keys needs a list before and after the creates, each token proven alone, and
+Delivering {_DELIVERED} keys needs a list before and after the creates, a proof of each token, and
   legacy  one bulk create and one document that mints all tokens
   core-1  a read that shows the generation, one that shows what the API key may do, two documents of
           creates and one of mints

@@ -1,6 +1,6 @@
 """Twenty shards as processes, merged: the same JSON as one run, and what they cost.
 
-Every environment is an embedded Twenty of its own. Times and random ids are not compared.
+Every environment has its own embedded Twenty. Times and random ids are not compared.
 """
 
 from __future__ import annotations

@@ -295,7 +295,7 @@ def open_backends(
 
 
 def _executor(prepared: Prepared, each: int) -> ThreadExecutor:
-    """Return the threads for the environments, each of which needs so many file descriptors."""
+    """Return the threads for the environments, if `each` needs that many file descriptors."""
     most = min(len(prepared.environments), max_parallel(each))
     width = prepared.selection.width
     if width is None:

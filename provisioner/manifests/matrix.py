@@ -1,4 +1,4 @@
-"""The matrix of an environment: one declaration that stands for many environments.
+"""The matrix of an environment: one declaration of many environments.
 
 Every axis is part of the name, which is also a file name. So a value consists of letters, digits,
 dots, `-` and `_`, and cannot change the structure of a text that it is filled into.

@@ -66,7 +66,7 @@ _PARALLEL_SENDS = 16
 _REMEDY = "Check the logs of the cluster, and run the command again to finish."
 _STILL_AT_WORK = Failure(
     Code.OUTCOME_UNKNOWN,
-    "A worker was still at work on this environment when the run ended.",
+    "A worker was still working on this environment when the run ended.",
     "Run `provision list` to see which keys exist.",
 )
 
@@ -308,7 +308,7 @@ class ClusterReconciler:
         return outcome
 
     def _shown(self, executed: Executed, steps: int = 0) -> Executed:
-        """Emit the results of an environment, of which so many steps were carried out."""
+        """Emit the results of an environment, after this many steps were carried out."""
         name = executed.planned.environment
         for result in executed.results:
             if steps and result.action.blocked is None and not isinstance(result, Skipped):

@@ -25,7 +25,7 @@ class TokenProof:
     """Proves tokens for live keys with the workspace of their environment; from several threads.
 
     Attributes:
-        every: whether every token is proven. Otherwise the proof of one stands for all with the
+        every: whether every token is proven. Otherwise the proof of one counts for all with the
             same signing key, and costs nothing for the key that signed the credential.
         used: whether anything was sent.
     """

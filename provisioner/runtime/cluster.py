@@ -82,7 +82,7 @@ class Cluster:
         Args:
             work: takes bytes and a stop, and returns bytes.
             value: the bytes.
-            then: called here with its result, or with the reason why there is none, as a clause.
+            then: called here with its result, or with the reason why it has none, as a clause.
             ticket: required for a function that must not be called twice.
 
         Returns:

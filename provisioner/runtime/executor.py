@@ -79,7 +79,7 @@ class ThreadExecutor(Executor):
                 thread.join()
 
     def _start_threads(self, count: int) -> None:
-        """Start so many threads, or as many as there may still be; the caller holds the lock."""
+        """Start this many threads, or as many as the limit allows; the caller holds the lock."""
         for _ in range(min(count, self._max_workers - len(self._threads))):
             thread = threading.Thread(target=self._serve, daemon=True)
             self._threads.append(thread)
@@ -128,7 +128,7 @@ class AdaptiveExecutor(ThreadExecutor):
             left, waiting = waiting, self._queue.qsize()
             used, cpu = cpu, time.process_time()
             started, now = now, time.monotonic()
-            # This thread wakes up late if others want the processor, too.
+            # This thread wakes up late if others need the processor.
             is_busy = cpu - used > _BUSY * (now - started) or now - started > _LATE * _PERIOD
             if not waiting or not left or is_busy:
                 continue

@@ -17,7 +17,7 @@ class Dialect(enum.StrEnum):
     CORE = "core"
     """2.21: core API keys, and only a user session may write (`core-2.21.jsonl`)."""
     CORE_NEWEST = "core-newest"
-    """About 2.38 to 2.47: as 2.21, but for what `docs/twenty-api.md` says. Nothing is recorded."""
+    """About 2.38 to 2.47: like 2.21, with the changes in `docs/twenty-api.md`. Not recorded."""
 
     @property
     def recorded(self) -> Dialect:

@@ -52,7 +52,7 @@ def _get_roles(_source: None, info: Info) -> list[Source]:
 
 
 def _get_api_key_roles(_source: None, info: Info) -> list[Source]:
-    """Resolve the roles that can be assigned to keys, for the API-keys permission alone."""
+    """Resolve the roles that can be assigned to keys, with only the API-keys permission."""
     roles = _require(info, write=False).roles.values()
     return [role.wire for role in roles if role.assignable]
 

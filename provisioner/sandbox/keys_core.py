@@ -2,7 +2,7 @@
 
 1.10 needs no permission for REST: even Guests can list and create (core-1 `010`, `011`, `016`).
 2.21 needs the API-keys permission to read and, in addition, a user session to write
-(core-2.21 `010`, `015`, `016`). The newest needs the permission for roles besides to create.
+(core-2.21 `010`, `015`, `016`). To create keys, the newest needs the permission for roles too.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ CORE_LIST = "/rest/metadata/apiKeys?limit=200"
 
 _ALL_ROLES = "getRoles"
 _ROLES_FOR_KEYS = "getApiKeyRoles"
-"""Roles that can be assigned to keys, for the API-keys permission alone (2.23, not recorded).
+"""Roles that can be assigned to keys, with only the API-keys permission (2.23, not recorded).
 
 It omits other roles, which a key may have all the same.
 """
