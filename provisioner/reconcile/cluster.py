@@ -3,8 +3,8 @@
 The stages are those of `reconciler.py`. A worker observes and plans an environment in one task and
 carries its plan out in another; the plan of the run, its guards and its report are made here.
 
-A task before the first write may run twice. One that writes runs at most once: if it is lost, its
-environment is observed and planned again before anything else is written there.
+Dask may run the first task twice, which only reads. The second one runs at most once: if its
+worker is lost, its environment is observed and planned again before anything else is written there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from provisioner.plan import Plan, Unobserved, block_all
 from provisioner.reconcile import worker
 from provisioner.reconcile.guards import guard
 from provisioner.reconcile.reconciler import propose
-from provisioner.reconcile.recovery import may_replace, recovered, unknown
+from provisioner.reconcile.recovery import all_failed, may_replace, recovered
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import run_all
 from provisioner.runtime.log_context import bind
@@ -71,29 +71,22 @@ _STILL_AT_WORK = Failure(
 )
 
 
-class _Plans(NamedTuple):
-    """The plan of the run for an environment, and what is left of it, maybe all."""
+class _Work(NamedTuple):
+    """The plan of an environment, and what is left of it: all, or a newer plan."""
 
-    asked: PlannedEnvironment
-    current: PlannedEnvironment
+    plan: PlannedEnvironment
+    left: PlannedEnvironment
 
     @property
     def name(self) -> str:
         """Return the name of the environment."""
-        return self.asked.planned.environment
-
-
-class _Lost(NamedTuple):
-    """A plan of which a worker may have carried out any part."""
-
-    plans: _Plans
-    failure: Failure
+        return self.plan.planned.environment
 
 
 class _Sent(NamedTuple):
-    """A plan that a worker carries out; its outcome is the reason, as a clause, if it is lost."""
+    """Work that was sent to a worker; the outcome of a lost one is a clause that says why."""
 
-    plans: _Plans
+    work: _Work
     ticket: Ticket
     outcome: Future[Executed | str]
 
@@ -134,16 +127,18 @@ class ClusterReconciler:
                 outcomes[one.environment] = one
                 self.emit(EnvironmentFinished(one.environment, one))
                 continue
-            planned, refusal = one.planned, proposal.refusal
+            planned = one.planned
+            if proposal.refusal is not None:
+                skipped = Executed.skipped(planned, proposal.refusal.failure)
+                outcomes[planned.environment] = self._shown(skipped)
+                continue
             if planned.unwritable is not None:
                 planned = block_all(planned, planned.unwritable)
-            if refusal is None and planned.unblocked:
+            if planned.unblocked:
                 to_send.append(one._replace(planned=planned))
-                continue
-            failure = STOPPED if refusal is None else refusal.failure
-            # Of a plan without actions that may be started, every action fails as it is blocked.
-            finish = unknown if refusal is None else Executed.skipped
-            outcomes[planned.environment] = self._shown(finish(planned, failure))
+            else:
+                # All actions are blocked, each with its own failure; usually there are none.
+                outcomes[planned.environment] = self._shown(all_failed(planned, STOPPED))
         assert proposal.request is not None  # noqa: S101 - `propose` has set it
         outcomes |= self._carry_out(to_send, proposal.request, on_progress)
         plan = proposal.plan
@@ -196,88 +191,81 @@ class ClusterReconciler:
         request: PlanRequest,
         on_progress: Callable[[int], None],
     ) -> dict[str, Executed]:
-        """Carry out plans, and what is left of those that are lost."""
+        """Carry out plans, and what is left of those whose workers are lost."""
         done: dict[str, Executed] = {}
-        to_send = [_Plans(one, one) for one in planned]
+        to_do = {one.planned.environment: _Work(one, one) for one in planned}
         for _ in range(_MAX_ATTEMPTS):
             send = partial(self._send_to_execute, request, on_progress)
-            all_sent = run_all(send, to_send, _PARALLEL_SENDS)
+            all_sent = run_all(send, to_do.values(), _PARALLEL_SENDS)
             self._wait([sent.outcome for sent in all_sent])
             if self.stop.requested:
                 self._end(all_sent)
-            outcomes = [self._outcome(sent) for sent in all_sent]
-            lost = [one for one in outcomes if isinstance(one, _Lost)]
-            again = self._plan((one.plans.name for one in lost), request)
-            outcomes += [self._left(one, again[one.plans.name], request) for one in lost]
-            to_send = [one for one in outcomes if isinstance(one, _Plans)]
-            done |= {one.planned.environment: one for one in outcomes if isinstance(one, Executed)}
-            if not to_send:
+            ended = {sent.work.name: self._ended(sent) for sent in all_sent}
+            lost = {name: one for name, one in ended.items() if isinstance(one, Failure)}
+            again = self._plan(lost, request)
+            for name, failure in lost.items():
+                ended[name] = self._left(to_do[name], failure, again[name], request)
+            done |= {name: one for name, one in ended.items() if isinstance(one, Executed)}
+            to_do = {name: one for name, one in ended.items() if isinstance(one, _Work)}
+            if not to_do:
                 break
-        for plans in to_send:
-            failure = _cut_off(plans.name, "several workers were lost")
-            done[plans.name] = self._shown(unknown(plans.asked.planned, failure))
+        for name, work in to_do.items():
+            failure = _cut_off(name, "several workers were lost")
+            done[name] = self._shown(all_failed(work.plan.planned, failure))
         return done
 
-    def _outcome(self, sent: _Sent) -> Executed | _Plans | _Lost:
-        """Return the results of a plan that was sent, the plan if it never began, or its loss."""
-        asked = sent.plans.asked.planned
-        outcome = _STILL_AT_WORK if sent.outcome.cancel() else sent.outcome.result()
-        began = isinstance(outcome, Executed) or not sent.ticket.withdraw()
+    def _ended(self, sent: _Sent) -> Executed | _Work | Failure:
+        """Return the results of work that was sent, itself if it never began, or why it is lost."""
+        outcome = None if sent.outcome.cancel() else sent.outcome.result()
+        never_began = not isinstance(outcome, Executed) and sent.ticket.withdraw()
         sent.ticket.close()
-        match outcome:
-            case Executed():
-                return outcome
-            case _ if not began and self.stop.requested:
-                return self._shown(Executed.skipped(asked, STOPPED))
-            case _ if not began:
-                return sent.plans
-            case Failure():
-                return self._shown(unknown(asked, outcome))
-            case _ if self.stop.requested:
-                return self._shown(unknown(asked, _cut_off(sent.plans.name, outcome)))
-            case _:
-                return _Lost(sent.plans, _cut_off(sent.plans.name, outcome))
+        if isinstance(outcome, Executed):
+            return outcome
+        name, planned = sent.work.name, sent.work.plan.planned
+        if never_began:
+            skipped = self.stop.requested
+            return self._shown(Executed.skipped(planned, STOPPED)) if skipped else sent.work
+        failure = _STILL_AT_WORK if outcome is None else _cut_off(name, outcome)
+        return self._shown(all_failed(planned, failure)) if self.stop.requested else failure
 
     def _left(
-        self, lost: _Lost, again: PlannedEnvironment | Unobserved, request: PlanRequest
-    ) -> Executed | _Plans:
-        """Return a lost plan with what is left of it, or its results if nothing more is sent."""
-        asked = lost.plans.asked.planned
+        self,
+        work: _Work,
+        failure: Failure,
+        again: PlannedEnvironment | Unobserved,
+        request: PlanRequest,
+    ) -> Executed | _Work:
+        """Return lost work with what is left of it, or its results if nothing more is sent."""
+        planned = work.plan.planned
         if (
             isinstance(again, Unobserved)
-            or not may_replace(asked, again.planned)
-            or guard((again.observed,), (again,), _of(lost.plans.name, request)) is not None
+            or not may_replace(planned, again.planned)
+            or guard((again.observed,), (again,), _of(work.name, request)) is not None
         ):
-            return self._shown(unknown(asked, lost.failure))
+            return self._shown(all_failed(planned, failure))
         if again.planned.unblocked:
-            return lost.plans._replace(current=again)
-        nothing_left = unknown(again.planned, lost.failure)
-        return self._shown(recovered(asked, nothing_left, again.observed.observation))
+            return work._replace(left=again)
+        nothing_left = all_failed(again.planned, failure)
+        return self._shown(recovered(planned, nothing_left, again.observed.observation))
 
     def _send_to_execute(
-        self,
-        request: PlanRequest,
-        on_progress: Callable[[int], None],
-        plans: _Plans,
+        self, request: PlanRequest, on_progress: Callable[[int], None], work: _Work
     ) -> _Sent:
-        asked, current = plans
-        name = plans.name
+        name, planned = work.name, work.plan.planned
 
         def then(result: bytes | str) -> Executed | str:
             if isinstance(result, str):
                 return result
             executed = cast("Executed", _received(name, result))
-            if current is not asked:
-                observation = current.observed.observation
-                executed = recovered(asked.planned, executed, observation)
-            steps = Plan(request.now, "", (asked.planned,)).steps
+            if work.left is not work.plan:
+                executed = recovered(planned, executed, work.left.observed.observation)
+            steps = Plan(request.now, "", (planned,)).steps
             on_progress(steps)
             return self._shown(executed, steps)
 
-        value = worker.pack(self.assignments[name], _of(name, request), current)
+        value = worker.pack(self.assignments[name], _of(name, request), work.left)
         ticket = self.cluster.ticket()
-        future = self.cluster.submit(worker.execute, value, then, ticket)
-        return _Sent(plans, ticket, future)
+        return _Sent(work, ticket, self.cluster.submit(worker.execute, value, then, ticket))
 
     def _wait(self, futures: Collection[Future[_T]]) -> None:
         """Wait for tasks, as long as the run is not stopped and the cluster has workers."""
@@ -292,7 +280,7 @@ class ClusterReconciler:
             self.cluster.abandon()
 
     def _end(self, all_sent: Collection[_Sent]) -> None:
-        """Withdraw the plans that have not begun, and give the others their grace period."""
+        """Withdraw the work that has not begun, and give the rest its grace period."""
 
         def withdraw(sent: _Sent) -> None:
             if not sent.outcome.done() and sent.ticket.withdraw():

@@ -54,8 +54,8 @@ def recovered(planned: Planned, again: Executed, observation: Observation) -> Ex
     )
 
 
-def unknown(planned: Planned, failure: Failure) -> Executed:
-    """Return the results of a lost plan about which nothing more is known."""
+def all_failed(planned: Planned, failure: Failure) -> Executed:
+    """Return the results of a plan of which nothing is known to be done."""
     return Executed(planned, tuple(Failed(one, one.blocked or failure) for one in planned.actions))
 
 

@@ -106,8 +106,9 @@ def propose(value: bytes, stop: Cancellation) -> bytes:
             return Unobserved(environment.name, environment.url, error.failure)
         if isinstance(found, Unobserved):
             return found
-        there = found.observed._replace(environment=environment, workspace=None)
-        return found._replace(observed=there)
+        # The credentials and the connection stay on this worker.
+        sent_back = found.observed._replace(environment=environment, workspace=None)
+        return found._replace(observed=sent_back)
 
     return _work(value, work)
 
@@ -132,9 +133,9 @@ def execute(value: bytes, stop: Cancellation) -> bytes:
                 workspace = reconciler.open(environment)
                 if workspace is None:
                     return Executed.skipped(one.planned, STOPPED)
-                there = one.observed._replace(environment=environment, workspace=workspace)
+                observed = one.observed._replace(environment=environment, workspace=workspace)
                 plan = Plan(request.now, "", (one.planned,))
-                proposal = Proposal(plan, (one._replace(observed=there),))
+                proposal = Proposal(plan, (one._replace(observed=observed),))
                 return reconciler.execute(proposal, lambda _: None).environments[0]
         except ProvisionError as error:
             return Executed.skipped(one.planned, error.failure)
@@ -147,10 +148,9 @@ def pack(*values: object) -> bytes:
 
     A process masks only the secrets that it knows, and a worker's are not known to others.
     """
-    stream = io.BytesIO(f"{__version__}\n".encode())
-    stream.seek(0, io.SEEK_END)
+    stream = io.BytesIO()
     _Pickler(stream).dump(values)
-    return stream.getvalue()
+    return f"{__version__}\n".encode() + stream.getvalue()
 
 
 def unpack(data: bytes) -> tuple[object, ...]:
@@ -167,6 +167,8 @@ def unpack(data: bytes) -> tuple[object, ...]:
 
 
 class _Pickler(pickle.Pickler):
+    """Masks what servers said, and sends an exception as its failure or as its name."""
+
     def reducer_override(self, value: object) -> Any:
         match value:
             case Failure():
@@ -184,6 +186,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _work(value: bytes, work: Callable[..., PlannedEnvironment | Executed | Unobserved]) -> bytes:
+    """Call a function with the values that travelled here, and return what travels back."""
     assignment, *others = unpack(value)
     assert isinstance(assignment, Assignment)  # noqa: S101 - what `pack` got
     name = assignment.environment.name

@@ -1,7 +1,8 @@
-"""A Dask cluster: its workers call functions of bytes; what writes is called at most once.
+"""A Dask cluster: its workers call functions of bytes; a function that writes at most once.
 
-Dask calls a function again if its worker dies, even one that had returned, and its settings cannot
-forbid that. So a call that writes needs a ticket, of which the scheduler hands out only one.
+If a worker dies, Dask makes its calls again on another one, even calls that had returned, and no
+setting forbids that. So a call that writes needs a ticket: the worker takes it from the scheduler
+before the call, and without it the function is not called.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Cluster:
             self._client.close()
             raise ClusterError("has no workers") from None
         self._executor = self._client.get_executor(pure=False, retries=0)
-        self._stopped = f"provision-{uuid.uuid4().hex}"
+        self._stopped = _unique_name()
         self._calls: set[Future[bytes | None]] = set()
         self._abandoned = False
 
@@ -82,11 +83,11 @@ class Cluster:
         Args:
             work: takes bytes and a stop, and returns bytes.
             value: the bytes.
-            then: called here with its result, or with the reason why it has none, as a clause.
-            ticket: required for a function that must not be called twice.
+            then: called here with the result, or with a clause that says why there is none.
+            ticket: for a function that must not be called twice.
 
         Returns:
-            What `then` returns. After `cancel` the result is dropped; the call may still be made.
+            The result of `then`. If it is cancelled, `then` is not called, but the function may be.
         """
         outcome: Future[T] = Future()
 
@@ -100,18 +101,15 @@ class Cluster:
                 outcome.set_exception(error)
 
         name = None if ticket is None else ticket.name
-        future: Future[bytes | None] = Future()
-        future.cancel()  # unless it is sent
-        if not self._abandoned and (ticket is None or ticket.issued):
-            with suppress(*_DISCONNECTED):
-                call = partial(_call, work, value, self._stopped, name)
-                future = self._executor.submit(call)
+        call = partial(_call, work, value, self._stopped, name)
+        may_send = not self._abandoned and (ticket is None or ticket.issued)
+        future = self._send(call) if may_send else _cancelled()
         self._calls.add(future)
         future.add_done_callback(arrived)
         return outcome
 
     def ticket(self) -> Ticket:
-        """Return a new ticket."""
+        """Return a new ticket, for one call."""
         return Ticket(self._client)
 
     def has_workers(self) -> bool:
@@ -122,7 +120,7 @@ class Cluster:
             return False
 
     def abandon(self) -> None:
-        """Give all calls up, and make no more."""
+        """Give up all calls, and send no more."""
         self._abandoned = True
         for future in tuple(self._calls):
             future.cancel()
@@ -140,9 +138,17 @@ class Cluster:
             self._executor.shutdown(wait=False)
             self._client.close()
 
+    def _send(self, call: Callable[[], bytes | None]) -> Future[bytes | None]:
+        with suppress(*_DISCONNECTED):
+            sent: Future[bytes | None] = self._executor.submit(call)
+            return sent
+        return _cancelled()
+
 
 class Ticket:
-    """The right to make one call, kept by the scheduler.
+    """The right to make one call: a queue of one entry, which the scheduler keeps.
+
+    The worker takes the entry out before it makes the call, or the run does, to withdraw it.
 
     Attributes:
         issued: False if the scheduler could not be reached; then no call is made.
@@ -151,7 +157,7 @@ class Ticket:
     def __init__(self, client: Client) -> None:
         from distributed import Queue  # noqa: PLC0415 - as above
 
-        self.name = f"provision-{uuid.uuid4().hex}"
+        self.name = _unique_name()
         self.issued = self._withdrawn = False
         with suppress(*_DISCONNECTED):
             self._queue = Queue(self.name, client=client)
@@ -159,8 +165,8 @@ class Ticket:
             self.issued = True
 
     def withdraw(self) -> bool:
-        """Return whether the call has not been made, and from now on cannot be."""
-        # If the scheduler does not answer, or forgot the ticket, the call may have been made.
+        """Return True if the call was not made, and from now on cannot be."""
+        # Otherwise, or if the scheduler does not answer or lost the queue, it may have been made.
         with suppress(*_DISCONNECTED, KeyError):
             self._withdrawn |= not self.issued or bool(self._queue.get(batch=True))
         return self._withdrawn
@@ -171,8 +177,18 @@ class Ticket:
             self._queue.close()
 
 
+def _unique_name() -> str:
+    return f"provision-{uuid.uuid4().hex}"
+
+
+def _cancelled() -> Future[bytes | None]:
+    future: Future[bytes | None] = Future()
+    future.cancel()
+    return future
+
+
 def _result(future: Future[bytes | None]) -> bytes | str:
-    """Return the result of a call, or the reason why there is none."""
+    """Return the result of a call, or a clause that says why there is none."""
     if future.cancelled():
         return "the cluster gave it up"
     match future.exception():
@@ -187,7 +203,7 @@ def _result(future: Future[bytes | None]) -> bytes | str:
 
 
 def _call(work: Work, value: bytes, stopped: str, ticket: str | None) -> bytes | None:
-    """Call a function, on a worker; return None if somebody else had its ticket."""
+    """Call a function, on a worker; return None if its ticket was taken before."""
     if ticket is not None and not _take(ticket):
         return None
     with _stop_of(stopped) as stop:
@@ -195,9 +211,10 @@ def _call(work: Work, value: bytes, stopped: str, ticket: str | None) -> bytes |
 
 
 def _take(ticket: str) -> bool:
+    """Take a ticket, on a worker; return False if it was taken before."""
     from distributed import Queue  # noqa: PLC0415 - as above
 
-    # A queue that the run has closed is created again, empty.
+    # If the run has closed the queue, this creates an empty one.
     queue = Queue(ticket)
     try:
         return bool(queue.get(batch=True))

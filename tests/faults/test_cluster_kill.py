@@ -12,7 +12,8 @@ import random
 import signal
 import threading
 from collections import Counter
-from contextlib import ExitStack, closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,11 +21,12 @@ from sandbox_control import Dialect, Sandbox
 
 from provisioner.cli import main
 from provisioner.model.token_claims import claims_of
+from provisioner.runtime import cluster
 from provisioner.runtime.cluster import Cluster, ClusterError
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from provisioner.runtime.cancellation import Cancellation
@@ -53,19 +55,23 @@ class Workers:
         )
         self.address = self._cluster.scheduler_address.removeprefix("tcp://")
 
-    def kill_one(self) -> None:
-        """Kill a worker; the cluster starts another one in its place."""
-        nannies = [one for one in self._cluster.workers.values() if one.pid]
-        with suppress(ProcessLookupError):
-            os.kill(random.choice(nannies).pid, signal.SIGKILL)
+    def kill_at_random(self, run_ended: threading.Event) -> int:
+        """Kill workers of a run, each once the one before was replaced; return how many."""
 
-    def has_tasks(self) -> bool:
-        """Return whether a run has sent tasks."""
-        return bool(self._cluster.scheduler.tasks)
+        def wait(condition: Callable[[], bool]) -> None:
+            while not condition() and not run_ended.wait(0.05):
+                pass
 
-    def all_started(self) -> bool:
-        """Return whether as many workers are connected as there should be."""
-        return len(self._cluster.scheduler.workers) == WORKERS
+        scheduler = self._cluster.scheduler
+        wait(lambda: bool(scheduler.tasks))
+        for killed in range(KILLS):
+            wait(lambda: len(scheduler.workers) == WORKERS)
+            if run_ended.wait(random.random()):
+                return killed
+            address, victim = random.choice(list(scheduler.workers.items()))
+            os.kill(victim.pid, signal.SIGKILL)
+            wait(lambda address=address: address not in scheduler.workers)
+        return KILLS
 
     def close(self) -> None:
         self._cluster.close()
@@ -121,25 +127,14 @@ def test_killed_workers_cost_no_key_and_make_none_twice(workers, servers, tmp_pa
     """The run ends with exit code 0, and reports each key that exists as created, exactly once."""
     write_manifests(tmp_path / "manifests", servers)
     ended = threading.Event()
-
-    def kill_at_random() -> None:
-        while not workers.has_tasks() and not ended.wait(0.1):
-            pass
-        for _ in range(KILLS):
-            if ended.wait(random.uniform(0, 3)):
-                return
-            workers.kill_one()
-            while not workers.all_started() and not ended.wait(0.1):
-                pass
-
-    killer = threading.Thread(target=kill_at_random)
-    killer.start()
     command = ["apply", "-m", str(tmp_path / "manifests"), "--format", "json"]
-    code = main([*command, "--executor", f"dask://{workers.address}"])
-    ended.set()
-    killer.join()
+    with ThreadPoolExecutor(1) as threads:
+        killed = threads.submit(workers.kill_at_random, ended)
+        code = main([*command, "--executor", f"dask://{workers.address}"])
+        ended.set()
     out, err = capsys.readouterr()
     assert code == 0, (err, out)
+    assert killed.result() == KILLS
     document = json.loads(out)
     for number, server in enumerate(servers):
         live = [one for one in server.keys() if one.name in KEYS and not one.revoked_at]
@@ -170,20 +165,20 @@ def test_what_writes_is_called_once_although_dask_calls_it_again(workers, tmp_pa
             os.kill(os.getpid(), 9)
         return b"done"
 
-    with closing(Cluster(workers.address)) as cluster:
-        ticket = cluster.ticket()
-        once = cluster.submit(die, str(calls).encode(), lambda result: result, ticket)
-        assert once.result(60) == "its worker was lost"
+    with closing(Cluster(workers.address)) as connected:
+        ticket = connected.ticket()
+        once = connected.submit(die, str(calls).encode(), lambda result: result, ticket)
+        assert once.result(300) == "its worker was lost"
         assert not ticket.withdraw()
-        unused = cluster.ticket()
+        unused = connected.ticket()
         assert unused.withdraw()
-        too_late = cluster.submit(die, str(calls).encode(), lambda result: result, unused)
-        assert too_late.result(60) == "its worker was lost"
+        too_late = connected.submit(die, str(calls).encode(), lambda result: result, unused)
+        assert too_late.result(300) == "its worker was lost"
     assert calls.read_text() == "called\n"
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch) -> None:
     """The run ends before anything is sent."""
-    monkeypatch.setattr("provisioner.runtime.cluster._CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.1)
     with pytest.raises(ClusterError, match="cannot be reached"):
         Cluster("127.0.0.1:9")

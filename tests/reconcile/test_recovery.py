@@ -9,7 +9,7 @@ from builders import update as update_of
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Executed, Failed, Unfinished
-from provisioner.reconcile.recovery import may_replace, recovered, unknown
+from provisioner.reconcile.recovery import all_failed, may_replace, recovered
 
 pytestmark = pytest.mark.fast
 
@@ -79,4 +79,7 @@ def test_a_lost_plan_of_which_nothing_is_known_has_failed() -> None:
     blocked = create("svc-b", blocked=FAILURE)
     gone = Failure(Code.WORKER_LOST, "The worker was lost.")
     lost = part_with(create("svc-a"), blocked)
-    assert unknown(lost, gone).results == (Failed(create("svc-a"), gone), Failed(blocked, FAILURE))
+    assert all_failed(lost, gone).results == (
+        Failed(create("svc-a"), gone),
+        Failed(blocked, FAILURE),
+    )
