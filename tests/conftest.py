@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from builders import environment_with, limits_with
 from coverage import Coverage
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from sandbox_control import Dialect, Exchange, Sandbox, signs_in
 
 from provisioner import secret
@@ -108,10 +109,22 @@ def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     assert not used
 
 
+def pytest_collection_finish() -> None:
+    """Keep the thousands of collected tests out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
-def unmeasured_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Measure no coverage in tests/faults, which repeat the same lines many times."""
-    measured = Coverage.current() if "faults" in request.path.parts else None
+def unmeasured_repetition(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Measure no coverage in tests that repeat the same lines many times; it doubles their time."""
+    node = request.node
+    repeats = (
+        "faults" in request.path.parts
+        or node.get_closest_marker("large") is not None
+        or is_hypothesis_test(node.obj)
+    )
+    measured = Coverage.current() if repeats else None
     if measured is None:
         yield
         return

@@ -363,6 +363,7 @@ def test_markdown_has_a_row_for_each_key_and_escapes_names() -> None:
     assert many.count("<details>") == many.count("</details>") == 3
 
 
+@pytest.mark.large
 def test_markdown_fits_into_a_step_summary() -> None:
     """The limit is 1 MiB; omitted keys are counted, and keys with a note are omitted last."""
     page = audit_markdown(audit_of(30_000, name="svc-{}-" + "<ä" * 40))

@@ -145,6 +145,7 @@ def test_width_bounds_the_environments_at_once(tmp_path: Path) -> None:
     assert workspaces.most_at_once == 1
 
 
+@pytest.mark.large
 def test_300_embedded_twenties_need_few_descriptors(tmp_path: Path) -> None:
     """They share one port, and their files are closed between observation and execution."""
     write_manifests(tmp_path, COUNT, '  shop-{n}: {{url: "sandbox:"}}\n')

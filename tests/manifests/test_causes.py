@@ -595,6 +595,7 @@ def test_a_problem_is_the_same_when_a_key_or_an_environment_is_added(write: Writ
         assert COUNTS.sub("", f"x{counted}: y") == "x: y"
 
 
+@pytest.mark.large
 def test_many_keys_of_one_mistake_cost_little(write: Write) -> None:
     """Time grows with the number of keys, not with its square."""
     spent = []

@@ -641,6 +641,7 @@ def test_a_mistake_in_a_default_is_reported_once(write: Write) -> None:
     ]
 
 
+@pytest.mark.large
 def test_a_default_costs_little_for_many_keys(write: Write) -> None:
     """It is parsed once and filled in for each key."""
     named = [f"svc-{number}" for number in range(20_000)]
@@ -677,6 +678,7 @@ def test_sixty_four_levels_are_read(write: Write) -> None:
     assert reported(load(directory)) == ["a.yaml:1:1 wrong_type", "b.yaml:1:65 yaml_too_deep"]
 
 
+@pytest.mark.large
 def test_an_alias_bomb_stays_small(write: Write) -> None:
     """Nothing is expanded, and the number of problems is limited to ten thousand."""
     lines = ['a0: &a0 "x"']
@@ -698,6 +700,7 @@ def test_an_alias_bomb_stays_small(write: Write) -> None:
     ],
     ids=["list", "keys", "unknown", "placeholders", "axes", "environments"],
 )
+@pytest.mark.large
 def test_wide_files_are_read_in_time(write: Write, content: str) -> None:
     """The number of problems and the time are limited, however much is wrong."""
     found = load_within(15, write({"a.yaml": content}))
@@ -705,6 +708,7 @@ def test_wide_files_are_read_in_time(write: Write, content: str) -> None:
 
 
 @pytest.mark.parametrize("body", ['{url: "sandbox:"}', "7", "{url: $}"])
+@pytest.mark.large
 def test_there_are_at_most_ten_thousand_environments(write: Write, body: str) -> None:
     """More are refused, in time that does not grow with their square."""
     listed = "".join(f"  e{n}: {body}\n" for n in range(12_000))
@@ -719,6 +723,7 @@ def test_columns_are_counted_after_a_byte_order_mark(write: Write) -> None:
     assert reported(load(directory)) == ["a.yaml:1:4 yaml_syntax", "b.yaml:1:10 invalid_value"]
 
 
+@pytest.mark.large
 def test_a_huge_file_is_not_read(write: Write) -> None:
     """A file with one byte more than 16 MiB is refused, and reading stops there."""
     directory = write({"a.yaml": b"#" * (text.MAX_BYTES + 1), "b.yaml": b"#" * text.MAX_BYTES})

@@ -285,6 +285,7 @@ def test_a_change_of_any_environments_file_is_found(read: Read, tmp_path: Path, 
     assert f"`{name}`" in reason
 
 
+@pytest.mark.large
 def test_ten_thousand_environments_load_in_linear_time(read: Read) -> None:
     """A matrix may have so many values, and each check is made once for each environment."""
     body = FLEET.replace("[acme, glo-bex]", "{file: customers.yaml}")

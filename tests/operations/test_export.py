@@ -299,6 +299,7 @@ def exported_and_planned(folder: Path) -> Manifests:
 
 
 @DIALECTS
+@pytest.mark.large
 def test_a_large_workspace_is_adopted_without_a_change(place, dialect) -> None:
     """The plan is empty for 2 325 keys with unusual names, several roles and expiries."""
     folder = place(dialect)

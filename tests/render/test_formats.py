@@ -158,6 +158,7 @@ def shown(found: tuple[Problem, ...]) -> list[tuple[str, int, int, str]]:
 @few
 @given(problems)
 @example(tuple(Problem(Place(name, 3, 4), "yaml_syntax", name) for name in NASTY))
+@pytest.mark.large
 def test_sarif_is_valid_and_has_each_place_and_rule(found) -> None:
     """The report is valid by the OASIS schema; columns count code points."""
     document = json.loads(rendered("sarif", found))
@@ -410,6 +411,7 @@ def test_markdown_of_problems_has_a_row_for_each(found) -> None:
         )
 
 
+@pytest.mark.large
 def test_a_long_page_counts_the_rows_that_it_omits() -> None:
     """With 20 000 actions, summary and errors are complete; the page counts omitted rows."""
     actions = [create_of(f"svc-é-{n}") for n in range(20_000)]
@@ -428,6 +430,7 @@ def test_a_long_page_counts_the_rows_that_it_omits() -> None:
     assert len(found) > 20
 
 
+@pytest.mark.large
 def test_errors_have_room_when_there_are_too_many_environments() -> None:
     """A summary that could fill a page leaves half of it to the errors."""
     away = Unobserved("away", "https://x", Failure("unreachable", "m"))

@@ -133,6 +133,7 @@ def sizes(journal: list[Exchange]) -> list[int]:
 
 @pytest.mark.parametrize("count", [0, 1, 60, 61, 1000, 1001, 2325])
 @pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.large
 def test_every_key_is_listed_whatever_the_page_size(serve, dialect: Dialect, count: int) -> None:
     """Pages of 1000 on legacy, one list on core: every key once, and no page too many."""
     served = serve(dialect)
@@ -996,6 +997,7 @@ def core_keys(served: Any, count: int, **fields: object) -> list[NewKey]:
     return [new(f"k{number}", role_id=role, **fields) for number in range(count)]
 
 
+@pytest.mark.large
 def test_fifty_thousand_keys_of_core_are_listed(scripted, answer, to) -> None:
     """Core lists all keys in one answer, which may be larger than any other answer."""
     ids = [f"20202020-1c25-4d02-bf25-{number:012d}" for number in range(50_000)]
