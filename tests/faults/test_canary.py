@@ -151,11 +151,15 @@ class FaultyProxy:
     Args:
         upstream: the vendor's address.
         sink_faults: the faults by a part of the key's name.
+        spared: a part of a request that never meets a fault.
     """
 
-    def __init__(self, upstream: str, sink_faults: Mapping[str, SinkFault]) -> None:
+    def __init__(
+        self, upstream: str, sink_faults: Mapping[str, SinkFault], spared: str | None
+    ) -> None:
         self.upstream = urlsplit(upstream).netloc
         self._sink_faults = sink_faults
+        self._spared = spared
         self._http = _ProxyServer(("127.0.0.1", 0), _Handler)
         self._http.proxy = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
@@ -175,6 +179,8 @@ class FaultyProxy:
 
     def sink_fault(self, text: str) -> SinkFault:
         """Return the fault for a request with this path and body."""
+        if self._spared is not None and self._spared in text:
+            return "none"
         found = [entry for part, entry in self._sink_faults.items() if part in text.lower()]
         return found[0] if found else "none"
 
@@ -503,8 +509,10 @@ class Stage:
     ) -> Callable[[str], str]:
         def redirect_through(url: str) -> str:
             with ExitStack() as closed:
+                # An engine of Vault is looked up once, by the path of one key, for all keys.
+                spared = "/sys/internal/ui/mounts/" if self.row.heals else None
                 proxy = (closed if refused else self.stack).enter_context(
-                    FaultyProxy(url, sink_faults)
+                    FaultyProxy(url, sink_faults, spared)
                 )
             return proxy.url
 
@@ -625,7 +633,8 @@ def play(row: Row, root: Path, aws: Aws) -> tuple[list[tuple[str, str]], set[str
         met = {step for plan in stage.plans for step in plan.met}
         assert stage.minted, row
         delivered = stage.delivered()
-        assert not row.heals or row.sound() <= delivered, (row, row.sound() - delivered)
+        shown = places["stdout"].decode() + places["stderr"].decode()
+        assert not row.heals or row.sound() <= delivered, (row, row.sound() - delivered, shown)
         return leaks_, {kind for kind, _ in delivered}, met
 
 
