@@ -144,16 +144,17 @@ def json_of(raw: bytes, max_values: int = _MAX_VALUES) -> Json:
         value: Json = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(_MAX_DEPTH + 1):
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    while level:
+        if depth > _MAX_DEPTH:
+            raise ValueError("nested too deep")
+        depth += 1
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, dict | list)
         ]
-    if level:
-        raise ValueError("nested too deep")
     if b"\\ud" in raw or b"\\uD" in raw:
         json.dumps(value, ensure_ascii=False).encode()  # raises for half a surrogate pair
     return value

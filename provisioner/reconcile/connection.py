@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
@@ -116,6 +117,7 @@ class WorkspaceOpener:
     _front: Front | None = field(default=None, init=False)
     _sign_ins: SignIns | None = field(default=None, init=False)
     _network: Network = field(default_factory=Network, init=False)
+    _open: WeakSet[Workspace] = field(default_factory=WeakSet, init=False)
 
     def __call__(self, environment: Environment, stack: ExitStack) -> Workspace:
         """Sign in, and return the workspace; the stack closes it.
@@ -149,7 +151,10 @@ class WorkspaceOpener:
             sign_ins=self._sign_ins_of_run(stack),
             network=self._network,
         )
-        stack.callback(workspace.close)
+        if environment.embedded:
+            stack.callback(workspace.close)  # before its server stops
+        else:
+            self._open.add(workspace)
         return workspace
 
     def _sign_ins_of_run(self, stack: ExitStack) -> SignIns:
@@ -157,7 +162,13 @@ class WorkspaceOpener:
             if self._sign_ins is None:
                 self._sign_ins = SignIns(self.stop, self.environments)
                 stack.callback(self._sign_ins.sign_out)
+                stack.callback(self._close_all)
             return self._sign_ins
+
+    def _close_all(self) -> None:
+        """Close the workspaces that are still in use; a callback for each would keep them all."""
+        for workspace in tuple(self._open):
+            workspace.close()
 
     def _start_embedded(self, environment: Environment, stack: ExitStack) -> Sandbox:
         """Open the embedded workspace of an environment; the server starts with the first one.

@@ -46,7 +46,8 @@ class ObservedEnvironment(NamedTuple):
     """An environment that was observed.
 
     Attributes:
-        workspace: its open workspace; None if a worker of a cluster observed it.
+        workspace: its open workspace; None if a worker of a cluster observed it, or once nothing is
+            to be done there.
     """
 
     environment: Environment

@@ -234,7 +234,10 @@ class Reconciler:
             planned = self._compare(observed, request)
         planned = _block_forbidden(observed, planned)
         failures = check_all(sinks_to_check(planned), self.open_sink, self.stop)
-        return PlannedEnvironment(observed, block_actions(planned, failures))
+        planned = block_actions(planned, failures)
+        if not planned.unblocked:  # a fleet would hold thousands of workspaces for nothing
+            observed = observed._replace(workspace=None)
+        return PlannedEnvironment(observed, planned)
 
     def _compare(self, observed: ObservedEnvironment, request: PlanRequest) -> Planned:
         return plan_environment(
@@ -281,6 +284,8 @@ class Reconciler:
         if planned.unwritable is not None:
             planned = block_all(planned, planned.unwritable)
         progress = Progress(planned, on_progress, self.emit)
+        if not planned.unblocked:
+            return progress.close()
         context = ExecutionContext(
             environment.name,
             observed.opened,
