@@ -146,17 +146,18 @@ def test_a_run_is_signed_in_to_the_embedded_twenty_for_a_day(tmp_path, stack, co
 def test_a_server_is_opened_with_the_credential_of_its_environment(
     tmp_path, stack, connected, others_wait
 ) -> None:
-    """Nothing is written below the root, and the end of the run closes the workspace."""
+    """Nothing is written below the root, and the end of the run closes a workspace in use."""
     credential = SessionToken(Secret("t"))
     shop = environment_with(credential=credential)
     with ExitStack() as run:
-        WorkspaceOpener(tmp_path, STOP, others_wait=others_wait)(shop, run)
+        workspace = WorkspaceOpener(tmp_path, STOP, others_wait=others_wait)(shop, run)
         [(*arguments, options)] = connected
         assert arguments == [shop, URL, credential, STOP]
         assert isinstance(options.pop("sign_ins"), SignIns)
         assert isinstance(options.pop("network"), Network)
         assert options == {"others_wait": others_wait, "on_idle_closed": None}
     assert connected[1:] == [("closed",)]
+    assert workspace is not None
     assert list(tmp_path.iterdir()) == []
 
 
