@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
-from math import inf
+from math import inf, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +36,33 @@ _MAX_HOLD = 2.0
 _FIRST_STRETCH = 1.02
 _NEXT_STRETCH = 1.04
 
+_RARE = 10
+"""Accepted requests after which a refusal is rare, so that a small step is enough."""
+
+_STEPS = 3
+"""Frequent refusals that small steps may take, if the burst told the rate."""
+
+_MAX_SMALL = 2
+"""Refusals in a row after which the pace is too far from the rate for small steps."""
+
+_CALM = 20
+"""Intervals without a refusal, at least a minute, after which a pace grows."""
+
+_GROWTH = 1.01
+"""Factor by which a calm pace grows with each request."""
+
+_MIN_INTERVAL = 0.001
+"""Seconds below which a growing pace is no limit."""
+
+_TRIAL_WAIT = 0.05
+"""Seconds to wait after a refusal in a trial; no limit as slow as Twenty's allows more by then."""
+
+_OPEN_SCORE = 2
+"""Accepted requests without refused ones after which a trial sends several at a time."""
+
+_MAX_SCORE = 5
+"""The most of them that count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -49,17 +76,12 @@ class Rate:
         """Return the seconds from one allowed request to the next."""
         return self.seconds / self.requests
 
-    def times(self, factor: float) -> Rate:
-        """Return a rate that is higher by this factor."""
-        return Rate(self.requests, self.seconds / factor)
-
 
 _MIN_RATE = Rate(50, _MINUTE)
 """The least that hosted Twenty allows; used if too few requests were accepted to tell."""
 
-
-def _higher(rate: Rate, proven: Rate | None) -> Rate:
-    return rate if proven is None or rate.interval < proven.interval else proven
+_MAX_HOSTED = Rate(100, _MINUTE)
+"""The most that hosted Twenty allows; a higher declared rate is not believed once it is refused."""
 
 
 @dataclass(slots=True)
@@ -70,29 +92,21 @@ class _Bucket:
         max_tokens: its capacity.
         filled_at: time up to which `tokens` includes the refill, by the clock of the rate limit;
             infinite before the first request.
-        stretch: factor on the interval of the rate.
     """
 
-    rate: Rate
     max_tokens: float
     tokens: float
-    filled_at: float
-    stretch: float = 1.0
+    filled_at: float = inf
 
-    @property
-    def interval(self) -> float:
-        """Return the seconds from one token to the next."""
-        return self.rate.interval * self.stretch
-
-    def take(self, now: float) -> float:
+    def take(self, now: float, interval: float) -> float:
         """Take a token and return 0, or return the seconds until one is there."""
-        gained = max(0.0, now - self.filled_at) / self.interval
+        gained = max(0.0, now - self.filled_at) / interval
         self.tokens = min(self.max_tokens, self.tokens + gained)
         self.filled_at = max(self.filled_at, now)
         if self.tokens >= _ONE:
             self.tokens -= 1.0
             return 0.0
-        return (1.0 - self.tokens) * self.interval
+        return (1.0 - self.tokens) * interval
 
     def empty(self, until: float) -> None:
         """Keep one token, from that time on, and never hold more than one again.
@@ -102,57 +116,156 @@ class _Bucket:
         self.max_tokens = self.tokens = 1.0
         self.filled_at = until
 
-    def slow_down(self, *, again: bool) -> None:
-        """Slow the rate down a little, since it was too high."""
-        if self.stretch < _FIRST_STRETCH:
-            self.stretch = _FIRST_STRETCH
-        elif again:
-            self.stretch *= _NEXT_STRETCH
+
+@dataclass(slots=True)
+class _Trial:
+    """Requests as fast as they come, to see if a slower pace would prevent refusals.
+
+    A limit on our rate refuses most of them. If others use it up, most are accepted, and the trial
+    goes on until more are refused.
+
+    Attributes:
+        since: when the refusal was sent that began it.
+        score: accepted requests without refused ones, at most `_MAX_SCORE`.
+        accepted: requests since the last refusal.
+        proven: requests accepted before that.
+    """
+
+    since: float
+    score: int = 0
+    accepted: int = 0
+    proven: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether several requests may be in flight; at first, each one waits for all."""
+        return self.score + self.accepted >= _OPEN_SCORE
+
+    def goes_on(self) -> bool:
+        """Count a refusal, and return whether the trial goes on."""
+        self.accepted -= 1  # it was counted when it came back
+        self.proven += self.accepted
+        self.score = min(self.score + self.accepted, _MAX_SCORE) - 1
+        self.accepted = 0
+        return self.score >= 0
 
 
 @dataclass(slots=True)
-class _RateEstimate:
-    """Estimate of the rate of a server that does not state it.
+class _Pace:
+    """The interval between two requests, as the refusals of the server show it.
+
+    A rare refusal makes it a little longer. After frequent ones a trial shows if it matters at all;
+    if so it is doubled, but not beyond what the server accepted. After a calm time it shrinks.
 
     Attributes:
-        sent_at: when each request was sent, before anything was refused.
-        proven: a rate that the server accepted, if enough requests were sent to tell.
-        double_at: when to try twice the rate, unless anything is refused before.
+        interval: seconds from one request to the next; 0 before a rate is known.
+        shortest: the interval of the rate that the server states or the manifest declares; 0
+            without one.
+        is_stated: whether the server stated a rate.
+        trial: the one that is under way, in which the interval is not kept.
+        steps: frequent refusals that may still be taken for rare ones.
+        refused_at: when the last refused request was sent.
+        grows_at: when the interval begins to shrink, unless anything is refused before.
+        has_grown: whether it did.
     """
 
-    sent_at: list[float] = field(default_factory=list)
-    proven: Rate | None = None
-    double_at: float | None = None
+    interval: float = 0.0
+    shortest: float = 0.0
+    is_stated: bool = False
+    trial: _Trial | None = None
+    steps: int = 1
+    refused_at: float = -inf
+    grows_at: float = inf
+    has_grown: bool = False
 
-    def on_first_refusal(self, now: float) -> Rate:
-        """Return the rate that a limit by the minute must have if it accepted all but one more.
+    def state(self, rate: Rate, now: float) -> bool:
+        """Keep a rate that the server states, unless it is no slower than one that is known.
 
-        Called for each of the first requests to be refused. A bucket of B requests that is refilled
-        at B a minute accepts at most B * (1 + t / 60) in any t seconds.
+        Returns:
+            Whether the interval was set.
         """
-        if self.sent_at:
-            self.sent_at.pop()
-        rates = (
-            Rate(len(self.sent_at) - index, _MINUTE + now - sent_at)
-            for index, sent_at in enumerate(self.sent_at)
+        self.is_stated, self.trial = True, None
+        if rate.interval <= self.shortest:
+            return False
+        self.shortest = rate.interval
+        self._use(rate.interval * _FIRST_STRETCH, now)
+        return True
+
+    def estimate(self, sent_at: list[float], now: float, *, may_try: bool) -> bool:
+        """Keep the rate that a limit by the minute must have if it accepted these requests.
+
+        A bucket of B requests that is refilled at B a minute accepts at most B * (1 + t / 60) in
+        any t seconds.
+
+        Returns:
+            Whether the interval was set.
+        """
+        count = len(sent_at)
+        proven = min(
+            ((_MINUTE + now - at) / (count - index) for index, at in enumerate(sent_at)),
+            default=inf,
         )
-        self.proven = min(rates, key=lambda rate: rate.interval, default=None)
-        rate = _higher(_MIN_RATE, self.proven)
-        # Too few to tell, or the bucket was not full: a whole minute without refusal will show.
-        self.double_at = now + _MINUTE if rate is _MIN_RATE else None
-        return rate
+        if proven >= _MIN_RATE.interval and self.shortest >= _MAX_HOSTED.interval:
+            return False
+        self._use(min(proven, _MIN_RATE.interval) * _FIRST_STRETCH, now)
+        # Otherwise too few to tell, or the bucket was not full.
+        is_told = proven <= 2 * _MIN_RATE.interval
+        self.steps = _STEPS if is_told else 0
+        self.trial = None if is_told or not may_try else _Trial(now)
+        return True
 
-    def on_refusal(self, rate: Rate) -> Rate:
-        """Return the rate to try after this rate was too high."""
-        self.double_at = None
-        return _higher(rate.times(0.5), self.proven)
+    def slow_down(self, accepted: int, sent_at: float, now: float, *, may_try: bool) -> None:
+        """Slow down after a refusal.
 
-    def on_send_at_rate(self, now: float, rate: Rate) -> Rate:
-        """Return the rate to try after this rate was not refused so far."""
-        if self.double_at is None or now < self.double_at:
-            return rate
-        self.double_at = now + _MINUTE
-        return rate.times(2)
+        Args:
+            accepted: requests that were accepted since the last refusal.
+            sent_at: when the refused request was sent.
+            now: the time.
+            may_try: whether the server leaves it to us how long to wait.
+        """
+        # The server's bucket was empty at both refusals.
+        proven = (sent_at - self.refused_at) / (accepted - 1) if accepted > 1 else inf
+        first = self.shortest * _FIRST_STRETCH
+        slower = first if self.interval < first else self.interval * _NEXT_STRETCH
+        if self.is_stated:
+            # The rate is known, so others share it; half of it is left for them.
+            self._use(min(slower, max(self.interval, 2 * self.shortest)), now)
+        elif accepted >= _RARE:
+            # The pace may have grown far beyond the rate before the bucket was empty.
+            grown = sqrt(self.interval * proven) if self.has_grown else slower
+            self._use(max(slower, min(grown, 2 * self.interval)), now)
+            self.steps = _STEPS
+        elif self.steps > 0:
+            self.steps -= 1
+            self._use(slower, now)
+        else:
+            self._use(max(slower, min(2 * self.interval, proven)), now)
+            if may_try:
+                self.trial = _Trial(sent_at, score=int(not self.shortest))
+
+    def try_again(self, trial: _Trial, sent_at: float, now: float) -> bool:
+        """Count a refusal in a trial, and end the trial if it shows that the pace matters.
+
+        Returns:
+            Whether it goes on.
+        """
+        if trial.goes_on():
+            return True
+        self.trial = None
+        proven = (sent_at - trial.since) / (trial.proven - 1) if trial.proven > 1 else inf
+        self._use(min(self.interval, proven), now)
+        return False
+
+    def grow(self, now: float) -> None:
+        """Speed up with a request after a calm time, up to the stated or declared rate."""
+        first = max(self.shortest * _FIRST_STRETCH, _MIN_INTERVAL)
+        if now >= self.grows_at and self.interval > first:
+            self.interval = max(first, self.interval / _GROWTH)
+            self.has_grown = True
+
+    def _use(self, interval: float, now: float) -> None:
+        self.interval, self.has_grown = interval, False
+        self.grows_at = now + max(_MINUTE, _CALM * interval)
 
 
 class RequestAbandonedError(Exception):
@@ -178,7 +291,7 @@ class RateLimit:
     that its limit must have if it accepted so many requests before.
 
     After a refusal all wait, then one request goes first, and once it is accepted the others follow
-    at the rate.
+    at the rate. `_Pace` says which rate that is.
     """
 
     def __init__(
@@ -197,15 +310,17 @@ class RateLimit:
         self._in_flight = 0
         self._accepted = 0  # since the last refusal
         self._refusals = 0  # in a row
-        self._pauses = 0  # for the rate
         self._over_rate = False  # the last refusal was for the rate
-        self._bucket: _Bucket | None = None  # None until a rate is known
-        self._estimate: _RateEstimate | None = _RateEstimate()
+        self._first_sent: list[float] | None = []  # when, before the first refusals for the rate
         declared = limits.requests_per_minute
-        self._is_declared = declared is not None
-        if declared is not None:
-            self._estimate = None
-            self._bucket = _Bucket(Rate(declared, _MINUTE), declared, declared, inf)
+        interval = 0.0 if declared is None else _MINUTE / declared
+        self._pace = _Pace(interval, interval)
+        self._bucket = _Bucket(declared or 1, declared or 1)
+
+    @property
+    def per_minute(self) -> float:
+        """Return the requests a minute that are sent at most; infinite before a rate is known."""
+        return _MINUTE / self._pace.interval if self._pace.interval else inf
 
     @contextmanager
     def slot(self, still_wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
@@ -248,17 +363,19 @@ class RateLimit:
         """
         with self._lock:
             now = self._clock()
+            sent_at = now - duration
             # Nothing is sent in a pause, so a request sent before its end did not know of it.
-            is_new = now - duration >= self._not_before
+            is_new = sent_at >= self._not_before
+            accepted = self._accepted - 1  # this one was counted when it came back
+            # A server that is down accepts nothing between two refusals; a limit does.
+            was_down = self._refusals > 0 and not self._over_rate
+            rate_limited = rate_limited or (is_new and was_down and 0 < accepted < _RARE)
             if is_new:
-                self._refusals = 1 if self._accepted > 1 else self._refusals + 1
+                self._refusals = 1 if accepted > 0 else self._refusals + 1
                 self._accepted = 0
-                self._pauses += rate_limited
-            if rate_limited:
-                if self._bucket is not None and is_new:
-                    self._bucket.slow_down(again=self._refusals == 1)
-                self._learn(rate, now, is_new=is_new)
             self._over_rate = rate_limited
+            if rate_limited:
+                self._learn(rate, accepted if is_new else None, sent_at, now, may_try=wait is None)
             self._gate = _Gate.PAUSED
             resume = now if wait is None else now + wait
             if wait is None or self._refusals > 1:
@@ -275,61 +392,82 @@ class RateLimit:
             holds = self._in_flight > 0 and now < self._not_before + _MAX_HOLD
             if holds and self._gate is not _Gate.OPEN:
                 return _POLL_INTERVAL
-            if (bucket := self._bucket) is None:
-                if self._estimate is not None:
-                    self._estimate.sent_at.append(now)
-            else:
-                if self._estimate is not None:
-                    bucket.rate = self._estimate.on_send_at_rate(now, bucket.rate)
-                if (wait := bucket.take(now)) > 0:
+            pace = self._pace
+            if pace.interval and pace.trial is None:
+                if (wait := self._bucket.take(now, pace.interval)) > 0:
                     return wait
-            self._in_flight += 1
+                pace.grow(now)
             if self._gate is _Gate.PAUSED:
                 self._gate = _Gate.PROBING
+                if self._over_rate:
+                    self._first_sent = None
+            if self._first_sent is not None:
+                self._first_sent.append(now)
+            self._in_flight += 1
             return 0.0
 
     def _release_slot(self) -> None:
         """Record that a request came back; a refusal is reported right after this."""
         with self._lock:
             self._in_flight -= 1
+            if self._pace.trial is not None:
+                self._pace.trial.accepted += 1
             # The server's refill started with the first request, which was before this answer.
-            if self._bucket is not None and self._bucket.filled_at == inf:
+            if self._bucket.filled_at == inf:
                 self._bucket.filled_at = self._clock()
             if self._gate is not _Gate.PAUSED:
                 self._accepted += 1
-                self._gate = _Gate.OPEN
-            elif self._bucket is not None and self._over_rate:
+                if self._pace.trial is None or self._pace.trial.is_open:
+                    self._gate = _Gate.OPEN
+            elif self._over_rate and self._pace.trial is None:
                 # It may have taken the token that the next request expects.
-                self._pause(self._clock() + self._bucket.interval)
+                self._pause(self._clock() + self._pace.interval)
 
     def _pause(self, until: float) -> None:
         self._not_before = max(self._not_before, until)
-        if self._bucket is not None and self._over_rate:
+        if self._over_rate:
             self._bucket.empty(self._not_before)
 
     def _unstated_wait(self) -> float:
         """Return the seconds to wait if the server does not say how long, or says too little."""
-        if self._bucket is None or not self._over_rate:
+        if not self._over_rate:
             return _MIN_RATE.interval
-        interval = self._bucket.interval
+        if self._pace.trial is not None:
+            return _TRIAL_WAIT
+        interval = self._pace.interval
         # A limit by fixed windows keeps refusing until the next window starts.
         return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
-    def _learn(self, stated: Rate | None, now: float, *, is_new: bool) -> None:
-        """Set a rate that is not declared: the slowest stated one, or else an estimate."""
-        bucket, estimate = self._bucket, self._estimate
-        if stated is not None and not self._is_declared:
-            self._estimate = None
-            if estimate or bucket is None or stated.interval > bucket.rate.interval:
-                self._use(stated)
-        elif estimate is not None:
-            if bucket is None or (not is_new and self._pauses == 1):
-                self._use(estimate.on_first_refusal(now))
-            elif is_new and self._refusals == 1:
-                self._use(estimate.on_refusal(bucket.rate))
+    def _learn(
+        self,
+        stated: Rate | None,
+        accepted: int | None,
+        sent_at: float,
+        now: float,
+        *,
+        may_try: bool,
+    ) -> None:
+        """Set the pace after a refusal for the rate.
 
-    def _use(self, rate: Rate) -> None:
-        if self._bucket is None:
-            self._bucket = _Bucket(rate, 1.0, 0.0, self._clock(), _FIRST_STRETCH)
-        else:
-            self._bucket.rate = rate
+        Args:
+            stated: the rate that the server says it allows, if it does.
+            accepted: requests accepted since the last refusal; None if this one was sent before it.
+            sent_at: when the refused request was sent.
+            now: the time.
+            may_try: whether the server leaves it to us how long to wait.
+        """
+        pace, trial = self._pace, self._pace.trial
+        is_set = stated is not None and pace.state(stated, now)
+        if self._first_sent is not None and not pace.is_stated:
+            # Each of the first requests to be refused was sent and not accepted.
+            del self._first_sent[-1:]
+            is_set = pace.estimate(self._first_sent, now, may_try=may_try)
+        if trial is not None and pace.trial is trial:
+            if not pace.try_again(trial, sent_at, now):
+                self._refusals = 1
+        elif accepted is not None and self._refusals == 1 and not is_set:
+            pace.slow_down(accepted, sent_at, now, may_try=may_try)
+        elif self._refusals > _MAX_SMALL:
+            pace.steps = 0
+        if accepted is not None:
+            pace.refused_at = sent_at
