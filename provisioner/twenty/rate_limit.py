@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from math import inf, sqrt
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,38 +30,41 @@ _POLL_INTERVAL = 0.02
 _MAX_HOLD = 2.0
 """Seconds after a pause that others wait for a request in flight: one that hangs must not block."""
 
-# Twenty's own bucket drops the started token whenever it accepts a request, and refuses whoever
-# comes a moment too early. So a refused client waits a little longer than the interval, and longer
-# each time that this was not enough.
-_FIRST_STRETCH = 1.02
-_NEXT_STRETCH = 1.04
+_STRETCH = 1.02
+"""Factor on a measured interval: Twenty's own bucket refuses whoever comes a moment too early."""
 
 _RARE = 10
-"""Accepted requests after which a refusal is rare, so that a small step is enough."""
+"""Accepted requests after which a refusal is rare, so that it needs no trial."""
 
-_STEPS = 3
-"""Frequent refusals that small steps may take, if the burst told the rate."""
+_MAX_STEP = 4.0
+"""The most that a rare refusal slows down: there may have been few requests to send before it."""
 
-_MAX_SMALL = 2
-"""Refusals in a row after which the pace is too far from the rate for small steps."""
+_CALM = 40
+"""Intervals without a refusal, at least a minute, after which the pace grows."""
 
-_CALM = 20
-"""Intervals without a refusal, at least a minute, after which a pace grows."""
-
-_GROWTH = 1.01
-"""Factor by which a calm pace grows with each request."""
+_GROWTH = 1.015
+"""Factor by which a calm pace grows with each request; it doubles within 50."""
 
 _MIN_INTERVAL = 0.001
 """Seconds below which a growing pace is no limit."""
 
+_FAST = 0.1
+"""Seconds between two requests that are too few to gain anything by a trial."""
+
 _TRIAL_WAIT = 0.05
 """Seconds to wait after a refusal in a trial; no limit as slow as Twenty's allows more by then."""
 
-_OPEN_SCORE = 2
-"""Accepted requests without refused ones after which a trial sends several at a time."""
+_WEIGHT = 0.05
+"""Weight of the newest request in the refused share of a trial: about 20 requests count."""
 
-_MAX_SCORE = 5
-"""The most of them that count."""
+_MAX_REFUSED = 0.45
+"""Refused share that ends a trial. Without a wait it would be near one half at a fast limit."""
+
+_DOUBT = 0.44
+"""Refused share that a trial begins with, so that a refusal ends it."""
+
+_TRUST = 0.4
+"""Refused share below which a trial may have several requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,37 +128,28 @@ class _Trial:
     goes on until more are refused.
 
     Attributes:
-        since: when the refusal was sent that began it.
-        score: accepted requests without refused ones, at most `_MAX_SCORE`.
-        accepted: requests since the last refusal.
-        proven: requests accepted before that.
+        refused: the share of the last requests that was refused.
     """
 
-    since: float
-    score: int = 0
-    accepted: int = 0
-    proven: int = 0
+    refused: float = _DOUBT
 
-    @property
-    def is_open(self) -> bool:
-        """Return whether several requests may be in flight; at first, each one waits for all."""
-        return self.score + self.accepted >= _OPEN_SCORE
+    def accept(self) -> None:
+        """Count a request that came back."""
+        self.refused *= 1.0 - _WEIGHT
 
-    def goes_on(self) -> bool:
-        """Count a refusal, and return whether the trial goes on."""
-        self.accepted -= 1  # it was counted when it came back
-        self.proven += self.accepted
-        self.score = min(self.score + self.accepted, _MAX_SCORE) - 1
-        self.accepted = 0
-        return self.score >= 0
+    def refuse(self) -> bool:
+        """Count it as refused after all, and return whether the trial goes on."""
+        self.refused += _WEIGHT
+        return self.refused < _MAX_REFUSED
 
 
 @dataclass(slots=True)
 class _Pace:
     """The interval between two requests, as the refusals of the server show it.
 
-    A rare refusal makes it a little longer. After frequent ones a trial shows if it matters at all;
-    if so it is doubled, but not beyond what the server accepted. After a calm time it shrinks.
+    A bucket is empty whenever it refuses. So between two refusals, it was filled with as many
+    tokens as there were accepted requests, and that is its rate. After a calm time the interval
+    shrinks until the next refusal.
 
     Attributes:
         interval: seconds from one request to the next; 0 before a rate is known.
@@ -163,109 +157,91 @@ class _Pace:
             without one.
         is_stated: whether the server stated a rate.
         trial: the one that is under way, in which the interval is not kept.
-        steps: frequent refusals that may still be taken for rare ones.
-        refused_at: when the last refused request was sent.
-        grows_at: when the interval begins to shrink, unless anything is refused before.
-        has_grown: whether it did.
+        since: when the bucket was empty.
+        accepted: requests since then.
+        calm_at: when the interval begins to shrink, unless anything is refused before.
     """
 
     interval: float = 0.0
     shortest: float = 0.0
     is_stated: bool = False
     trial: _Trial | None = None
-    steps: int = 1
-    refused_at: float = -inf
-    grows_at: float = inf
-    has_grown: bool = False
+    since: float = inf
+    accepted: int = 0
+    calm_at: float = inf
 
     def state(self, rate: Rate, now: float) -> bool:
-        """Keep a rate that the server states, unless it is no slower than one that is known.
-
-        Returns:
-            Whether the interval was set.
-        """
+        """Keep a rate that the server states, and return whether it is the slowest one so far."""
         self.is_stated, self.trial = True, None
         if rate.interval <= self.shortest:
             return False
         self.shortest = rate.interval
-        self._use(rate.interval * _FIRST_STRETCH, now)
+        self._use(rate.interval * _STRETCH, now)
+        self.since, self.accepted = now, 0
         return True
 
-    def estimate(self, sent_at: list[float], now: float, *, may_try: bool) -> bool:
+    def estimate(self, sent_at: list[float], now: float, *, may_try: bool) -> None:
         """Keep the rate that a limit by the minute must have if it accepted these requests.
 
         A bucket of B requests that is refilled at B a minute accepts at most B * (1 + t / 60) in
         any t seconds.
-
-        Returns:
-            Whether the interval was set.
         """
         count = len(sent_at)
         proven = min(
             ((_MINUTE + now - at) / (count - index) for index, at in enumerate(sent_at)),
             default=inf,
         )
-        if proven >= _MIN_RATE.interval and self.shortest >= _MAX_HOSTED.interval:
-            return False
-        self._use(min(proven, _MIN_RATE.interval) * _FIRST_STRETCH, now)
-        # Otherwise too few to tell, or the bucket was not full.
-        is_told = proven <= 2 * _MIN_RATE.interval
-        self.steps = _STEPS if is_told else 0
-        self.trial = None if is_told or not may_try else _Trial(now)
-        return True
+        is_usual = self.shortest >= _MAX_HOSTED.interval
+        self._use(min(proven, self.shortest if is_usual else _MIN_RATE.interval) * _STRETCH, now)
+        # Too few to tell, or the bucket was not full.
+        is_unknown = not is_usual and proven > 2 * _MIN_RATE.interval
+        self.trial = _Trial() if is_unknown and may_try else None
+        self.since, self.accepted = now, 0
 
-    def slow_down(self, accepted: int, sent_at: float, now: float, *, may_try: bool) -> None:
-        """Slow down after a refusal.
+    def accept(self) -> None:
+        """Count a request that came back."""
+        self.accepted += 1
+        if self.trial is not None:
+            self.trial.accept()
+
+    def refuse(self, sent_at: float, now: float, *, may_try: bool) -> None:
+        """Count the last one as refused after all, and slow down.
 
         Args:
-            accepted: requests that were accepted since the last refusal.
-            sent_at: when the refused request was sent.
+            sent_at: when it was sent.
             now: the time.
-            may_try: whether the server leaves it to us how long to wait.
+            may_try: whether a trial may begin.
         """
-        # The server's bucket was empty at both refusals.
-        proven = (sent_at - self.refused_at) / (accepted - 1) if accepted > 1 else inf
-        first = self.shortest * _FIRST_STRETCH
-        slower = first if self.interval < first else self.interval * _NEXT_STRETCH
-        if self.is_stated:
-            # The rate is known, so others share it; half of it is left for them.
-            self._use(min(slower, max(self.interval, 2 * self.shortest)), now)
-        elif accepted >= _RARE:
-            # The pace may have grown far beyond the rate before the bucket was empty.
-            grown = sqrt(self.interval * proven) if self.has_grown else slower
-            self._use(max(slower, min(grown, 2 * self.interval)), now)
-            self.steps = _STEPS
-        elif self.steps > 0:
-            self.steps -= 1
-            self._use(slower, now)
-        else:
-            self._use(max(slower, min(2 * self.interval, proven)), now)
-            if may_try:
-                self.trial = _Trial(sent_at, score=int(not self.shortest))
-
-    def try_again(self, trial: _Trial, sent_at: float, now: float) -> bool:
-        """Count a refusal in a trial, and end the trial if it shows that the pace matters.
-
-        Returns:
-            Whether it goes on.
-        """
-        if trial.goes_on():
-            return True
-        self.trial = None
-        proven = (sent_at - trial.since) / (trial.proven - 1) if trial.proven > 1 else inf
-        self._use(min(self.interval, proven), now)
-        return False
+        self.accepted -= 1
+        is_rare = self.accepted >= _RARE
+        if self.trial is not None:
+            if self.trial.refuse():
+                return
+            self.trial = None
+        elif may_try and not (is_rare or self.is_stated or self.interval <= _FAST):
+            self.trial = _Trial()
+        interval = self.interval
+        if self.accepted > 0:
+            # The bucket may have been filled with almost one token more, or less.
+            measured = _STRETCH * (sent_at - self.since) / (self.accepted + 0.5)
+            longest = inf
+            if self.is_stated:
+                longest = 2 * self.shortest  # others share the limit, and half of it is for them
+            elif is_rare:
+                longest = _MAX_STEP * self.interval
+            interval = max(self.shortest * _STRETCH, min(measured, longest))
+            self.since, self.accepted = sent_at, 0
+        self._use(interval, now)
 
     def grow(self, now: float) -> None:
         """Speed up with a request after a calm time, up to the stated or declared rate."""
-        first = max(self.shortest * _FIRST_STRETCH, _MIN_INTERVAL)
-        if now >= self.grows_at and self.interval > first:
-            self.interval = max(first, self.interval / _GROWTH)
-            self.has_grown = True
+        shortest = max(self.shortest * _STRETCH, _MIN_INTERVAL)
+        if now >= self.calm_at and self.interval > shortest:
+            self.interval = max(shortest, self.interval / _GROWTH)
 
     def _use(self, interval: float, now: float) -> None:
-        self.interval, self.has_grown = interval, False
-        self.grows_at = now + max(_MINUTE, _CALM * interval)
+        self.interval = interval
+        self.calm_at = now + max(_MINUTE, _CALM * interval)
 
 
 class RequestAbandonedError(Exception):
@@ -370,12 +346,13 @@ class RateLimit:
             # A server that is down accepts nothing between two refusals; a limit does.
             was_down = self._refusals > 0 and not self._over_rate
             rate_limited = rate_limited or (is_new and was_down and 0 < accepted < _RARE)
+            may_try = wait is None and self._refusals <= 1
             if is_new:
-                self._refusals = 1 if accepted > 0 else self._refusals + 1
+                self._refusals = 1 if accepted > 0 else self._refusals + (self._pace.trial is None)
                 self._accepted = 0
             self._over_rate = rate_limited
             if rate_limited:
-                self._learn(rate, accepted if is_new else None, sent_at, now, may_try=wait is None)
+                self._learn(rate, sent_at, now, is_new=is_new, may_try=may_try)
             self._gate = _Gate.PAUSED
             resume = now if wait is None else now + wait
             if wait is None or self._refusals > 1:
@@ -410,14 +387,13 @@ class RateLimit:
         """Record that a request came back; a refusal is reported right after this."""
         with self._lock:
             self._in_flight -= 1
-            if self._pace.trial is not None:
-                self._pace.trial.accepted += 1
             # The server's refill started with the first request, which was before this answer.
             if self._bucket.filled_at == inf:
                 self._bucket.filled_at = self._clock()
             if self._gate is not _Gate.PAUSED:
                 self._accepted += 1
-                if self._pace.trial is None or self._pace.trial.is_open:
+                self._pace.accept()
+                if self._pace.trial is None or self._pace.trial.refused < _TRUST:
                     self._gate = _Gate.OPEN
             elif self._over_rate and self._pace.trial is None:
                 # It may have taken the token that the next request expects.
@@ -439,35 +415,23 @@ class RateLimit:
         return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
     def _learn(
-        self,
-        stated: Rate | None,
-        accepted: int | None,
-        sent_at: float,
-        now: float,
-        *,
-        may_try: bool,
+        self, stated: Rate | None, sent_at: float, now: float, *, is_new: bool, may_try: bool
     ) -> None:
         """Set the pace after a refusal for the rate.
 
         Args:
             stated: the rate that the server says it allows, if it does.
-            accepted: requests accepted since the last refusal; None if this one was sent before it.
             sent_at: when the refused request was sent.
             now: the time.
+            is_new: whether the request was sent after the last refusal.
             may_try: whether the server leaves it to us how long to wait.
         """
-        pace, trial = self._pace, self._pace.trial
-        is_set = stated is not None and pace.state(stated, now)
+        pace = self._pace
+        if stated is not None and pace.state(stated, now):
+            return
         if self._first_sent is not None and not pace.is_stated:
             # Each of the first requests to be refused was sent and not accepted.
             del self._first_sent[-1:]
-            is_set = pace.estimate(self._first_sent, now, may_try=may_try)
-        if trial is not None and pace.trial is trial:
-            if not pace.try_again(trial, sent_at, now):
-                self._refusals = 1
-        elif accepted is not None and self._refusals == 1 and not is_set:
-            pace.slow_down(accepted, sent_at, now, may_try=may_try)
-        elif self._refusals > _MAX_SMALL:
-            pace.steps = 0
-        if accepted is not None:
-            pace.refused_at = sent_at
+            pace.estimate(self._first_sent, now, may_try=may_try)
+        elif is_new:
+            pace.refuse(sent_at, now, may_try=may_try)
