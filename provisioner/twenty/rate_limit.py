@@ -39,10 +39,10 @@ _RARE = 10
 _MAX_STEP = 4.0
 """The most that a rare refusal slows down: there may have been few requests to send before it."""
 
-_CALM = 40
+_CALM = 50
 """Intervals without a refusal, at least a minute, after which the pace grows."""
 
-_GROWTH = 1.015
+_GROWTH = 1.012
 """Factor by which a calm pace grows with each request; it doubles within 50."""
 
 _MIN_INTERVAL = 0.001
