@@ -346,7 +346,7 @@ class RateLimit:
             # A server that is down accepts nothing between two refusals; a limit does.
             was_down = self._refusals > 0 and not self._over_rate
             rate_limited = rate_limited or (is_new and was_down and 0 < accepted < _RARE)
-            may_try = wait is None and self._refusals <= 1
+            may_try = not wait and self._refusals <= 1
             if is_new:
                 self._refusals = 1 if accepted > 0 else self._refusals + (self._pace.trial is None)
                 self._accepted = 0
@@ -355,7 +355,7 @@ class RateLimit:
                 self._learn(rate, sent_at, now, is_new=is_new, may_try=may_try)
             self._gate = _Gate.PAUSED
             resume = now if wait is None else now + wait
-            if wait is None or self._refusals > 1:
+            if not wait or self._refusals > 1:
                 resume = max(resume, now + self._unstated_wait())
             self._pause(resume)
             return self._not_before - now
@@ -410,7 +410,7 @@ class RateLimit:
             return _MIN_RATE.interval
         if self._pace.trial is not None:
             return _TRIAL_WAIT
-        interval = self._pace.interval
+        interval = max(self._pace.interval, _TRIAL_WAIT)
         # A limit by fixed windows keeps refusing until the next window starts.
         return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
