@@ -343,9 +343,13 @@ class RateLimit:
             # Nothing is sent in a pause, so a request sent before its end did not know of it.
             is_new = sent_at >= self._not_before
             accepted = self._accepted - 1  # this one was counted when it came back
-            # A server that is down accepts nothing between two refusals; a limit does.
             was_down = self._refusals > 0 and not self._over_rate
-            rate_limited = rate_limited or (is_new and was_down and 0 < accepted < _RARE)
+            if not rate_limited and is_new and was_down and 0 < accepted < _RARE:
+                # A server that is down accepts nothing between two refusals; a limit does. Which
+                # one is to be found by a trial.
+                rate_limited = True
+                if self._first_sent is not None:
+                    self._first_sent.clear()
             may_try = not wait and self._refusals <= 1
             if is_new:
                 self._refusals = 1 if accepted > 0 else self._refusals + (self._pace.trial is None)
@@ -355,7 +359,7 @@ class RateLimit:
                 self._learn(rate, sent_at, now, is_new=is_new, may_try=may_try)
             self._gate = _Gate.PAUSED
             resume = now if wait is None else now + wait
-            if not wait or self._refusals > 1:
+            if wait is None or self._refusals > 1:
                 resume = max(resume, now + self._unstated_wait())
             self._pause(resume)
             return self._not_before - now
