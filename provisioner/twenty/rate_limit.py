@@ -43,22 +43,25 @@ _CALM = 50
 """Intervals without a refusal, at least a minute, after which the pace grows."""
 
 _GROWTH = 1.012
-"""Factor by which a calm pace grows with each request; it doubles within 50."""
+"""Factor by which a calm pace grows with each request, so that it doubles within 60."""
 
 _MIN_INTERVAL = 0.001
 """Seconds below which a growing pace is no limit."""
 
 _FAST = 0.1
-"""Seconds between two requests that are too few to gain anything by a trial."""
+"""Seconds from one request to the next that are too short to gain anything by a trial."""
 
 _TRIAL_WAIT = 0.05
-"""Seconds to wait after a refusal in a trial; no limit as slow as Twenty's allows more by then."""
+"""Seconds to wait after a refusal in a trial; no limit as slow as Twenty's allows more by then.
+
+Nor is any other wait shorter if the server does not say how long.
+"""
 
 _WEIGHT = 0.05
 """Weight of the newest request in the refused share of a trial: about 20 requests count."""
 
 _MAX_REFUSED = 0.45
-"""Refused share that ends a trial. Without a wait it would be near one half at a fast limit."""
+"""Refused share that ends a trial; a limit near 20 a second refuses one half, others less."""
 
 _DOUBT = 0.44
 """Refused share that a trial begins with, so that a refusal ends it."""
@@ -125,7 +128,7 @@ class _Trial:
     """Requests as fast as they come, to see if a slower pace would prevent refusals.
 
     A limit on our rate refuses most of them. If others use it up, most are accepted, and the trial
-    goes on until more are refused.
+    goes on.
 
     Attributes:
         refused: the share of the last requests that was refused.
@@ -298,6 +301,11 @@ class RateLimit:
         """Return the requests a minute that are sent at most; infinite before a rate is known."""
         return _MINUTE / self._pace.interval if self._pace.interval else inf
 
+    @property
+    def is_trying(self) -> bool:
+        """Return whether requests go on without a rate, to see if one would help."""
+        return self._pace.trial is not None
+
     @contextmanager
     def slot(self, still_wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
         """Wait for a free slot and for this request's turn, and hold the slot in the block.
@@ -345,11 +353,12 @@ class RateLimit:
             accepted = self._accepted - 1  # this one was counted when it came back
             was_down = self._refusals > 0 and not self._over_rate
             if not rate_limited and is_new and was_down and 0 < accepted < _RARE:
-                # A server that is down accepts nothing between two refusals; a limit does. Which
-                # one is to be found by a trial.
+                # A server that is down accepts nothing between two refusals; a limit does. The burst
+                # is no proof of its rate, so that a trial follows.
                 rate_limited = True
                 if self._first_sent is not None:
                     self._first_sent.clear()
+            # After two refusals in a row a trial would be the third, and the next try is another.
             may_try = not wait and self._refusals <= 1
             if is_new:
                 self._refusals = 1 if accepted > 0 else self._refusals + (self._pace.trial is None)
@@ -428,7 +437,7 @@ class RateLimit:
             sent_at: when the refused request was sent.
             now: the time.
             is_new: whether the request was sent after the last refusal.
-            may_try: whether the server leaves it to us how long to wait.
+            may_try: whether a trial may begin.
         """
         pace = self._pace
         if stated is not None and pace.state(stated, now):

@@ -119,7 +119,7 @@ class Transport:
         self._host = clean(urlsplit(address).netloc)
         self._refused_until: tuple[float, Answer] | None = None
         self._declared_rate = environment.limits.requests_per_minute
-        self._was_too_high = False
+        self._said = 0  # what the last warning named: the rate, and what to declare
         self._accepted = 0
         self._warn_at = 0.0
         self._observed = False
@@ -251,17 +251,19 @@ class Transport:
         seconds = self._rate_limit.throttled(
             wait, rate, duration=answer.duration, rate_limited=throttle.unhandled
         )
-        allowed, declared, now = self._rate_limit.per_minute, self._declared_rate, self.stop.now()
+        allowed = inf if self._rate_limit.is_trying else self._rate_limit.per_minute
+        declared, now = self._declared_rate, self.stop.now()
         too_high = declared is not None and allowed < _TOO_HIGH * declared
         message = "%s asked us to slow down; continuing in %.1f s"
         if allowed < inf:
             message += f", at most {max(1, round(allowed))} requests a minute"
         if too_high:
             message += f". Set limits.requests_per_minute to {max(1, int(allowed))}, not {declared}"
-        is_due = now >= self._warn_at or (too_high and not self._was_too_high)
+        said = (allowed < inf) + too_high
+        is_due = now >= self._warn_at or said > self._said
         level = logging.WARNING if is_due else logging.INFO
         if is_due:
-            self._warn_at, self._was_too_high = now + _WARN_INTERVAL, too_high
+            self._warn_at, self._said = now + _WARN_INTERVAL, said
         _LOG.log(level, message, self.name, seconds, extra=extra(environment=self.name))
         return seconds
 

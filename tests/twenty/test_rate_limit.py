@@ -610,6 +610,27 @@ def test_a_pace_recovers_once_the_refusals_end(seed: int, rate: Rate | None) -> 
     assert learning.per_minute >= 60
 
 
+def test_a_burst_of_six_and_then_one_a_second_costs_two_refusals() -> None:
+    """nginx with `rate=60r/m burst=5 nodelay`: one refusal after the burst, and one trial."""
+    clock = Clock()
+    accepted = send_all(rate_limit(clock), clock, 35, Server(6, 6.0).accepts)
+    assert accepted.count(False) == 2
+    assert clock.now <= 1.5 * 29
+
+
+def test_few_requests_before_a_rare_refusal_are_not_taken_for_a_slow_server() -> None:
+    """Sent every half minute, since no more were needed: the pace stays at most four times longer."""
+    clock = Clock()
+    learning = rate_limit(clock)
+    learning.throttled(1.0, None)
+    for _ in range(20):
+        send_one(learning)
+        clock.now += 30.0
+    send_one(learning)
+    learning.throttled(1.0, None)
+    assert learning.per_minute >= 12
+
+
 @pytest.mark.parametrize("latency", [0.005, 0.1])
 def test_random_refusals_are_not_taken_for_a_rate(latency: float) -> None:
     """Of 140 posts 30 % are refused: nine of ten runs take 40 s at most, all but one a minute."""

@@ -289,6 +289,18 @@ def test_a_wait_that_is_too_long_is_not_waited_for(scripted, answer, to) -> None
     assert len(server.requests) == 1
 
 
+class Leaping(Cancellation):
+    """Cancellation whose clock leaps over the sleeps of the one thread that uses it."""
+
+    slept = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+
 @pytest.mark.parametrize(("others", "status"), [(True, 201), (False, 429)])
 def test_a_request_is_given_up_when_the_server_accepts_no_other(
     scripted, answer, to, others: bool, status: int
@@ -297,7 +309,7 @@ def test_a_request_is_given_up_when_the_server_accepts_no_other(
     accepted = [answer(200, "{}")] if others else []
     refused = [*accepted, answer(429, "{}", Retry_After="100")]
     server = scripted(*(3 * refused), *accepted, answer(201, "{}"))
-    transport = to(server.url)
+    transport = to(server.url, stop=Leaping())
 
     def token() -> Secret:
         if others:
