@@ -61,7 +61,7 @@ _WEIGHT = 0.05
 """Weight of the newest request in the refused share of a trial: about 20 requests count."""
 
 _MAX_REFUSED = 0.45
-"""Refused share that ends a trial; a limit near 20 a second refuses one half, others less."""
+"""Refused share that ends a trial; even a limit of 20 requests a second refuses half of them."""
 
 _DOUBT = 0.44
 """Refused share that a trial begins with, so that a refusal ends it."""
@@ -353,8 +353,8 @@ class RateLimit:
             accepted = self._accepted - 1  # this one was counted when it came back
             was_down = self._refusals > 0 and not self._over_rate
             if not rate_limited and is_new and was_down and 0 < accepted < _RARE:
-                # A server that is down accepts nothing between two refusals; a limit does. The burst
-                # is no proof of its rate, so that a trial follows.
+                # A server that is down accepts nothing between two refusals; a limit does. The
+                # burst is no proof of its rate, so that a trial follows.
                 rate_limited = True
                 if self._first_sent is not None:
                     self._first_sent.clear()

@@ -611,7 +611,7 @@ def test_a_pace_recovers_once_the_refusals_end(seed: int, rate: Rate | None) -> 
 
 
 def test_a_burst_of_six_and_then_one_a_second_costs_two_refusals() -> None:
-    """nginx with `rate=60r/m burst=5 nodelay`: one refusal after the burst, and one trial."""
+    """Nginx with `rate=60r/m burst=5 nodelay`: one refusal after the burst, and one trial."""
     clock = Clock()
     accepted = send_all(rate_limit(clock), clock, 35, Server(6, 6.0).accepts)
     assert accepted.count(False) == 2
@@ -619,7 +619,7 @@ def test_a_burst_of_six_and_then_one_a_second_costs_two_refusals() -> None:
 
 
 def test_few_requests_before_a_rare_refusal_are_not_taken_for_a_slow_server() -> None:
-    """Sent every half minute, since no more were needed: the pace stays at most four times longer."""
+    """Sent every half minute, since no more were needed: the pace is at most four times slower."""
     clock = Clock()
     learning = rate_limit(clock)
     learning.throttled(1.0, None)
