@@ -66,6 +66,8 @@ _MAX_REFUSED = 0.45
 _DOUBT = 0.44
 """Refused share that a trial begins with, so that a refusal ends it."""
 
+_LONG = 25
+LO=.5
 _TRUST = 0.4
 """Refused share below which a trial may have several requests in flight."""
 
@@ -172,6 +174,7 @@ class _Pace:
     since: float = inf
     accepted: int = 0
     calm_at: float = inf
+    doubt: float = _DOUBT
 
     def state(self, rate: Rate, now: float) -> bool:
         """Keep a rate that the server states, and return whether it is the slowest one so far."""
@@ -201,12 +204,6 @@ class _Pace:
         self.trial = _Trial() if is_unknown and may_try else None
         self.since, self.accepted = now, 0
 
-    def accept(self) -> None:
-        """Count a request that came back."""
-        self.accepted += 1
-        if self.trial is not None:
-            self.trial.accept()
-
     def refuse(self, sent_at: float, now: float, *, may_try: bool) -> None:
         """Count the last one as refused after all, and slow down.
 
@@ -216,24 +213,35 @@ class _Pace:
             may_try: whether a trial may begin.
         """
         self.accepted -= 1
-        is_rare = self.accepted >= _RARE
+        since, accepted = self.since, self.accepted
+        if accepted > 0:
+            self.since, self.accepted = sent_at, 0
         if self.trial is not None:
-            if self.trial.refuse():
+            goes_on = self.trial.refuse()
+            if goes_on and accepted < _LONG:
+                self.since, self.accepted = since, accepted
                 return
+            self.doubt = self.trial.refused if goes_on else _DOUBT
             self.trial = None
-        elif may_try and not (is_rare or self.is_stated or self.interval <= _FAST):
-            self.trial = _Trial()
+            interval = self.interval
+            if accepted > 0:
+                passed = (sent_at - since) * _STRETCH
+                interval = max(passed / (accepted + 0.5), min(interval, passed / (accepted - 0.5)))
+            self._use(max(interval, self.shortest * _STRETCH), now)
+            return
+        is_rare = accepted >= _RARE
+        if may_try and not (is_rare or self.is_stated or self.interval <= _FAST):
+            self.trial = _Trial(self.doubt)
         interval = self.interval
-        if self.accepted > 0:
+        if accepted > 0:
             # The bucket may have been filled with almost one token more, or less.
-            measured = _STRETCH * (sent_at - self.since) / (self.accepted + 0.5)
+            measured = _STRETCH * (sent_at - since) / (accepted + 0.5)
             longest = inf
             if self.is_stated:
                 longest = 2 * self.shortest  # others share the limit, and half of it is for them
             elif is_rare:
                 longest = _MAX_STEP * self.interval
             interval = max(self.shortest * _STRETCH, min(measured, longest))
-            self.since, self.accepted = sent_at, 0
         self._use(interval, now)
 
     def grow(self, now: float) -> None:
@@ -359,7 +367,7 @@ class RateLimit:
                 if self._first_sent is not None:
                     self._first_sent.clear()
             # After two refusals in a row a trial would be the third, and the next try is another.
-            may_try = not wait and self._refusals <= 1
+            may_try = not wait and (accepted > 0 or self._refusals <= 1)
             if is_new:
                 self._refusals = 1 if accepted > 0 else self._refusals + (self._pace.trial is None)
                 self._accepted = 0
@@ -400,12 +408,14 @@ class RateLimit:
         """Record that a request came back; a refusal is reported right after this."""
         with self._lock:
             self._in_flight -= 1
+            if self._pace.trial is not None:
+                self._pace.trial.accept()
             # The server's refill started with the first request, which was before this answer.
             if self._bucket.filled_at == inf:
                 self._bucket.filled_at = self._clock()
             if self._gate is not _Gate.PAUSED:
                 self._accepted += 1
-                self._pace.accept()
+                self._pace.accepted += 1
                 if self._pace.trial is None or self._pace.trial.refused < _TRUST:
                     self._gate = _Gate.OPEN
             elif self._over_rate and self._pace.trial is None:
@@ -448,3 +458,5 @@ class RateLimit:
             pace.estimate(self._first_sent, now, may_try=may_try)
         elif is_new:
             pace.refuse(sent_at, now, may_try=may_try)
+        elif pace.trial is not None:
+            pace.trial.refuse()
