@@ -66,8 +66,12 @@ _MAX_REFUSED = 0.45
 _DOUBT = 0.44
 """Refused share that a trial begins with, so that a refusal ends it."""
 
-_LONG = 25
-LO=.5
+_MAX_TRIAL = 25
+"""Accepted requests that show a pace. A fast limit accepts most requests of a trial too."""
+
+_MAX_AT_ONCE = 2
+"""Requests in flight that are refused by chance; more of them need no trial."""
+
 _TRUST = 0.4
 """Refused share below which a trial may have several requests in flight."""
 
@@ -165,6 +169,8 @@ class _Pace:
         since: when the bucket was empty.
         accepted: requests since then.
         calm_at: when the interval begins to shrink, unless anything is refused before.
+        doubt: the refused share that the next trial begins with; an earlier one may have shown it.
+        at_once: how many of the first requests were refused.
     """
 
     interval: float = 0.0
@@ -175,6 +181,7 @@ class _Pace:
     accepted: int = 0
     calm_at: float = inf
     doubt: float = _DOUBT
+    at_once: int = 0
 
     def state(self, rate: Rate, now: float) -> bool:
         """Keep a rate that the server states, and return whether it is the slowest one so far."""
@@ -201,7 +208,8 @@ class _Pace:
         self._use(min(proven, self.shortest if is_usual else _MIN_RATE.interval) * _STRETCH, now)
         # Too few to tell, or the bucket was not full.
         is_unknown = not is_usual and proven > 2 * _MIN_RATE.interval
-        self.trial = _Trial() if is_unknown and may_try else None
+        self.at_once += 1
+        self.trial = _Trial() if is_unknown and may_try and self.at_once <= _MAX_AT_ONCE else None
         self.since, self.accepted = now, 0
 
     def refuse(self, sent_at: float, now: float, *, may_try: bool) -> None:
@@ -213,36 +221,28 @@ class _Pace:
             may_try: whether a trial may begin.
         """
         self.accepted -= 1
-        since, accepted = self.since, self.accepted
-        if accepted > 0:
-            self.since, self.accepted = sent_at, 0
+        is_rare = self.accepted >= _RARE
         if self.trial is not None:
             goes_on = self.trial.refuse()
-            if goes_on and accepted < _LONG:
-                self.since, self.accepted = since, accepted
+            if goes_on and self.accepted < _MAX_TRIAL:
                 return
             self.doubt = self.trial.refused if goes_on else _DOUBT
             self.trial = None
-            interval = self.interval
-            if accepted > 0:
-                passed = (sent_at - since) * _STRETCH
-                interval = max(passed / (accepted + 0.5), min(interval, passed / (accepted - 0.5)))
-            self._use(max(interval, self.shortest * _STRETCH), now)
-            return
-        is_rare = accepted >= _RARE
-        if may_try and not (is_rare or self.is_stated or self.interval <= _FAST):
+        elif may_try and not (is_rare or self.is_stated or self.interval <= _FAST):
             self.trial = _Trial(self.doubt)
         interval = self.interval
-        if accepted > 0:
-            # The bucket may have been filled with almost one token more, or less.
-            measured = _STRETCH * (sent_at - since) / (accepted + 0.5)
-            longest = inf
+        if self.accepted > 0:
+            # Half a token more or less may have been left over.
+            passed = _STRETCH * (sent_at - self.since)
+            longest = passed / (self.accepted - 0.5)
+            interval = max(passed / (self.accepted + 0.5), min(interval, longest))
             if self.is_stated:
-                longest = 2 * self.shortest  # others share the limit, and half of it is for them
+                # Others share the limit, and half of it is for them.
+                interval = min(interval, 2 * self.shortest)
             elif is_rare:
-                longest = _MAX_STEP * self.interval
-            interval = max(self.shortest * _STRETCH, min(measured, longest))
-        self._use(interval, now)
+                interval = min(interval, _MAX_STEP * self.interval)
+            self.since, self.accepted = sent_at, 0
+        self._use(max(interval, self.shortest * _STRETCH), now)
 
     def grow(self, now: float) -> None:
         """Speed up with a request after a calm time, up to the stated or declared rate."""
@@ -366,7 +366,7 @@ class RateLimit:
                 rate_limited = True
                 if self._first_sent is not None:
                     self._first_sent.clear()
-            # After two refusals in a row a trial would be the third, and the next try is another.
+            # One trial is enough if nothing was accepted since.
             may_try = not wait and (accepted > 0 or self._refusals <= 1)
             if is_new:
                 self._refusals = 1 if accepted > 0 else self._refusals + (self._pace.trial is None)
