@@ -618,6 +618,20 @@ def test_a_burst_of_six_and_then_one_a_second_costs_two_refusals() -> None:
     assert clock.now <= 1.5 * 29
 
 
+@pytest.mark.parametrize(
+    ("parallel", "per_second", "burst", "latency"),
+    [(1, 14, 5, 0.01), (2, 10, 5, 0.025), (2, 20, 10, 0.01), (3, 8, 5, 0.05)],
+)
+def test_a_fast_limit_is_not_taken_for_the_use_of_others(
+    parallel: int, per_second: int, burst: int, latency: float
+) -> None:
+    """It accepts most requests of a trial, but of all requests it refuses few."""
+    server = Server(burst, burst / per_second)
+    result = run(server, "nothing", 200, parallel, latency=lambda: latency)
+    assert result.refused / (200 + result.refused) <= 0.12
+    assert result.seconds <= 2 * 200 / per_second
+
+
 def test_few_requests_before_a_rare_refusal_are_not_taken_for_a_slow_server() -> None:
     """Sent every half minute, since no more were needed: the pace is at most four times slower."""
     clock = Clock()
