@@ -69,8 +69,8 @@ _DOUBT = 0.44
 _MAX_TRIAL = 25
 """Accepted requests that show a pace. A fast limit accepts most requests of a trial too."""
 
-_MAX_AT_ONCE = 2
-"""Requests in flight that are refused by chance; more of them need no trial."""
+_MAX_AT_ONCE = 1
+"""Requests refused at the first refusal that need a trial; more of them show a limit already."""
 
 _TRUST = 0.4
 """Refused share below which a trial may have several requests in flight."""
