@@ -47,6 +47,7 @@ __all__ = [
     "User",
     "dialect_of",
     "json_answer",
+    "nginx_busy",
     "rate_limited",
     "role",
     "signs_in",
@@ -404,6 +405,16 @@ def rate_limited(request: Request, wait_ms: int = 1000, requests: int = 100) -> 
         "retryAfterSeconds": seconds,
     }
     return json_answer(429, body, headers=headers)
+
+
+def nginx_busy() -> Response:
+    """Return the answer of nginx 1.22.1 to a request that `limit_req` refuses (recorded)."""
+    page = (
+        b"<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
+        b"<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"
+        b"<hr><center>nginx/1.22.1</center>\r\n</body>\r\n</html>\r\n"
+    )
+    return Response(503, page, (("Content-Type", "text/html"),))
 
 
 def spent_credits(request: Request) -> Response:

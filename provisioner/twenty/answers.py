@@ -45,12 +45,13 @@ _RATE_CODES = ("LIMIT_REACHED", "RATE_LIMITED")
 _NGINX_BUSY = re.compile(
     r"<html>\s*<head><title>503 Service Temporarily Unavailable</title></head>\s*<body[^>]*>\s*"
     r"<center><h1>503 Service Temporarily Unavailable</h1></center>\s*"
-    r"<hr><center>(nginx|openresty)(/[0-9.]+)?</center>"
+    r"<hr><center>(nginx|openresty)(/[0-9.]+)?( \([A-Za-z]+\))?</center>"
 )
-"""The page that nginx sends itself if `limit_req` refuses a request (not recorded).
+"""The page that nginx sends itself if `limit_req` refuses a request.
 
-It refuses before it asks Twenty. A 503 from Twenty is passed on unchanged, and a server that is
-gone gives 502 or 504.
+Recorded from nginx 1.22.1 (`nginx_busy` in tests/sandbox_control.py), but not the name of a
+distribution after the version. nginx refuses before it asks Twenty. A 503 from Twenty is passed on
+unchanged, and a server that is gone gives 502 or 504.
 """
 
 _MARKUP_OR_TRACE = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 from typing import TYPE_CHECKING
@@ -30,11 +30,50 @@ _POLL_INTERVAL = 0.02
 _MAX_HOLD = 2.0
 """Seconds after a pause that others wait for a request in flight: one that hangs must not block."""
 
-# Twenty's own bucket drops the started token whenever it accepts a request, and refuses whoever
-# comes a moment too early. So a refused client waits a little longer than the interval, and longer
-# each time that this was not enough.
-_FIRST_STRETCH = 1.02
-_NEXT_STRETCH = 1.04
+_STRETCH = 1.02
+"""Factor on a measured interval: Twenty's own bucket refuses whoever comes a moment too early."""
+
+_RARE = 10
+"""Accepted requests after which a refusal is rare, so that it needs no trial."""
+
+_MAX_STEP = 4.0
+"""The most that a rare refusal slows down: there may have been few requests to send before it."""
+
+_CALM = 50
+"""Intervals without a refusal, at least a minute, after which the pace grows."""
+
+_GROWTH = 1.012
+"""Factor by which a calm pace grows with each request, so that it doubles within 60."""
+
+_MIN_INTERVAL = 0.001
+"""Seconds below which a growing pace is no limit."""
+
+_FAST = 0.1
+"""Seconds from one request to the next that are too short to gain anything by a trial."""
+
+_TRIAL_WAIT = 0.05
+"""Seconds to wait after a refusal in a trial; no limit as slow as Twenty's allows more by then.
+
+Nor is any other wait shorter if the server does not say how long.
+"""
+
+_WEIGHT = 0.05
+"""Weight of the newest request in the refused share of a trial: about 20 requests count."""
+
+_MAX_REFUSED = 0.45
+"""Refused share that ends a trial; even a limit of 20 requests a second refuses half of them."""
+
+_DOUBT = 0.44
+"""Refused share that a trial begins with, so that a refusal ends it."""
+
+_MAX_TRIAL = 25
+"""Accepted requests that show a pace. A fast limit accepts most requests of a trial too."""
+
+_MAX_AT_ONCE = 1
+"""Requests refused at the first refusal that need a trial; more of them show a limit already."""
+
+_TRUST = 0.4
+"""Refused share below which a trial may have several requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +88,12 @@ class Rate:
         """Return the seconds from one allowed request to the next."""
         return self.seconds / self.requests
 
-    def times(self, factor: float) -> Rate:
-        """Return a rate that is higher by this factor."""
-        return Rate(self.requests, self.seconds / factor)
-
 
 _MIN_RATE = Rate(50, _MINUTE)
 """The least that hosted Twenty allows; used if too few requests were accepted to tell."""
 
-
-def _higher(rate: Rate, proven: Rate | None) -> Rate:
-    return rate if proven is None or rate.interval < proven.interval else proven
+_MAX_HOSTED = Rate(100, _MINUTE)
+"""The most that hosted Twenty allows; a higher declared rate is not believed once it is refused."""
 
 
 @dataclass(slots=True)
@@ -70,29 +104,21 @@ class _Bucket:
         max_tokens: its capacity.
         filled_at: time up to which `tokens` includes the refill, by the clock of the rate limit;
             infinite before the first request.
-        stretch: factor on the interval of the rate.
     """
 
-    rate: Rate
     max_tokens: float
     tokens: float
-    filled_at: float
-    stretch: float = 1.0
+    filled_at: float = inf
 
-    @property
-    def interval(self) -> float:
-        """Return the seconds from one token to the next."""
-        return self.rate.interval * self.stretch
-
-    def take(self, now: float) -> float:
+    def take(self, now: float, interval: float) -> float:
         """Take a token and return 0, or return the seconds until one is there."""
-        gained = max(0.0, now - self.filled_at) / self.interval
+        gained = max(0.0, now - self.filled_at) / interval
         self.tokens = min(self.max_tokens, self.tokens + gained)
         self.filled_at = max(self.filled_at, now)
         if self.tokens >= _ONE:
             self.tokens -= 1.0
             return 0.0
-        return (1.0 - self.tokens) * self.interval
+        return (1.0 - self.tokens) * interval
 
     def empty(self, until: float) -> None:
         """Keep one token, from that time on, and never hold more than one again.
@@ -102,57 +128,131 @@ class _Bucket:
         self.max_tokens = self.tokens = 1.0
         self.filled_at = until
 
-    def slow_down(self, *, again: bool) -> None:
-        """Slow the rate down a little, since it was too high."""
-        if self.stretch < _FIRST_STRETCH:
-            self.stretch = _FIRST_STRETCH
-        elif again:
-            self.stretch *= _NEXT_STRETCH
+
+@dataclass(slots=True)
+class _Trial:
+    """Requests as fast as they come, to see if a slower pace would prevent refusals.
+
+    A limit on our rate refuses most of them. If others use it up, most are accepted, and the trial
+    goes on.
+
+    Attributes:
+        refused: the share of the last requests that was refused.
+    """
+
+    refused: float = _DOUBT
+
+    def accept(self) -> None:
+        """Count a request that came back."""
+        self.refused *= 1.0 - _WEIGHT
+
+    def refuse(self) -> bool:
+        """Count it as refused after all, and return whether the trial goes on."""
+        self.refused += _WEIGHT
+        return self.refused < _MAX_REFUSED
 
 
 @dataclass(slots=True)
-class _RateEstimate:
-    """Estimate of the rate of a server that does not state it.
+class _Pace:
+    """The interval between two requests, as the refusals of the server show it.
+
+    A bucket is empty whenever it refuses. So between two refusals, it was filled with as many
+    tokens as there were accepted requests, and that is its rate. After a calm time the interval
+    shrinks until the next refusal.
 
     Attributes:
-        sent_at: when each request was sent, before anything was refused.
-        proven: a rate that the server accepted, if enough requests were sent to tell.
-        double_at: when to try twice the rate, unless anything is refused before.
+        interval: seconds from one request to the next; 0 before a rate is known.
+        shortest: the interval of the rate that the server states or the manifest declares; 0
+            without one.
+        is_stated: whether the server stated a rate.
+        trial: the one that is under way, in which the interval is not kept.
+        since: when the bucket was empty.
+        accepted: requests since then.
+        calm_at: when the interval begins to shrink, unless anything is refused before.
+        doubt: the refused share that the next trial begins with; an earlier one may have shown it.
+        at_once: how many of the first requests were refused.
     """
 
-    sent_at: list[float] = field(default_factory=list)
-    proven: Rate | None = None
-    double_at: float | None = None
+    interval: float = 0.0
+    shortest: float = 0.0
+    is_stated: bool = False
+    trial: _Trial | None = None
+    since: float = inf
+    accepted: int = 0
+    calm_at: float = inf
+    doubt: float = _DOUBT
+    at_once: int = 0
 
-    def on_first_refusal(self, now: float) -> Rate:
-        """Return the rate that a limit by the minute must have if it accepted all but one more.
+    def state(self, rate: Rate, now: float) -> bool:
+        """Keep a rate that the server states, and return whether it is the slowest one so far."""
+        self.is_stated, self.trial = True, None
+        if rate.interval <= self.shortest:
+            return False
+        self.shortest = rate.interval
+        self._use(rate.interval * _STRETCH, now)
+        self.since, self.accepted = now, 0
+        return True
 
-        Called for each of the first requests to be refused. A bucket of B requests that is refilled
-        at B a minute accepts at most B * (1 + t / 60) in any t seconds.
+    def estimate(self, sent_at: list[float], now: float, *, may_try: bool) -> None:
+        """Keep the rate that a limit by the minute must have if it accepted these requests.
+
+        A bucket of B requests that is refilled at B a minute accepts at most B * (1 + t / 60) in
+        any t seconds.
         """
-        if self.sent_at:
-            self.sent_at.pop()
-        rates = (
-            Rate(len(self.sent_at) - index, _MINUTE + now - sent_at)
-            for index, sent_at in enumerate(self.sent_at)
+        count = len(sent_at)
+        proven = min(
+            ((_MINUTE + now - at) / (count - index) for index, at in enumerate(sent_at)),
+            default=inf,
         )
-        self.proven = min(rates, key=lambda rate: rate.interval, default=None)
-        rate = _higher(_MIN_RATE, self.proven)
-        # Too few to tell, or the bucket was not full: a whole minute without refusal will show.
-        self.double_at = now + _MINUTE if rate is _MIN_RATE else None
-        return rate
+        is_usual = self.shortest >= _MAX_HOSTED.interval
+        self._use(min(proven, self.shortest if is_usual else _MIN_RATE.interval) * _STRETCH, now)
+        # Too few to tell, or the bucket was not full.
+        is_unknown = not is_usual and proven > 2 * _MIN_RATE.interval
+        self.at_once += 1
+        self.trial = _Trial() if is_unknown and may_try and self.at_once <= _MAX_AT_ONCE else None
+        self.since, self.accepted = now, 0
 
-    def on_refusal(self, rate: Rate) -> Rate:
-        """Return the rate to try after this rate was too high."""
-        self.double_at = None
-        return _higher(rate.times(0.5), self.proven)
+    def refuse(self, sent_at: float, now: float, *, may_try: bool) -> None:
+        """Count the last one as refused after all, and slow down.
 
-    def on_send_at_rate(self, now: float, rate: Rate) -> Rate:
-        """Return the rate to try after this rate was not refused so far."""
-        if self.double_at is None or now < self.double_at:
-            return rate
-        self.double_at = now + _MINUTE
-        return rate.times(2)
+        Args:
+            sent_at: when it was sent.
+            now: the time.
+            may_try: whether a trial may begin.
+        """
+        self.accepted -= 1
+        is_rare = self.accepted >= _RARE
+        if self.trial is not None:
+            goes_on = self.trial.refuse()
+            if goes_on and self.accepted < _MAX_TRIAL:
+                return
+            self.doubt = self.trial.refused if goes_on else _DOUBT
+            self.trial = None
+        elif may_try and not (is_rare or self.is_stated or self.interval <= _FAST):
+            self.trial = _Trial(self.doubt)
+        interval = self.interval
+        if self.accepted > 0:
+            # Half a token more or less may have been left over.
+            passed = _STRETCH * (sent_at - self.since)
+            longest = passed / (self.accepted - 0.5)
+            interval = max(passed / (self.accepted + 0.5), min(interval, longest))
+            if self.is_stated:
+                # Others share the limit, and half of it is for them.
+                interval = min(interval, 2 * self.shortest)
+            elif is_rare:
+                interval = min(interval, _MAX_STEP * self.interval)
+            self.since, self.accepted = sent_at, 0
+        self._use(max(interval, self.shortest * _STRETCH), now)
+
+    def grow(self, now: float) -> None:
+        """Speed up with a request after a calm time, up to the stated or declared rate."""
+        shortest = max(self.shortest * _STRETCH, _MIN_INTERVAL)
+        if now >= self.calm_at and self.interval > shortest:
+            self.interval = max(shortest, self.interval / _GROWTH)
+
+    def _use(self, interval: float, now: float) -> None:
+        self.interval = interval
+        self.calm_at = now + max(_MINUTE, _CALM * interval)
 
 
 class RequestAbandonedError(Exception):
@@ -178,7 +278,7 @@ class RateLimit:
     that its limit must have if it accepted so many requests before.
 
     After a refusal all wait, then one request goes first, and once it is accepted the others follow
-    at the rate.
+    at the rate. `_Pace` says which rate that is.
     """
 
     def __init__(
@@ -197,15 +297,22 @@ class RateLimit:
         self._in_flight = 0
         self._accepted = 0  # since the last refusal
         self._refusals = 0  # in a row
-        self._pauses = 0  # for the rate
         self._over_rate = False  # the last refusal was for the rate
-        self._bucket: _Bucket | None = None  # None until a rate is known
-        self._estimate: _RateEstimate | None = _RateEstimate()
+        self._first_sent: list[float] | None = []  # when, before the first refusals for the rate
         declared = limits.requests_per_minute
-        self._is_declared = declared is not None
-        if declared is not None:
-            self._estimate = None
-            self._bucket = _Bucket(Rate(declared, _MINUTE), declared, declared, inf)
+        interval = 0.0 if declared is None else _MINUTE / declared
+        self._pace = _Pace(interval, interval)
+        self._bucket = _Bucket(declared or 1, declared or 1)
+
+    @property
+    def per_minute(self) -> float:
+        """Return the requests a minute that are sent at most; infinite before a rate is known."""
+        return _MINUTE / self._pace.interval if self._pace.interval else inf
+
+    @property
+    def is_trying(self) -> bool:
+        """Return whether requests go on without a rate, to see if one would help."""
+        return self._pace.trial is not None
 
     @contextmanager
     def slot(self, still_wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
@@ -248,17 +355,25 @@ class RateLimit:
         """
         with self._lock:
             now = self._clock()
+            sent_at = now - duration
             # Nothing is sent in a pause, so a request sent before its end did not know of it.
-            is_new = now - duration >= self._not_before
+            is_new = sent_at >= self._not_before
+            accepted = self._accepted - 1  # this one was counted when it came back
+            was_down = self._refusals > 0 and not self._over_rate
+            if not rate_limited and is_new and was_down and 0 < accepted < _RARE:
+                # A server that is down accepts nothing between two refusals; a limit does. The
+                # burst is no proof of its rate, so that a trial follows.
+                rate_limited = True
+                if self._first_sent is not None:
+                    self._first_sent.clear()
+            # One trial is enough if nothing was accepted since.
+            may_try = not wait and (accepted > 0 or self._refusals <= 1)
             if is_new:
-                self._refusals = 1 if self._accepted > 1 else self._refusals + 1
+                self._refusals = 1 if accepted > 0 else self._refusals + (self._pace.trial is None)
                 self._accepted = 0
-                self._pauses += rate_limited
-            if rate_limited:
-                if self._bucket is not None and is_new:
-                    self._bucket.slow_down(again=self._refusals == 1)
-                self._learn(rate, now, is_new=is_new)
             self._over_rate = rate_limited
+            if rate_limited:
+                self._learn(rate, sent_at, now, is_new=is_new, may_try=may_try)
             self._gate = _Gate.PAUSED
             resume = now if wait is None else now + wait
             if wait is None or self._refusals > 1:
@@ -275,61 +390,73 @@ class RateLimit:
             holds = self._in_flight > 0 and now < self._not_before + _MAX_HOLD
             if holds and self._gate is not _Gate.OPEN:
                 return _POLL_INTERVAL
-            if (bucket := self._bucket) is None:
-                if self._estimate is not None:
-                    self._estimate.sent_at.append(now)
-            else:
-                if self._estimate is not None:
-                    bucket.rate = self._estimate.on_send_at_rate(now, bucket.rate)
-                if (wait := bucket.take(now)) > 0:
+            pace = self._pace
+            if pace.interval and pace.trial is None:
+                if (wait := self._bucket.take(now, pace.interval)) > 0:
                     return wait
-            self._in_flight += 1
+                pace.grow(now)
             if self._gate is _Gate.PAUSED:
                 self._gate = _Gate.PROBING
+                if self._over_rate:
+                    self._first_sent = None
+            if self._first_sent is not None:
+                self._first_sent.append(now)
+            self._in_flight += 1
             return 0.0
 
     def _release_slot(self) -> None:
         """Record that a request came back; a refusal is reported right after this."""
         with self._lock:
             self._in_flight -= 1
+            if self._pace.trial is not None:
+                self._pace.trial.accept()
             # The server's refill started with the first request, which was before this answer.
-            if self._bucket is not None and self._bucket.filled_at == inf:
+            if self._bucket.filled_at == inf:
                 self._bucket.filled_at = self._clock()
             if self._gate is not _Gate.PAUSED:
                 self._accepted += 1
-                self._gate = _Gate.OPEN
-            elif self._bucket is not None and self._over_rate:
+                self._pace.accepted += 1
+                if self._pace.trial is None or self._pace.trial.refused < _TRUST:
+                    self._gate = _Gate.OPEN
+            elif self._over_rate and self._pace.trial is None:
                 # It may have taken the token that the next request expects.
-                self._pause(self._clock() + self._bucket.interval)
+                self._pause(self._clock() + self._pace.interval)
 
     def _pause(self, until: float) -> None:
         self._not_before = max(self._not_before, until)
-        if self._bucket is not None and self._over_rate:
+        if self._over_rate:
             self._bucket.empty(self._not_before)
 
     def _unstated_wait(self) -> float:
         """Return the seconds to wait if the server does not say how long, or says too little."""
-        if self._bucket is None or not self._over_rate:
+        if not self._over_rate:
             return _MIN_RATE.interval
-        interval = self._bucket.interval
+        if self._pace.trial is not None:
+            return _TRIAL_WAIT
+        interval = max(self._pace.interval, _TRIAL_WAIT)
         # A limit by fixed windows keeps refusing until the next window starts.
         return float(min(interval * 2.0 ** (self._refusals - 1), max(interval, _MAX_WAIT)))
 
-    def _learn(self, stated: Rate | None, now: float, *, is_new: bool) -> None:
-        """Set a rate that is not declared: the slowest stated one, or else an estimate."""
-        bucket, estimate = self._bucket, self._estimate
-        if stated is not None and not self._is_declared:
-            self._estimate = None
-            if estimate or bucket is None or stated.interval > bucket.rate.interval:
-                self._use(stated)
-        elif estimate is not None:
-            if bucket is None or (not is_new and self._pauses == 1):
-                self._use(estimate.on_first_refusal(now))
-            elif is_new and self._refusals == 1:
-                self._use(estimate.on_refusal(bucket.rate))
+    def _learn(
+        self, stated: Rate | None, sent_at: float, now: float, *, is_new: bool, may_try: bool
+    ) -> None:
+        """Set the pace after a refusal for the rate.
 
-    def _use(self, rate: Rate) -> None:
-        if self._bucket is None:
-            self._bucket = _Bucket(rate, 1.0, 0.0, self._clock(), _FIRST_STRETCH)
-        else:
-            self._bucket.rate = rate
+        Args:
+            stated: the rate that the server says it allows, if it does.
+            sent_at: when the refused request was sent.
+            now: the time.
+            is_new: whether the request was sent after the last refusal.
+            may_try: whether a trial may begin.
+        """
+        pace = self._pace
+        if stated is not None and pace.state(stated, now):
+            return
+        if self._first_sent is not None and not pace.is_stated:
+            # Each of the first requests to be refused was sent and not accepted.
+            del self._first_sent[-1:]
+            pace.estimate(self._first_sent, now, may_try=may_try)
+        elif is_new:
+            pace.refuse(sent_at, now, may_try=may_try)
+        elif pace.trial is not None:
+            pace.trial.refuse()

@@ -57,8 +57,19 @@ _MAX_CONNECTS = 3
 _MIN_DELAY = 0.2
 _MIN_TIMEOUT = 0.001
 _MAX_WAIT = 180.0
+"""Seconds of waits that a request is given up after, if the server accepts none meanwhile."""
+
+_MAX_REFUSALS = 50
+"""Refusals that a request is given up after, even if the server accepts others."""
+
 _OBSERVE_TIMEOUTS = 2
 """Time limit of the first observation while other environments wait, in timeouts of one answer."""
+
+_WARN_INTERVAL = 30.0
+"""Seconds between two warnings that say what a throttled environment waits for."""
+
+_TOO_HIGH = 0.9
+"""Share of the declared rate below which the declared one is said to be too high."""
 
 _MAX_TARGET = 200
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -107,7 +118,10 @@ class Transport:
         self.timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
         self._refused_until: tuple[float, Answer] | None = None
-        self._was_throttled = False
+        self._declared_rate = environment.limits.requests_per_minute
+        self._said = 0  # what the last warning named: the rate, and what to declare
+        self._accepted = 0
+        self._warn_at = 0.0
         self._observed = False
         self._on_idle_closed = on_idle_closed
         self._observe_limit = _OBSERVE_TIMEOUTS * self.timeout if others_wait else inf
@@ -149,7 +163,7 @@ class Transport:
         """Close all connections."""
         self._client.close()
 
-    def send(  # noqa: PLR0913 - all a request needs
+    def send(  # noqa: C901, PLR0913 - all a request needs, and all that may happen to it
         self,
         method: str,
         path: str,
@@ -178,6 +192,7 @@ class Transport:
         """
         tries = attempt = 0
         max_wait = _MAX_WAIT  # for waits that the server asks for, not for our own rate
+        accepted = self._accepted
         while True:
             # Before a slot is taken, since a sign-in needs a slot of its own.
             bearer = token() if token else None
@@ -204,13 +219,16 @@ class Transport:
             throttle = throttling(answer)
             if throttle is not None:
                 wait = self._slow_down(throttle, answer)
+                if self._accepted != accepted:  # others were lucky, so this one may be too
+                    accepted, max_wait = self._accepted, _MAX_WAIT
                 unhandled = throttle.unhandled and not (several and answer.execution_began)
                 tries += throttle.wait is None and not throttle.unhandled
                 too_long = wait > min(max_wait, self._observe_left) or tries >= _MAX_TRIES
-                if too_long or not (repeatable or unhandled):
+                if too_long or attempt >= _MAX_REFUSALS or not (repeatable or unhandled):
                     return answer
                 max_wait -= wait
                 continue
+            self._accepted += 1
             if repeatable and tries + 1 < _MAX_TRIES and is_transient(answer):
                 tries += 1
                 self._pause(tries)
@@ -233,9 +251,19 @@ class Transport:
         seconds = self._rate_limit.throttled(
             wait, rate, duration=answer.duration, rate_limited=throttle.unhandled
         )
-        level = logging.INFO if self._was_throttled else logging.WARNING
-        self._was_throttled = True
+        allowed = inf if self._rate_limit.is_trying else self._rate_limit.per_minute
+        declared, now = self._declared_rate, self.stop.now()
+        too_high = declared is not None and allowed < _TOO_HIGH * declared
         message = "%s asked us to slow down; continuing in %.1f s"
+        if allowed < inf:
+            message += f", at most {max(1, round(allowed))} requests a minute"
+        if too_high:
+            message += f". Set limits.requests_per_minute to {max(1, int(allowed))}, not {declared}"
+        said = (allowed < inf) + too_high
+        is_due = now >= self._warn_at or said > self._said
+        level = logging.WARNING if is_due else logging.INFO
+        if is_due:
+            self._warn_at, self._said = now + _WARN_INTERVAL, said
         _LOG.log(level, message, self.name, seconds, extra=extra(environment=self.name))
         return seconds
 

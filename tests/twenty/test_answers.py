@@ -153,7 +153,9 @@ def test_the_limit_is_read_from_its_header(header: str, limit: int | None) -> No
     assert transport._answer(received, 0.0, URL, is_list=False).rate_limit is None
 
 
-@pytest.mark.parametrize("server", ["nginx", "nginx/1.27.3", "openresty/1.21.4.1"])
+@pytest.mark.parametrize(
+    "server", ["nginx", "nginx/1.27.3", "nginx/1.18.0 (Ubuntu)", "openresty/1.21.4.1"]
+)
 @pytest.mark.parametrize("padding", ["", 6 * "<!-- a padding to disable MSIE -->\r\n"])
 def test_the_page_of_nginx_is_a_refusal_before_twenty(server: str, padding: str) -> None:
     """`limit_req` answers 503 before it asks Twenty, so the request was never handled."""

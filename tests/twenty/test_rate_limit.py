@@ -87,11 +87,11 @@ def test_throttling_pauses_every_thread_and_then_keeps_the_rate() -> None:
 
 
 def test_a_shorter_wait_does_not_end_a_longer_one() -> None:
-    """Of two refusals at once the longer wait counts, and a declared rate is not replaced."""
+    """Of two refusals at once the longer wait counts, and a declared rate is not raised."""
     clock = Clock()
     bucket = rate_limit(clock, requests_per_minute=60)
     bucket.throttled(10.0, None)
-    assert bucket.throttled(2.0, Rate(1, 1000.0)) == 10.0
+    assert bucket.throttled(2.0, Rate(1000, 1.0)) == 10.0
     send_one(bucket)
     send_one(bucket)
     assert clock.now == pytest.approx(11.0, abs=0.03)
@@ -547,6 +547,143 @@ def test_two_clients_of_one_limit_share_it() -> None:
     assert server.accepted == 400
     assert len(refused[0]) + len(refused[1]) <= 100
     assert clock.now <= 1.3 * server.min_seconds(400)
+
+
+def send_all(
+    rate_limit: RateLimit,
+    clock: Clock,
+    count: int,
+    accepts: Callable[[float], bool],
+    rate: Rate | None = None,
+    latency: float = 0.005,
+) -> list[bool]:
+    """Send one after the other until `count` are accepted; return which ones were."""
+    accepted: list[bool] = []
+    while sum(accepted) < count:
+        with rate_limit.slot():
+            clock.now += latency
+            accepted.append(accepts(clock.now))
+        if not accepted[-1]:
+            rate_limit.throttled(None, rate, duration=latency)
+    return accepted
+
+
+def at_random(seed: int) -> Callable[[float], bool]:
+    """Refuse 30 % of the requests."""
+    rng = random.Random(seed)
+    return lambda _: rng.random() >= 0.3
+
+
+def share_refused(accepted: list[bool]) -> float:
+    return accepted.count(False) / len(accepted)
+
+
+@given(
+    per_minute=st.integers(3, 1200),
+    burst=st.integers(1, 60),
+    too_high=st.sampled_from([None, 2, 10]),
+)
+@settings(max_examples=60)
+def test_whatever_the_rate_is_few_requests_are_refused_after_the_warm_up(
+    per_minute: int, burst: int, too_high: int | None
+) -> None:
+    """At most 8 % after the first 60, declared too high or not at all; half the rate is used."""
+    clock = Clock()
+    declared = None if too_high is None else too_high * per_minute
+    bucket = rate_limit(clock, requests_per_minute=declared)
+    server = Server(burst, burst * 60 / per_minute)
+    accepted = send_all(bucket, clock, 360, server.accepts)
+    assert share_refused(accepted[60:]) <= 0.08
+    assert clock.now <= 2 * server.min_seconds(360) + 150
+
+
+@pytest.mark.parametrize("rate", [None, Rate(100, 60.0)])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pace_recovers_once_the_refusals_end(seed: int, rate: Rate | None) -> None:
+    """Others use up the limit for 60 requests; then the whole rate is used again."""
+    clock = Clock()
+    learning = rate_limit(clock)
+    send_all(learning, clock, 60, at_random(seed), rate)
+    server = Server(100, 60.0, left=0.0)
+    accepted = send_all(learning, clock, 400, server.accepts, rate)
+    assert share_refused(accepted) <= 0.08
+    assert learning.per_minute >= 60
+
+
+def test_a_burst_of_six_and_then_one_a_second_costs_two_refusals() -> None:
+    """Nginx with `rate=60r/m burst=5 nodelay`: one refusal after the burst, and one trial."""
+    clock = Clock()
+    accepted = send_all(rate_limit(clock), clock, 35, Server(6, 6.0).accepts)
+    assert accepted.count(False) == 2
+    assert clock.now <= 1.5 * 29
+
+
+@pytest.mark.parametrize(
+    ("parallel", "per_second", "burst", "latency"),
+    [(1, 14, 5, 0.01), (1, 14, 10, 0.01), (1, 5, 5, 0.05), (3, 8, 5, 0.05)],
+)
+def test_a_fast_limit_is_not_taken_for_the_use_of_others(
+    parallel: int, per_second: int, burst: int, latency: float
+) -> None:
+    """It accepts most requests of a trial, but of all requests it refuses few."""
+    server = Server(burst, burst / per_second)
+    result = run(server, "nothing", 200, parallel, latency=lambda: latency)
+    assert result.refused / (200 + result.refused) <= 0.12
+    assert result.seconds <= 2 * 200 / per_second
+
+
+def test_few_requests_before_a_rare_refusal_are_not_taken_for_a_slow_server() -> None:
+    """Sent every half minute, since no more were needed: the pace is at most four times slower."""
+    clock = Clock()
+    learning = rate_limit(clock)
+    learning.throttled(1.0, None)
+    for _ in range(20):
+        send_one(learning)
+        clock.now += 30.0
+    send_one(learning)
+    learning.throttled(1.0, None)
+    assert learning.per_minute >= 12
+
+
+@pytest.mark.parametrize("latency", [0.005, 0.1])
+def test_random_refusals_are_not_taken_for_a_rate(latency: float) -> None:
+    """Of 140 posts 30 % are refused: nine of ten runs take 40 s at most, all but one a minute."""
+    seconds = []
+    for seed in range(40):
+        clock = Clock()
+        send_all(rate_limit(clock), clock, 140, at_random(seed), latency=latency)
+        seconds.append(clock.now)
+    seconds.sort()
+    assert seconds[36] <= 40
+    assert seconds[38] <= 60
+    assert seconds[-1] <= 120
+
+
+@pytest.mark.parametrize(("declared", "per_minute", "burst"), [(1000, 100, 100), (600, 60, 6)])
+@pytest.mark.parametrize("form", ["text", "nothing"])
+def test_a_rate_that_is_declared_too_high_is_learnt_down(
+    declared: int, per_minute: int, burst: int, form: Form
+) -> None:
+    """Few requests are refused, and the pace is the server's."""
+    clock = Clock()
+    bucket = rate_limit(clock, requests_per_minute=declared)
+    server = Server(burst, burst * 60 / per_minute)
+    stated = Rate(per_minute, 60.0) if form == "text" else None
+    accepted = send_all(bucket, clock, 135, server.accepts, stated)
+    assert share_refused(accepted) <= 0.05
+    assert per_minute * 0.85 <= bucket.per_minute <= per_minute * 1.1
+
+
+def test_a_server_that_accepts_between_two_503_is_not_down() -> None:
+    """A limit behind a page that is not known slows requests down like any other."""
+    clock = Clock()
+    learning = rate_limit(clock)
+    for _ in range(2):
+        assert learning.per_minute > 1e9
+        for _ in range(3):
+            send_one(learning)
+        learning.throttled(None, None, rate_limited=False)
+    assert learning.per_minute == pytest.approx(50, rel=0.03)
 
 
 @pytest.mark.parametrize("declared", [100, None])

@@ -244,6 +244,21 @@ def test_a_connection_that_times_out_is_not_tried_again(to, monkeypatch, error, 
     assert len(tried) == connects
 
 
+def test_a_warning_names_the_rate_to_declare(scripted, answer, to, caplog) -> None:
+    """It comes once, with the pace that is waited for; what follows soon is only information."""
+    text = '{"messages":["Limit reached (100 tokens per 60000 ms)"]}'
+    server = scripted(
+        answer(429, text, Retry_After="0"), answer(429, text, Retry_After="0"), answer(200, "{}")
+    )
+    transport = to(server.url, limits=limits_with(requests_per_minute=1000))
+    caplog.set_level("INFO")
+    assert transport.send("GET", "/", repeatable=True).status == 200
+    said = [one for one in caplog.records if "slow down" in one.getMessage()]
+    assert [one.levelname for one in said] == ["WARNING", "INFO"]
+    assert "at most 98 requests a minute" in said[0].getMessage()
+    assert "Set limits.requests_per_minute to 98, not 1000" in said[0].getMessage()
+
+
 def test_a_write_that_the_rate_limit_refused_is_repeated(scripted, answer, to) -> None:
     """A throttled request was not handled, so even a write may be repeated."""
     server = scripted(
@@ -272,6 +287,36 @@ def test_a_wait_that_is_too_long_is_not_waited_for(scripted, answer, to) -> None
     server = scripted(answer(429, "{}", Retry_After="3600"))
     assert to(server.url).send("POST", "/", body={}, repeatable=False).status == 429
     assert len(server.requests) == 1
+
+
+class Leaping(Cancellation):
+    """Cancellation whose clock leaps over the sleeps of the one thread that uses it."""
+
+    slept = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+
+@pytest.mark.parametrize(("others", "status"), [(True, 201), (False, 429)])
+def test_a_request_is_given_up_when_the_server_accepts_no_other(
+    scripted, answer, to, others: bool, status: int
+) -> None:
+    """Refused for 300 s in all; whatever the server accepts meanwhile starts the three minutes."""
+    accepted = [answer(200, "{}")] if others else []
+    refused = [*accepted, answer(429, "{}", Retry_After="100")]
+    server = scripted(*(3 * refused), *accepted, answer(201, "{}"))
+    transport = to(server.url, stop=Leaping())
+
+    def token() -> Secret:
+        if others:
+            transport.send("GET", "/", repeatable=True)
+        return Secret("tok")
+
+    assert transport.send("POST", "/", body={}, token=token, repeatable=False).status == status
 
 
 @pytest.mark.parametrize(

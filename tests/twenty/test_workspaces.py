@@ -18,7 +18,7 @@ import pytest
 import time_machine
 from builders import environment_with, limits_with
 from graphql import build_schema, parse, validate
-from sandbox_control import API_KEYS_FLAG, Dialect, Response, json_answer, signs_in
+from sandbox_control import API_KEYS_FLAG, Dialect, Response, json_answer, nginx_busy, signs_in
 
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
 from provisioner.model.environment import ApiToken, Environment, SessionToken, SignIn
@@ -1014,15 +1014,10 @@ def test_fifty_thousand_keys_of_core_are_listed(scripted, answer, to) -> None:
     assert {key.role for key in observed.keys} == {"Admin"}
 
 
-NGINX = (
-    b"<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n<body>\r\n"
-    b"<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n"
-    b"<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-)
 CLOUD = b"<!DOCTYPE html><html><head><title>429</title></head><body>Too many canary</body></html>"
 
 
-@pytest.mark.parametrize(("status", "page"), [(503, NGINX), (429, CLOUD)])
+@pytest.mark.parametrize(("status", "page"), [(503, nginx_busy().body), (429, CLOUD)])
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_a_rate_limit_in_front_of_twenty_neither_loses_nor_repeats_a_create(
     serve, caplog, dialect, status, page
