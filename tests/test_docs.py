@@ -512,6 +512,7 @@ def test_documented_numbers_of_open_files_equal_the_code():
     assert f"{file_descriptors._RESERVED} are kept for general use" in page
     others = run._MIN_SINK_DESCRIPTORS + run._SINK_DESCRIPTORS
     assert f"`limits.parallel` + {others} of them" in page
+    assert f"or `limits.parallel` + {run._MIN_SINK_DESCRIPTORS} if no key of the run" in page
     assert f"takes {run._OBSERVE_DESCRIPTORS} ({run._EMBEDDED_DESCRIPTORS + 1} if" in page
     needed = (limits_with().parallel + others) * run._MAX_ENVIRONMENTS + file_descriptors._RESERVED
     [documented] = re.findall(r"a limit of about (\d+) is enough", page)

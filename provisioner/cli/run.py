@@ -273,6 +273,7 @@ def open_backends(
             one.limits.parallel * (_EMBEDDED_DESCRIPTORS if one.embedded else 1)
             for one in prepared.environments
         )
+        delivers = any(True for one in prepared.environments for _ in prepared.sinks_of(one))
         needed = max(requests, default=1) + _MIN_SINK_DESCRIPTORS
         if not can_open(needed):
             raise WorkspaceError(
@@ -290,7 +291,7 @@ def open_backends(
                 stores=CredentialStores(stores.open, stop),
             ),
             sinks.open,
-            _executor(prepared, needed + _SINK_DESCRIPTORS),
+            _executor(prepared, needed + (_SINK_DESCRIPTORS if delivers else 0)),
         )
 
 
