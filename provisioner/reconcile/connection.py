@@ -158,6 +158,7 @@ class WorkspaceOpener:
         return workspace
 
     def _sign_ins_of_run(self, stack: ExitStack) -> SignIns:
+        """Return the sign-ins of the run; its stack closes the workspaces in use and signs out."""
         with self._lock:
             if self._sign_ins is None:
                 self._sign_ins = SignIns(self.stop, self.environments)

@@ -347,7 +347,7 @@ class Row:
 
     @property
     def heals(self) -> bool:
-        """Whether the servers have no fault at the second command, which is then an apply."""
+        """Return whether the second command is an apply on servers without a fault."""
         return self.number // 2 % 2 == 0
 
     def refuses(self, kind: str) -> bool:

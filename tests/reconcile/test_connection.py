@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
+import weakref
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -150,15 +152,25 @@ def test_a_server_is_opened_with_the_credential_of_its_environment(
     credential = SessionToken(Secret("t"))
     shop = environment_with(credential=credential)
     with ExitStack() as run:
-        workspace = WorkspaceOpener(tmp_path, STOP, others_wait=others_wait)(shop, run)
+        _in_use = WorkspaceOpener(tmp_path, STOP, others_wait=others_wait)(shop, run)
         [(*arguments, options)] = connected
         assert arguments == [shop, URL, credential, STOP]
         assert isinstance(options.pop("sign_ins"), SignIns)
         assert isinstance(options.pop("network"), Network)
         assert options == {"others_wait": others_wait, "on_idle_closed": None}
     assert connected[1:] == [("closed",)]
-    assert workspace is not None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_that_nobody_uses_any_more_is_not_kept(tmp_path, connected) -> None:
+    """In a fleet, thousands of environments have nothing to do once they are planned."""
+    shop = environment_with(credential=SessionToken(Secret("t")))
+    with ExitStack() as run:
+        opener = WorkspaceOpener(tmp_path, STOP)
+        kept = weakref.ref(opener(shop, run))
+        gc.collect()
+        assert kept() is None
+    assert ("closed",) not in connected
 
 
 def test_an_environment_without_a_credential_is_refused(tmp_path, stack, connected) -> None:
