@@ -1,7 +1,7 @@
 """Runs one command of provision with the inputs of the action.
 
 Outputs `command`, `exit-code`, `report` and `comment`. `report` is the file with the Markdown of a
-plan, or of the reason why there is none; `comment` says whether it belongs on the pull request.
+plan, or of the reason why it failed; `comment` says whether it belongs on the pull request.
 provision itself outputs `changes`, `digest` and `plan-file`.
 """
 
@@ -97,7 +97,7 @@ def on_pull_request() -> bool:
 
 
 def reason_not_to_plan() -> str | None:
-    """Return why a pull request must not get credentials; None if it may, or if there is none."""
+    """Return why a pull request must not get credentials; None if it may, and outside of one."""
     if not on_pull_request():
         return None
     event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
