@@ -2,7 +2,7 @@
 
 Twice a month, most sinks accept no token for two days, so that deliveries fail. Every few days a
 person creates, renames or revokes keys with declared names, or changes their expiry. The clock of
-the embedded Twenty and of the runs moves from day to day. A year of YEAR_KEYS keys (16 by
+the embedded Twenty and of the runs moves from day to day. A year of YEAR_KEYS keys (10 by
 default) is run on each dialect; docs/reliability.md has the command for 200.
 """
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-KEYS = int(os.environ.get("YEAR_KEYS", "16"))
+KEYS = int(os.environ.get("YEAR_KEYS", "10"))
 DAYS = 365
 NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
 EARLIEST = datetime.min.replace(tzinfo=UTC)
