@@ -2,7 +2,7 @@
 
 Twice a month, most sinks accept no token for two days, so that deliveries fail. Every few days a
 person creates, renames or revokes keys with declared names, or changes their expiry. The clock of
-the embedded Twenty and of the runs moves from day to day. A year of YEAR_KEYS keys (10 by
+the embedded Twenty and of the runs moves from day to day. A year of YEAR_KEYS keys (16 by
 default) is run on each dialect; docs/reliability.md has the command for 200.
 """
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-KEYS = int(os.environ.get("YEAR_KEYS", "10"))
+KEYS = int(os.environ.get("YEAR_KEYS", "16"))
 DAYS = 365
 NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
 EARLIEST = datetime.min.replace(tzinfo=UTC)
@@ -73,6 +73,7 @@ class Year:
     """A workspace, manifests that declare keys in it, and a run a day.
 
     Attributes:
+        delivered: the ids of the keys whose token was in a sink after a run.
         killed: the number of killed runs.
         sinks_down: true if some sinks accept no token today.
         requests: the number of requests of all runs.
@@ -90,6 +91,7 @@ class Year:
         self.rows: dict[str, ApiKey] = {}
         self.foreign: dict[str, ApiKey] = {}
         self.manual_user = ManualUser(self.sandbox)
+        self.delivered: set[str] = set()
         self.killed = self.requests = self.minimum_requests = 0
         self.violations: list[str] = []
         self.sinks_down = False
@@ -133,6 +135,9 @@ class Year:
         result = self._run(process, kill=kill)
         sent = len(self.journal)
         before, self.rows = self.rows, self._rows()
+        texts = (token for key in self.desired for token in self.tokens(key.name))
+        claims = filter(None, map(claims_of, map(Secret, texts)))
+        self.delivered |= {one.key for one in claims if one.key is not None}
         self.requests += sent
         self.minimum_requests += self._minimum_requests(before, sent, killed=result is None)
         if result is None:
@@ -314,6 +319,7 @@ class Year:
         """Return the live keys of each declared name, oldest first, without those changed by hand.
 
         A key with a changed expiry may no longer count as due or as a successor; it is a finding.
+        So is a successor that a killed run did not deliver, if its predecessor was changed then.
         """
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
         live: dict[str, list[ApiKey]] = {key.name: [] for key in self.desired}
@@ -322,9 +328,16 @@ class Year:
                 row.name in live
                 and row.id not in self.manual_user.keys | self.manual_user.changed_expiry
             )
-            if counts and not row.revoked_at and row.expires_at > now:
+            if counts and not row.revoked_at and row.expires_at > now and not self._orphaned(row):
                 live[row.name].append(row)
         return live
+
+    def _orphaned(self, row: ApiKey) -> bool:
+        """Return whether a key was never delivered, and an older one of its name was changed."""
+        changed = (self.rows[id_] for id_ in self.manual_user.changed_expiry)
+        return row.id not in self.delivered and any(
+            one.name == row.name and one.created_at < row.created_at for one in changed
+        )
 
     def _names_with_ended_overlap(self) -> list[str]:
         """Return the names whose overlap has ended, so that only the newest key may stay live."""
