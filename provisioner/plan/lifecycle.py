@@ -255,6 +255,7 @@ class Lifecycle:
             place=key.place,
             sinks=key.deliver if sets_expiry else (),
             blocked=blocked or self._roles.expiry_failure(key, expires_at.replace(microsecond=0)),
+            annotations=key.annotations,
         )
 
     def _predecessors(self, name: _Name, rotation: Rotation) -> Iterator[Step]:

@@ -29,6 +29,7 @@ def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None =
         expires_at=observed.expires_at,
         role=observed.role,
         place=None if key is None else key.place,
+        annotations=None if key is None else key.annotations,
     )
 
 
