@@ -197,14 +197,21 @@ def audit(
                 {
                     key.name
                     for key in one.observation.keys
-                    if key.live(now_there) and selects(key.name) and _is_admin(roles, key)
+                    if key.live(now_there)
+                    and selects(key.name)
+                    and not one.environment.ignores_key(key.name)
+                    and _is_admin(roles, key)
                 }
             )
 
     def audited(one: AuditInput) -> EnvironmentAudit:
         server_time = one.observation.server_time
         live = by_name(
-            key for key in one.observation.keys if key.live(server_time) and selects(key.name)
+            key
+            for key in one.observation.keys
+            if key.live(server_time)
+            and selects(key.name)
+            and not one.environment.ignores_key(key.name)
         )
         desired = {key.name: key for key in one.desired if selects(key.name)}
         contents = on_server_clock(one.sink_contents, one.observation.server_ahead)

@@ -259,7 +259,9 @@ class _Manifest:
         for written, address in addresses.items():
             self._occupy(written, address, key, values)
         check = target.policy_check
-        if check is not None and (key.rotation is not None or check.policy is not None):
+        if check is not None and (
+            key.rotation is not None or check.policy is not None or check.ignore
+        ):
             self._check_policy(check, entry, key, values)
 
     def _own_role(self, role: str, node: Mapping) -> str:

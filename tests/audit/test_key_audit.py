@@ -74,6 +74,7 @@ def observe(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes:
     environment = environment_with(
         name=changes.pop("name", "shop"),
         policy=changes.pop("policy", None),
+        ignore=changes.pop("ignore", ()),
     )
     sink_contents = changes.pop("sink_contents", {})
     observation = observation_with(*keys, **({"workspace": None} | changes))
@@ -267,6 +268,17 @@ def test_only_limits_keys_and_missing_names() -> None:
     found = audit([observe(live("a"), live("b"), desired=(declared("c"),))], NOW, DAY, only=("a*",))
     [one] = found.observed
     assert ([key.name for key in one.keys], one.missing) == (["a"], ())
+
+
+def test_ignored_keys_are_left_out() -> None:
+    """They have no row and no note, and do not make a name of another environment shared."""
+    here, there = (
+        observe(live("a"), live("zap-1", role="Admin"), name=name, ignore=ignore)
+        for name, ignore in (("shop", ("zap-*",)), ("other", ()))
+    )
+    found = audit([here, there], NOW, DAY)
+    assert [[key.name for key in one.keys] for one in found.observed] == [["a"], ["a", "zap-1"]]
+    assert found.notes["shared_admin"] == 0
 
 
 def test_the_schema_lists_all_notes_and_each_has_a_description() -> None:

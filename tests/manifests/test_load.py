@@ -477,6 +477,31 @@ def test_a_rotated_key_must_be_owned(write: Write, owns: str, codes: list[str]) 
     assert all(problem.related == where for problem in problems if "[" in owns[:1])
 
 
+def test_a_declared_key_must_not_be_ignored(write: Write) -> None:
+    """The problem is at the key, or at the glob if it matches several keys."""
+    environments = (
+        "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    owns: ['*']\n"
+        "    ignore: [x, 'svc-*', '${OTHER}']\n"
+    )
+    one = load(write({"a.yaml": manifest("a", "svc-b")}, environments=environments))
+    assert reported(one) == ["a.yaml:4:32 name_ignored"]
+    assert (one.problems[0].related or one.problems[0].place).line == 6
+    assert one.problems[0].message == (
+        'production ignores "svc-b", so it would never be created or changed: rename the key, or '
+        'narrow "svc-*" under `ignore` (environments.yaml line 6)'
+    )
+    two = load(write({"a.yaml": manifest("svc-a", "svc-b")}, environments=environments))
+    assert reported(two) == ["environments.yaml:6:17 name_ignored"]
+    later = load(write({"a.yaml": manifest("a", "b")}, environments=environments))
+    assert later.problems == ()
+    found = [
+        problem.code
+        for value in ("c", "[ab]")
+        for problem in resolve(later.environments, {"OTHER": value}, Path(), later.desired)[1]
+    ]
+    assert found == ["name_ignored"]
+
+
 def test_rules_with_variables_are_checked_in_a_run(write: Write) -> None:
     """These are `owns` and the role of the environment."""
     environments = (
