@@ -14,6 +14,7 @@ from provisioner.model.observed import NoRoles, by_name
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
 from provisioner.plan.delivery import holds_good_token, on_server_clock
+from provisioner.plan.overlap import later_revocations, overlap_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation, ObservedKey, Roles
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
+    from provisioner.plan import Upcoming
+    from provisioner.plan.rotation import LiveKeys
 
 Note = Literal[
     "expiring",
@@ -79,6 +82,7 @@ class KeyAudit:
         rotation: the time from which it needs a successor; None if it gets none.
         notes: in the order of `Note`.
         annotations: what its manifest says about it for people; None without.
+        revocation: its revocation by a later run, if its successor replaced it; None without.
     """
 
     name: str
@@ -93,6 +97,7 @@ class KeyAudit:
     rotation: datetime | None
     notes: tuple[Note, ...]
     annotations: Annotations | None = None
+    revocation: Upcoming | None = None
 
     @property
     def due(self) -> bool:
@@ -121,6 +126,11 @@ class EnvironmentAudit:
     def due(self) -> int:
         """Return the number of keys that are due."""
         return sum(key.due for key in self.keys)
+
+    @property
+    def upcoming(self) -> tuple[Upcoming, ...]:
+        """Return the revocations that later runs will carry out by themselves."""
+        return tuple(key.revocation for key in self.keys if key.revocation is not None)
 
     @property
     def notes(self) -> Counter[Note]:
@@ -280,6 +290,7 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
     duplicates = desired is not None and bool(classified.duplicates)
     rotates = None if desired is None else desired.rotation
     in_use = _ids_in_use(live, desired, contents, classified.current)
+    revocations = {one.key_id: one for one in _revocations(one, desired, classified, contents)}
     for key in live:
         left, lifetime = key.expires_at - now, key.expires_at - key.created_at
         current = key is classified.current
@@ -311,7 +322,24 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
             rotation=rotation,
             notes=tuple(note for note, holds in notes.items() if holds),
             annotations=None if desired is None else desired.annotations,
+            revocation=revocations.get(key.id),
         )
+
+
+def _revocations(
+    one: AuditInput,
+    desired: DesiredKey | None,
+    classified: LiveKeys,
+    contents: Sequence[SinkContent],
+) -> Iterator[Upcoming]:
+    """Yield the revocations of the predecessors of a key, which later runs carry out."""
+    if desired is None or not one.environment.owns_key(desired.name):
+        return
+    own_key, current = one.observation.own_key, classified.current
+    predecessors = [key for key in classified.predecessors if key.id != own_key]
+    end = overlap_end(desired, current, contents)
+    now = one.observation.server_time
+    yield from later_revocations(desired, predecessors, end, now, current.created_at)
 
 
 def _ids_in_use(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from provisioner.errors.exceptions import RefusedError
@@ -242,6 +244,32 @@ CreatesKey = Create | Rotate
 Action = Create | Update | Rotate | Deliver | Revoke
 
 
+class Upcoming(NamedTuple):
+    """A revocation that a later run will carry out by itself: of a key with a delivered successor.
+
+    Attributes:
+        key_id: the id of the key to revoke.
+        at: when its overlap is over, by the server's clock; None if that is not known yet.
+        overlap_hours: the time for which it stays live after the delivery of its successor.
+        hours_left: the hours from the observation to `at`, rounded up; 0 if the next run revokes
+            it, and None if that is not known yet.
+        waits_for: what the start of the overlap waits for: the `delivery` of the successor's token,
+            or the `proof` that every sink has it; None if nothing.
+    """
+
+    name: str
+    key_id: str
+    at: datetime | None
+    overlap_hours: int
+    hours_left: int | None = None
+    waits_for: Literal["delivery", "proof"] | None = None
+
+    def after_delivery(self, delivered_at: datetime) -> Upcoming:
+        """Return the revocation if the overlap started at a time, which is that of the run."""
+        at = delivered_at + timedelta(hours=self.overlap_hours)
+        return self._replace(at=at, hours_left=self.overlap_hours, waits_for=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """The cost of applying a plan.
@@ -265,6 +293,7 @@ class Planned:
         kept: names that need no action, in the order of the manifests.
         notes: warnings for the user, for example that roles are ignored on legacy.
         unwritable: why its execution would be refused as a whole, although the plan is good.
+        upcoming: what later runs will do by themselves, if this plan is carried out.
     """
 
     environment: str
@@ -277,6 +306,14 @@ class Planned:
     notes: tuple[str, ...]
     estimate: Estimate
     unwritable: Failure | None = None
+    upcoming: tuple[Upcoming, ...] = ()
+
+    def with_actions(self, actions: Iterable[Action]) -> Planned:
+        """Return the plan with the same actions, of which more may be blocked."""
+        every = tuple(actions)
+        blocked = {one.name for one in every if isinstance(one, Rotate) and one.blocked is not None}
+        upcoming = tuple(one for one in self.upcoming if one.name not in blocked)
+        return replace(self, actions=every, upcoming=upcoming)
 
     @property
     def unblocked(self) -> tuple[Action, ...]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.observed import by_name
-from provisioner.plan.actions import Action, Create, CreatesKey, Planned, Revoke, Update
+from provisioner.plan.actions import (
+    Action,
+    Create,
+    CreatesKey,
+    Planned,
+    Revoke,
+    Upcoming,
+    Update,
+)
 from provisioner.plan.estimate import estimate
 from provisioner.plan.findings import Unmanaged
 from provisioner.plan.lifecycle import Lifecycle
@@ -108,7 +116,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
                 steps.append(Unmanaged(name, tuple(one.id for one in live[name])))
     actions = [one for one in steps if isinstance(one, Action) and not isinstance(one, Revoke)]
     revocations = [one for one in steps if isinstance(one, Revoke)]
-    findings = [one for one in steps if not isinstance(one, Action)]
+    findings = [one for one in steps if not isinstance(one, Action | Upcoming)]
     changed = {one.name for one in actions if not isinstance(one, Create)}
     own_key = observation.own_key
     return Planned(
@@ -130,6 +138,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
             ),
         ),
         estimate=estimate(environment.limits, observation, actions),
+        upcoming=tuple(one for one in steps if isinstance(one, Upcoming)),
     )
 
 

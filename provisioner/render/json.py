@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Problem
     from provisioner.model.observed import ObservedKey
+    from provisioner.plan import Upcoming
 
 Document = dict[str, object]
 
@@ -33,6 +34,19 @@ def failure_document(failure: Failure | None) -> Document | None:
 def annotations_document(annotations: Annotations | None) -> Document:
     """Return the description, the owner and the ticket of a key; each is null if it has none."""
     return (annotations or Annotations())._asdict()
+
+
+def upcoming_document(upcoming: Upcoming) -> Document:
+    """Return what a later run will do by itself."""
+    return {
+        "action": "revoke",
+        "name": upcoming.name,
+        "id": upcoming.key_id,
+        "at": None if upcoming.at is None else format_timestamp(upcoming.at),
+        "hours_left": upcoming.hours_left,
+        "overlap_hours": upcoming.overlap_hours,
+        "waits_for": upcoming.waits_for,
+    }
 
 
 def problems_document(problems: Iterable[Problem]) -> Document:

@@ -17,6 +17,7 @@ from provisioner.render.audit.rows import (
     summary_parts,
 )
 from provisioner.render.audit.timeline import YEAR, lanes_of, months_after
+from provisioner.render.outcome.rows import describe_end, soonest_first
 from provisioner.render.text import describe_annotations, visible
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def render(report: ReportInput, _: Palette) -> str:
     templates.filters |= {
         "rows": _rows,
         "duration": format_duration,
+        "end": describe_end,
+        "soonest": soonest_first,
         "label": note_label,
         "pluralize": pluralize,
         "timestamp": format_timestamp,

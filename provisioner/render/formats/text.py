@@ -11,7 +11,7 @@ from provisioner.audit.key_audit import FleetAudit
 from provisioner.execution import RunResult
 from provisioner.plan import Plan, Unobserved
 from provisioner.render.audit.rows import KeyRow, describe_key, summary_parts
-from provisioner.render.outcome.text import plan_text, result_text
+from provisioner.render.outcome.text import plan_text, result_text, upcoming_lines
 from provisioner.render.text import (
     align_columns,
     annotation_suffix,
@@ -91,3 +91,4 @@ def _environment(
             yield marked + annotation_suffix(key.annotations, palette)
     elif not one.missing:
         yield palette.paint("dim", "  = no live keys")
+    yield from upcoming_lines(one.upcoming, palette)

@@ -24,6 +24,7 @@ from provisioner.render.markdown import (
 )
 from provisioner.render.outcome.rows import (
     describe_action,
+    describe_end,
     describe_sinks,
     finding_kind,
     plan_summary,
@@ -31,14 +32,23 @@ from provisioner.render.outcome.rows import (
     result_summary,
     result_summary_line,
     rows_of,
+    soonest_first,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from provisioner.errors.failure import Failure
     from provisioner.execution import RunResult
-    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan, ReportedFinding
+    from provisioner.plan import (
+        Action,
+        EnvironmentPlan,
+        Finding,
+        Plan,
+        ReportedFinding,
+        Upcoming,
+    )
     from provisioner.render.outcome.rows import Row
 
     _Part = EnvironmentPlan | Executed
@@ -103,7 +113,7 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
     actions: Table[_EnvironmentRow],
     refusal: Failure | None,
 ) -> str:
-    """Return the page of a plan or result, with four tables."""
+    """Return the page of a plan or result, with five tables."""
     plans = list(map(_plan_of, outcome.environments))
     planned = [part for part in plans if isinstance(part, Planned)]
     opening = [f"## {summary_line}"]
@@ -120,6 +130,18 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
     )
     head = ("environment", "action", "name", "code", "message")
     errors = Table("Not done", "failure", head, list(_not_done(plans, rows)), lambda cells: cells)
+    later = Table(
+        "Later",
+        "revocation",
+        ("environment", "name", "revokes", "at", "when"),
+        [
+            (_plan_of(part).environment, one)
+            for part in outcome.environments
+            if not isinstance(part, Unobserved)
+            for one in soonest_first(part.upcoming)
+        ],
+        lambda one: _upcoming_cells(*one),
+    )
     findings = Table(
         "Findings",
         "finding",
@@ -127,16 +149,19 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
         [(part.environment, finding) for part in planned for finding in part.findings],
         lambda one: _finding_cells(*one),
     )
-    free = MAX_PAGE_BYTES - size_of([*opening, *closing]) - 4 * _TABLE_OVERHEAD
+    free = MAX_PAGE_BYTES - size_of([*opening, *closing]) - 5 * _TABLE_OVERHEAD
     # The failures may take at least half of the page, the summary the rest.
     for_errors = free // 2 - errors.lines(free // 2)[1]
     summary_lines, left = summary.lines(free - for_errors)
     error_lines, left = errors.lines(left + for_errors)
     # A tenth of the rest is reserved for findings, which get more if there are few actions.
+    later_lines, unused = later.lines(left // 10)
+    left -= left // 10 - unused
     for_findings = left // 10 - findings.lines(left // 10)[1]
     action_lines, left = actions.lines(left - for_findings)
     finding_lines, _ = findings.lines(left + for_findings)
-    lines = [*opening, *summary_lines, *error_lines, *action_lines, *finding_lines, *closing]
+    lines = [*opening, *summary_lines, *error_lines, *action_lines, *later_lines, *finding_lines]
+    lines += closing
     return "\n".join(lines) + "\n"
 
 
@@ -185,6 +210,20 @@ def _finding_cells(environment: str, finding: Finding | ReportedFinding) -> tupl
     return name_cell(environment), kind, name_cell(finding.name), message_cell(finding.message)
 
 
+def _upcoming_cells(environment: str, upcoming: Upcoming) -> tuple[str, ...]:
+    return (
+        name_cell(environment),
+        name_cell(upcoming.name),
+        inline_code(upcoming.key_id),
+        "-" if upcoming.at is None else _time_cell(upcoming.at),
+        message_cell(describe_end(upcoming)),
+    )
+
+
+def _time_cell(time: datetime) -> str:
+    return format_timestamp(time).replace("T", " ").removesuffix("Z")
+
+
 def _action_cells(environment: str, action: Action) -> tuple[str, ...]:
     description, sinks, place = describe_action(action), describe_sinks(action), action.place
     return (
@@ -192,7 +231,7 @@ def _action_cells(environment: str, action: Action) -> tuple[str, ...]:
         description.kind,
         key_cell(action.name, action.annotations),
         message_cell(description.details),
-        format_timestamp(action.expires_at).replace("T", " ").removesuffix("Z"),
+        _time_cell(action.expires_at),
         name_cell(action.role) if action.role else "-",
         name_cell(sinks) if action.sinks else sinks,
         name_cell(f"{place.file}:{place.line}") if place else "-",

@@ -32,6 +32,7 @@ from provisioner.plan import (
     Revoke,
     Rotate,
     Unobserved,
+    Upcoming,
     Update,
 )
 
@@ -73,7 +74,8 @@ def read_result(entry: Json, merge: Json) -> Executed | Unobserved:
     if isinstance(planned, Unobserved):
         return planned
     actions = zip(planned.actions, rows, more, strict=True)
-    return Executed(planned, tuple(_result(*one) for one in actions))
+    results = tuple(_result(*one) for one in actions)
+    return Executed(planned, results, upcoming=planned.upcoming)
 
 
 def read_failure(error: Json | None) -> Failure | None:
@@ -89,6 +91,19 @@ def read_annotations(entry: Json) -> Annotations | None:
     """Return the annotations in the entry of an action or of a key; None if it has none."""
     annotations = Annotations(*(entry[name] for name in Annotations._fields))
     return annotations if any(annotations) else None
+
+
+def read_upcoming(entry: Json) -> Upcoming:
+    """Return what a later run will do by itself, from its entry."""
+    at = entry["at"]
+    return Upcoming(
+        name=entry["name"],
+        key_id=entry["id"],
+        at=None if at is None else parse_timestamp(at),
+        overlap_hours=entry["overlap_hours"],
+        hours_left=entry["hours_left"],
+        waits_for=entry["waits_for"],
+    )
 
 
 def _planned(
@@ -110,6 +125,7 @@ def _planned(
         findings=tuple(map(_finding, entry["findings"])),
         notes=tuple(merge["notes"]),
         estimate=Estimate(**entry["estimate"]),
+        upcoming=tuple(map(read_upcoming, entry["upcoming"])),
     )
 
 

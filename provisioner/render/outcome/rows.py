@@ -16,6 +16,7 @@ from provisioner.execution import (
     created_by_this_run,
     undelivered,
 )
+from provisioner.model.uuids import is_uuid
 from provisioner.plan import (
     Create,
     Deliver,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
     from provisioner.execution import Result, RunResult
     from provisioner.model.workspace import Record
-    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan, Upcoming
     from provisioner.render.text import Tone
 
 
@@ -150,6 +151,41 @@ def finding_kind(finding: Finding | ReportedFinding) -> str:
             return kind
         case _:
             assert_never(finding)
+
+
+_DAYS_FROM = 72
+"""Hours from which a time is given in days."""
+
+
+def describe_upcoming(upcoming: Upcoming) -> str:
+    """Return what a later run does to a key, and when: `revokes 9f1c2d3e… in 31 h, …`."""
+    return f"revokes {_short_id(upcoming.key_id)} {describe_end(upcoming)}"
+
+
+def describe_end(upcoming: Upcoming) -> str:
+    """Return when a later run revokes a key, and why, as the rest of a sentence."""
+    match upcoming.waits_for, upcoming.hours_left:
+        case "delivery", _:
+            return f"{_hours(upcoming.overlap_hours)} after the token of its successor is delivered"
+        case "proof", _:
+            return "when its overlap is over and every sink is shown to have its successor's token"
+        case _, int(left) if left:
+            return f"in {_hours(left)}, when its overlap is over"
+        case _:
+            return "with the next apply, as its overlap is over"
+
+
+def soonest_first(upcoming: Iterable[Upcoming]) -> list[Upcoming]:
+    """Return later revocations in the order of their times, those without a time last."""
+    return sorted(upcoming, key=lambda one: (one.hours_left is None, one.hours_left))
+
+
+def _hours(hours: int) -> str:
+    return f"{hours} h" if hours < _DAYS_FROM else f"{-(-hours // 24)} days"
+
+
+def _short_id(key_id: str) -> str:
+    return f"{key_id[:8]}…" if is_uuid(key_id) else key_id
 
 
 def plan_summary(part: EnvironmentPlan) -> dict[str, int]:

@@ -11,10 +11,12 @@ from provisioner.plan import Unobserved
 from provisioner.render.outcome.rows import (
     describe_action,
     describe_sinks,
+    describe_upcoming,
     finding_kind,
     plan_summary_line,
     result_summary_line,
     rows_of,
+    soonest_first,
 )
 from provisioner.render.text import (
     align_columns,
@@ -28,9 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from provisioner.execution import RunResult
-    from provisioner.plan import Action, Plan, Planned
+    from provisioner.plan import Action, Plan, Planned, Upcoming
     from provisioner.render.outcome.rows import Row
     from provisioner.render.text import Palette
+
+
+_MAX_UPCOMING = 10
+"""Later revocations of an environment that text names."""
 
 
 def plan_text(plan: Plan, palette: Palette) -> str:
@@ -67,11 +73,22 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
         yield from more
     if planned.kept:
         yield palette.paint("dim", f"  = {pluralize(len(planned.kept), 'key')} {keep}")
+    yield from upcoming_lines(part.upcoming, palette)
     for finding in planned.findings:
         text = f"{finding_kind(finding)}  {visible(finding.name)}  {visible(finding.message)}"
         yield palette.paint("warn", f"  ? {text}")
     if not planned.actions and not planned.kept and not planned.findings:
         yield palette.paint("dim", "  = nothing to do")
+
+
+def upcoming_lines(upcoming: Iterable[Upcoming], palette: Palette) -> Iterator[str]:
+    """Yield a line for each of the first later revocations, and the number of the others."""
+    later = soonest_first(upcoming)
+    for one in later[:_MAX_UPCOMING]:
+        text = f"{visible(one.name)}  later: {visible(describe_upcoming(one))}"
+        yield palette.paint("dim", f"  * {text}")
+    if (more := len(later) - _MAX_UPCOMING) > 0:
+        yield palette.paint("dim", f"  * and {pluralize(more, 'more later revocation')}")
 
 
 def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
