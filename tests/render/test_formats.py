@@ -38,6 +38,7 @@ from provisioner.execution import (
 from provisioner.model.key import Annotations
 from provisioner.plan import (
     Create,
+    Drift,
     Estimate,
     Planned,
     Unmanaged,
@@ -46,6 +47,7 @@ from provisioner.plan import (
 from provisioner.render.formats import FORMATS, formats_of, render
 from provisioner.render.markdown import MAX_PAGE_BYTES, problems_markdown
 from provisioner.render.outcome.markdown import plan_markdown, result_markdown
+from provisioner.render.outcome.rows import plan_summary_line
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
 
@@ -489,6 +491,30 @@ def test_markdown_of_a_result_shows_the_outcome_of_each_action() -> None:
         ["revoke", "old", "token_alive"],
         ["2 actions skipped", "", "stopped"],
     ]
+
+
+def test_a_new_key_beside_many_unmanaged_ones_is_a_short_plan() -> None:
+    """They are one line with a count, unless they are asked for; JSON lists them all the same."""
+    unmanaged = [Unmanaged(f"old-{number}", ("1", "2")) for number in range(200)]
+    drift = Drift("svc-a", ("1",), "role", None, "Admin", "not_owned")
+    part = planned("dev", create_of("svc-new"), findings=[drift, *unmanaged])
+    line = "400 unmanaged keys; list them with --unmanaged"
+    for outcome in (plan_with(part), RunResult(NOW, "sha256:0", (Executed(part, ()),))):
+        short, long = (
+            ReportInput(NOW, outcome=outcome),
+            ReportInput(NOW, outcome=outcome, unmanaged=True),
+        )
+        text = render(short, "text")
+        assert len(text.splitlines()) <= 8
+        assert f"  ? {line}\n" in text
+        listed = render(long, "text")
+        assert (listed.count("unmanaged  old-"), line in listed) == (200, False)
+        assert len(tables_of(render(short, "markdown"))[-1]) == 2
+        assert f"\n{line}.\n" in render(short, "markdown")
+        assert len(tables_of(render(long, "markdown"))[-1]) == 202
+        found = json.loads(render(short, "json"))["environments"][0]["findings"]
+        assert len(found) == 201
+    assert "1 to keep, 1 finding, 400 unmanaged keys." in plan_summary_line(plan_with(part))
 
 
 # The command line

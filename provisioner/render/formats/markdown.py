@@ -49,9 +49,9 @@ def render(report: ReportInput, _: Palette) -> str:
     """Return the outcome of a command, or the problems of the manifests if there is none."""
     match report.outcome:
         case Plan() as plan:
-            return plan_markdown(plan, report.refusal)
+            return plan_markdown(plan, report.refusal, unmanaged=report.unmanaged)
         case RunResult() as result:
-            return result_markdown(result, report.refusal)
+            return result_markdown(result, report.refusal, unmanaged=report.unmanaged)
         case FleetAudit() as audit:
             return audit_markdown(audit)
         case None:

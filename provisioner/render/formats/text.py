@@ -37,9 +37,10 @@ def render(report: ReportInput, palette: Palette) -> str:
     reason = f"{failure_line(refusal, palette)}\n" if refusal else ""
     match report.outcome:
         case Plan() as plan:
-            return plan_text(plan, palette) + reason
+            return plan_text(plan, palette, unmanaged=report.unmanaged) + reason
         case RunResult() as result:
-            return result_text(result, palette, refused=refusal is not None) + reason
+            shown = {"refused": refusal is not None, "unmanaged": report.unmanaged}
+            return result_text(result, palette, **shown) + reason
         case FleetAudit() as audit:
             return audit_text(audit, palette, quiet=report.quiet)
         case None:

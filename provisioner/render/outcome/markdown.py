@@ -12,7 +12,7 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Planned, Unobserved
-from provisioner.render.escape import inline_code
+from provisioner.render.escape import escape, inline_code
 from provisioner.render.markdown import (
     MAX_PAGE_BYTES,
     Table,
@@ -27,6 +27,7 @@ from provisioner.render.outcome.rows import (
     describe_end,
     describe_sinks,
     finding_kind,
+    finding_list,
     plan_summary,
     plan_summary_line,
     result_summary,
@@ -63,8 +64,14 @@ _TABLE_OVERHEAD = 400
 _ACTION_COLUMNS = ("name", "details", "expires", "role", "sinks", "manifest")
 
 
-def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
-    """Return the page of a plan; a refusal says why the plan may not be applied."""
+def plan_markdown(plan: Plan, refusal: Failure | None = None, *, unmanaged: bool = False) -> str:
+    """Return the page of a plan.
+
+    Args:
+        plan: the plan.
+        refusal: why it may not be applied; None if it may.
+        unmanaged: whether to list unmanaged keys instead of counting them.
+    """
     parts = plan.environments
     rows = _rows(parts)
     actions = Table(
@@ -78,11 +85,20 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
     for part in parts:
         blocked = [one for one in part.actions if one.blocked] if isinstance(part, Planned) else []
         summaries.append(plan_summary(part) | {"blocked": len(blocked)})
-    return _page(plan, plan_summary_line(plan), summaries, rows, actions, refusal)
+    line = plan_summary_line(plan)
+    return _page(plan, line, summaries, rows, actions, refusal, unmanaged=unmanaged)
 
 
-def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
-    """Return the page of a result; a refusal says why nothing was done."""
+def result_markdown(
+    result: RunResult, refusal: Failure | None = None, *, unmanaged: bool = False
+) -> str:
+    """Return the page of a result.
+
+    Args:
+        result: the result.
+        refusal: why nothing was done; None without a refusal.
+        unmanaged: whether to list unmanaged keys instead of counting them.
+    """
     rows = _rows(result.environments)
     actions = Table(
         "Actions",
@@ -93,7 +109,7 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
     )
     line = result_summary_line(result, refused=refusal is not None)
     summaries = list(map(result_summary, result.environments))
-    return _page(result, line, summaries, rows, actions, refusal)
+    return _page(result, line, summaries, rows, actions, refusal, unmanaged=unmanaged)
 
 
 def _rows(parts: Sequence[_Part]) -> list[_EnvironmentRow]:
@@ -112,6 +128,8 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
     rows: list[_EnvironmentRow],
     actions: Table[_EnvironmentRow],
     refusal: Failure | None,
+    *,
+    unmanaged: bool,
 ) -> str:
     """Return the page of a plan or result, with five tables."""
     plans = list(map(_plan_of, outcome.environments))
@@ -120,7 +138,9 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
     if refusal is not None:
         message = message_cell(refusal.message)
         opening += ["", f"**Refused**, {inline_code(refusal.code)}: {message}"]
-    closing = [*_notes(planned), "", f"Digest {inline_code(outcome.digest)}"]
+    found = finding_list(planned, unmanaged=unmanaged)
+    closing = ["", f"{escape(found.unlisted)}."] if found.unlisted else []
+    closing += [*_notes(planned), "", f"Digest {inline_code(outcome.digest)}"]
     summary = Table(
         "",
         "environment",
@@ -146,7 +166,11 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
         "Findings",
         "finding",
         ("environment", "finding", "name", "message"),
-        [(part.environment, finding) for part in planned for finding in part.findings],
+        [
+            (part.environment, finding)
+            for part in planned
+            for finding in finding_list([part], unmanaged=unmanaged).listed
+        ],
         lambda one: _finding_cells(*one),
     )
     free = MAX_PAGE_BYTES - size_of([*opening, *closing]) - 5 * _TABLE_OVERHEAD

@@ -153,6 +153,37 @@ def finding_kind(finding: Finding | ReportedFinding) -> str:
             assert_never(finding)
 
 
+class FindingList(NamedTuple):
+    """The findings of a plan for people, who rarely want to see every unmanaged key.
+
+    Attributes:
+        listed: the findings to list.
+        unmanaged: the number of keys that no manifest declares.
+        unlisted: that number, with the option that lists them; empty if they are listed.
+    """
+
+    listed: tuple[Finding | ReportedFinding, ...]
+    unmanaged: int
+    unlisted: str
+
+
+def finding_list(planned: Iterable[Planned], *, unmanaged: bool = False) -> FindingList:
+    """Return the findings of environments.
+
+    Args:
+        planned: the plans.
+        unmanaged: whether to list the keys that no manifest declares.
+    """
+    findings = tuple(one for part in planned for one in part.findings)
+    others = tuple(one for one in findings if finding_kind(one) != "unmanaged")
+    count = sum(len(one.ids) for one in findings if finding_kind(one) == "unmanaged")
+    if unmanaged or not count:
+        return FindingList(findings, count, "")
+    pronoun = "it" if count == 1 else "them"
+    text = f"{pluralize(count, 'unmanaged key')}; list {pronoun} with --unmanaged"
+    return FindingList(others, count, text)
+
+
 _DAYS_FROM = 72
 """Hours from which a time is given in days."""
 
@@ -239,7 +270,9 @@ def plan_summary_line(plan: Plan) -> str:
         if totals[kind] or kind in {"create", "keep"}
     ]
     counts += [f"{blocked} blocked"] if blocked else []
-    counts += [pluralize(totals["findings"], "finding")] if totals["findings"] else []
+    findings = finding_list(planned)
+    counts += [pluralize(len(findings.listed), "finding")] if findings.listed else []
+    counts += [pluralize(findings.unmanaged, "unmanaged key")] if findings.unmanaged else []
     counts += _unobserved(plan.environments)
     line = f"Plan: {', '.join(counts)}."
     if any(part.unblocked for part in planned):
