@@ -42,9 +42,10 @@ Note = Literal[
 ]
 """A note on a key; the section "report" of docs/commands.md explains each."""
 
-Delivery = Literal["yes", "no", "unknown", "none"]
+Delivery = Literal["yes", "no", "unknown", "no_sink", "none"]
 """The state of the sinks of a key: `yes` if all hold its token, `no` if one does not, `unknown` if
-that cannot be verified, `none` if no sink should hold it: it has no sink, or it has a successor."""
+that cannot be verified, `no_sink` if its manifest declares none, `none` if no sink should hold it:
+no manifest declares it, or it has a successor."""
 
 _NEVER_EXPIRES_AFTER = timedelta(days=50 * 365)
 """An expiry further away than this means never: Twenty's own pages write 100 years for it."""
@@ -296,7 +297,7 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
         current = key is classified.current
         rotation = key.expires_at - rotates.before if rotates and current else None
         # Without a rotation, a token of any live key of the name will do.
-        delivery = _delivery(contents, (key,) if rotates else live) if current else "none"
+        delivery = _delivery(desired, contents, (key,) if rotates else live)
         notes: dict[Note, bool] = {
             "expiring": left <= within and key.id in in_use,
             "rotation_due": rotation is not None and rotation <= now,
@@ -305,8 +306,8 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
             "duplicate": duplicates and (not rotates or key in classified.duplicates),
             "superseded": desired is not None and key in classified.predecessors,
             "unmanaged": desired is None,
-            "undelivered": delivery == "no",
-            "delivery_unknown": delivery == "unknown",
+            "undelivered": current and delivery == "no",
+            "delivery_unknown": current and delivery == "unknown",
             "shared_admin": shared_admin and _is_admin(roles, key),
         }
         yield KeyAudit(
@@ -318,7 +319,7 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
             days_left=left.days,
             role=key.role,
             declared=desired is not None,
-            delivery=_delivery(contents, (key,)) if current or not rotates else "none",
+            delivery=_delivery(desired, contents, (key,)) if current or not rotates else "none",
             rotation=rotation,
             notes=tuple(note for note, holds in notes.items() if holds),
             annotations=None if desired is None else desired.annotations,
@@ -361,10 +362,14 @@ def _ids_in_use(
     return in_use | {current.id} if desired.rotation or not in_use else in_use
 
 
-def _delivery(contents: Sequence[SinkContent], keys: Sequence[ObservedKey]) -> Delivery:
+def _delivery(
+    desired: DesiredKey | None, contents: Sequence[SinkContent], keys: Sequence[ObservedKey]
+) -> Delivery:
     """Return the state of the sinks, where the token of any of these keys is good."""
-    if not contents:
+    if desired is None:
         return "none"
+    if not contents:
+        return "no_sink"
     known = [one for one in contents if not _is_unknown(one)]
     if not all(any(holds_good_token(one, key) for key in keys) for one in known):
         return "no"

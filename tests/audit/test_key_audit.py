@@ -228,6 +228,27 @@ def test_a_token_is_delivered_when_every_sink_has_it(first, second, delivery, no
     assert [(key.delivery, key.notes) for key in one.keys] == [(delivery, note)]
 
 
+def test_a_declared_key_without_a_sink_says_so_in_every_format() -> None:
+    """It needs no attention; nothing is known of a key that no manifest declares."""
+    [one] = audit([observe(live(), live("odd"), desired=(declared(),))], NOW, DAY).observed
+    assert {key.name: (key.delivery, key.notes) for key in one.keys} == {
+        "svc": ("no_sink", ()),
+        "odd": ("none", ("unmanaged",)),
+    }
+    found = FleetAudit(NOW, DAY, (one,))
+    delivered = {key["name"]: key["delivered"] for key in document_keys(found)}
+    assert delivered == {"svc": "no_sink", "odd": "none"}
+    assert re.search(r"= svc .*  no sink  ", audit_text(found, PLAIN, quiet=False))
+    assert re.search(r"<code>svc</code> .*\| no sink \|", audit_markdown(found))
+    assert "<td>no sink</td>" in audit_html(found)
+
+
+def document_keys(found: FleetAudit) -> list[dict[str, Any]]:
+    """Return the keys of an audit as JSON."""
+    document = json.loads(render(ReportInput(NOW, outcome=found), "json"))
+    return [key for one in document["environments"] for key in one["keys"]]
+
+
 def test_a_token_of_a_duplicate_is_delivered_but_one_of_a_predecessor_is_not() -> None:
     """With a rotation only the token of the newest key counts."""
     old, new = live(age=9), live(age=3)
