@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from provisioner.model.observed import ObservedKey
 
 _MAX_CELL_WIDTH = 60
+_MAX_ANNOTATION_WIDTH = 40
 
 Tone = Literal["good", "bad", "warn", "dim", "strong"]
 
@@ -65,10 +66,10 @@ def describe_annotations(annotations: Annotations | None) -> str:
 
 
 def annotation_suffix(annotations: Annotations | None, palette: Palette) -> str:
-    """Return what a manifest says about a key, for the end of its line; at most 60 characters."""
+    """Return what a manifest says about a key, for the end of its line; at most 40 characters."""
     text = visible(describe_annotations(annotations))
-    if len(text) > _MAX_CELL_WIDTH:
-        text = f"{text[: _MAX_CELL_WIDTH - 1]}…"
+    if len(text) > _MAX_ANNOTATION_WIDTH:
+        text = f"{text[: _MAX_ANNOTATION_WIDTH - 1]}…"
     return f"  {palette.paint('dim', text)}" if text else ""
 
 
