@@ -251,7 +251,7 @@ class Upcoming(NamedTuple):
         key_id: the id of the key to revoke.
         at: when its overlap is over, by the server's clock; None if that is not known yet.
         overlap_hours: the time for which it stays live after the delivery of its successor.
-        hours_left: the hours from the observation to `at`, rounded up; 0 if the next run revokes
+        hours_left: the hours from the observation to `at`, rounded; 0 only if the next run revokes
             it, and None if that is not known yet.
         waits_for: what the start of the overlap waits for: the `delivery` of the successor's token,
             or the `proof` that every sink has it; None if nothing.

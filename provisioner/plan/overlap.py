@@ -84,10 +84,14 @@ def later_revocations(
                 key_id=one.id,
                 at=at,
                 overlap_hours=overlap // _HOUR,
-                # Rounded up, so that it is 0 only if the next run revokes the key.
-                hours_left=None if at is None else max(0, -((now - at) // _HOUR)),
+                hours_left=None if at is None else _hours_until(at, now),
                 waits_for=None if isinstance(end, datetime) else end,
             )
+
+
+def _hours_until(at: datetime, now: datetime) -> int:
+    """Return the hours until a time, rounded; 0 only if it has come, so the next run acts on it."""
+    return max(1, round((at - now) / _HOUR)) if at > now else 0
 
 
 def can_show_delivery(key: DesiredKey, contents: Iterable[SinkContent]) -> bool:

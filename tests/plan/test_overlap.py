@@ -98,13 +98,15 @@ def announced(key_id: str = OLD.id, **changes: Any) -> Upcoming:
 
 
 def test_a_revocation_is_announced_until_its_overlap_is_over() -> None:
-    """Its time counts from the delivery to the last sink; hours are rounded up."""
+    """Its time counts from the delivery to the last sink; the hours are rounded."""
     both = KEY._replace(deliver=(FILE, GITHUB))
     contents = {FILE: token(), GITHUB: Unreadable(NOW - 16 * HOUR + 30 * SECOND)}
     plan = planned(contents, desired=both)
     at = NOW + 32 * HOUR + 30 * SECOND
-    assert plan.upcoming == (announced(at=at, hours_left=33),)
+    assert plan.upcoming == (announced(at=at, hours_left=32),)
     assert plan.actions == ()
+    soon = planned(contents, desired=both, now=32 * HOUR)
+    assert soon.upcoming == (announced(at=at, hours_left=1),)
 
 
 @given(st.integers(0, 47 * 3600), st.integers(0, 200 * 3600))
