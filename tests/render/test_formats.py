@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from provisioner.plan import (
     Planned,
     Unmanaged,
     Unobserved,
+    Upcoming,
 )
 from provisioner.render.formats import FORMATS, formats_of, render
 from provisioner.render.markdown import MAX_PAGE_BYTES, problems_markdown
@@ -388,21 +390,23 @@ def test_names_in_markdown_are_never_markup(hostile) -> None:
     blocked = [create_of(name, None, one) for name, one in zip(hostile, failures, strict=True)]
     findings = [Unmanaged(name, (name,)) for name in hostile]
     gone = Unobserved("away", "https://x", failures[0])
-    part = planned("dev", *actions, *blocked, findings=findings)
+    later = tuple(Upcoming(name, name, NOW, 48, 1) for name in hostile)
+    part = replace(planned("dev", *actions, *blocked, findings=findings), upcoming=later)
     results = [
         *(Done(action, "id", None) for action in actions),
         *(Failed(action, action.blocked or failures[0]) for action in blocked),
     ]
     refusal = Failure("protected", hostile[0])
+    executed = Executed(part, tuple(results), upcoming=later)
     for page, cells in (
-        (plan_markdown(plan_with(part, gone), refusal), 5),
-        (result_markdown(RunResult(NOW, "sha256:0", (Executed(part, tuple(results)), gone))), 5),
+        (plan_markdown(plan_with(part, gone), refusal, unmanaged=True), 5),
+        (result_markdown(RunResult(NOW, "sha256:0", (executed, gone)), unmanaged=True), 5),
     ):
         tables = tables_of(page)
-        assert len(tables) == 4
+        assert len(tables) == 5
         for table in tables:
             assert {len(row) for row in table} == {len(table[0])}
-        [_, errors, acts, found] = tables
+        [_, errors, acts, revoked, found] = tables
         assert len(errors) == 2 + len(hostile)
         assert len(errors[0]) == cells
         column = acts[0].index("name")
@@ -410,6 +414,7 @@ def test_names_in_markdown_are_never_markup(hostile) -> None:
         shown = [row[column].split("\n")[0] for row in acts[1 : 1 + len(hostile)]]
         assert [one.strip() for one in shown] == [one.strip() for one in expected]
         assert [row[2].strip() for row in found[1:]] == [one.strip() for one in expected]
+        assert [row[1].strip() for row in revoked[1:]] == [one.strip() for one in expected]
         assert page.isprintable() or set(filter(lambda c: not c.isprintable(), page)) == {"\n"}
 
 
@@ -434,7 +439,7 @@ def test_a_long_page_counts_the_rows_that_it_omits() -> None:
     findings = [Unmanaged(f"old-{n}", ("1",)) for n in range(5_000)]
     environments = [planned(f"e{n}") for n in range(20)]
     plan = plan_with(*environments, planned("dev", *actions, *bad, findings=findings))
-    page = plan_markdown(plan)
+    page = plan_markdown(plan, unmanaged=True)
     assert MAX_PAGE_BYTES * 0.9 < len(page.encode()) <= MAX_PAGE_BYTES < 65_536
     [summary, errors, acts, found] = tables_of(page)
     assert (len(summary), len(errors)) == (1 + 21, 1 + 30)
