@@ -72,6 +72,9 @@ ACTIONS = (
 
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _TIMESTAMP = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d):\d\d:\d\d(?:\.\d+)?Z")
+_ADDED = frozenset({"description", "owner", "ticket", "upcoming"})
+"""Fields that this version adds."""
+
 _SENTENCES = frozenset({"message", "hint", "remedy", "notes"})
 """Fields with texts for people, whose wording may change between versions."""
 
@@ -100,10 +103,12 @@ def comparable(document: Any, known: frozenset[str] = frozenset()) -> Any:
             return {
                 name: comparable(value, known)
                 for name, value in document.items()
-                if name not in _SENTENCES
+                if name not in _SENTENCES | _ADDED
             }
         case list():
             return [comparable(value, known) for value in document]
+        case "no_sink":
+            return "none"  # the value of `delivered` before this version
         case str():
             text = _TIMESTAMP.sub(r"\1:00:00Z", document)
             return _ID.sub(lambda found: found[0] if found[0] in known else "ID", text)

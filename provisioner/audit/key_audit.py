@@ -14,16 +14,19 @@ from provisioner.model.observed import NoRoles, by_name
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
 from provisioner.plan.delivery import holds_good_token, on_server_clock
+from provisioner.plan.overlap import later_revocations, overlap_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from provisioner.model.environment import Environment, Generation
-    from provisioner.model.key import DesiredKey
+    from provisioner.model.key import Annotations, DesiredKey
     from provisioner.model.observed import Observation, ObservedKey, Roles
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
+    from provisioner.plan import Upcoming
+    from provisioner.plan.rotation import LiveKeys
 
 Note = Literal[
     "expiring",
@@ -39,9 +42,10 @@ Note = Literal[
 ]
 """A note on a key; the section "report" of docs/commands.md explains each."""
 
-Delivery = Literal["yes", "no", "unknown", "none"]
+Delivery = Literal["yes", "no", "unknown", "no_sink", "none"]
 """The state of the sinks of a key: `yes` if all hold its token, `no` if one does not, `unknown` if
-that cannot be verified, `none` if no sink should hold it: it has no sink, or it has a successor."""
+that cannot be verified, `no_sink` if its manifest declares none, `none` if no sink should hold it:
+no manifest declares it, or it has a successor."""
 
 _NEVER_EXPIRES_AFTER = timedelta(days=50 * 365)
 """An expiry further away than this means never: Twenty's own pages write 100 years for it."""
@@ -78,6 +82,8 @@ class KeyAudit:
         delivery: the state of its sinks.
         rotation: the time from which it needs a successor; None if it gets none.
         notes: in the order of `Note`.
+        annotations: what its manifest says about it for people; None without.
+        revocation: its revocation by a later run, if its successor replaced it; None without.
     """
 
     name: str
@@ -91,6 +97,8 @@ class KeyAudit:
     delivery: Delivery
     rotation: datetime | None
     notes: tuple[Note, ...]
+    annotations: Annotations | None = None
+    revocation: Upcoming | None = None
 
     @property
     def due(self) -> bool:
@@ -119,6 +127,11 @@ class EnvironmentAudit:
     def due(self) -> int:
         """Return the number of keys that are due."""
         return sum(key.due for key in self.keys)
+
+    @property
+    def upcoming(self) -> tuple[Upcoming, ...]:
+        """Return the revocations that later runs will carry out by themselves."""
+        return tuple(key.revocation for key in self.keys if key.revocation is not None)
 
     @property
     def notes(self) -> Counter[Note]:
@@ -195,14 +208,21 @@ def audit(
                 {
                     key.name
                     for key in one.observation.keys
-                    if key.live(now_there) and selects(key.name) and _is_admin(roles, key)
+                    if key.live(now_there)
+                    and selects(key.name)
+                    and not one.environment.ignores_key(key.name)
+                    and _is_admin(roles, key)
                 }
             )
 
     def audited(one: AuditInput) -> EnvironmentAudit:
         server_time = one.observation.server_time
         live = by_name(
-            key for key in one.observation.keys if key.live(server_time) and selects(key.name)
+            key
+            for key in one.observation.keys
+            if key.live(server_time)
+            and selects(key.name)
+            and not one.environment.ignores_key(key.name)
         )
         desired = {key.name: key for key in one.desired if selects(key.name)}
         contents = on_server_clock(one.sink_contents, one.observation.server_ahead)
@@ -271,12 +291,13 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
     duplicates = desired is not None and bool(classified.duplicates)
     rotates = None if desired is None else desired.rotation
     in_use = _ids_in_use(live, desired, contents, classified.current)
+    revocations = {one.key_id: one for one in _revocations(one, desired, classified, contents)}
     for key in live:
         left, lifetime = key.expires_at - now, key.expires_at - key.created_at
         current = key is classified.current
         rotation = key.expires_at - rotates.before if rotates and current else None
         # Without a rotation, a token of any live key of the name will do.
-        delivery = _delivery(contents, (key,) if rotates else live) if current else "none"
+        delivery = _delivery(desired, contents, (key,) if rotates else live)
         notes: dict[Note, bool] = {
             "expiring": left <= within and key.id in in_use,
             "rotation_due": rotation is not None and rotation <= now,
@@ -285,8 +306,8 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
             "duplicate": duplicates and (not rotates or key in classified.duplicates),
             "superseded": desired is not None and key in classified.predecessors,
             "unmanaged": desired is None,
-            "undelivered": delivery == "no",
-            "delivery_unknown": delivery == "unknown",
+            "undelivered": current and delivery == "no",
+            "delivery_unknown": current and delivery == "unknown",
             "shared_admin": shared_admin and _is_admin(roles, key),
         }
         yield KeyAudit(
@@ -298,10 +319,28 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
             days_left=left.days,
             role=key.role,
             declared=desired is not None,
-            delivery=_delivery(contents, (key,)) if current or not rotates else "none",
+            delivery=_delivery(desired, contents, (key,)) if current or not rotates else "none",
             rotation=rotation,
             notes=tuple(note for note, holds in notes.items() if holds),
+            annotations=None if desired is None else desired.annotations,
+            revocation=revocations.get(key.id),
         )
+
+
+def _revocations(
+    one: AuditInput,
+    desired: DesiredKey | None,
+    classified: LiveKeys,
+    contents: Sequence[SinkContent],
+) -> Iterator[Upcoming]:
+    """Yield the revocations of the predecessors of a key, which later runs carry out."""
+    if desired is None or not one.environment.owns_key(desired.name):
+        return
+    own_key, current = one.observation.own_key, classified.current
+    predecessors = [key for key in classified.predecessors if key.id != own_key]
+    end = overlap_end(desired, current, contents)
+    now = one.observation.server_time
+    yield from later_revocations(desired, predecessors, end, now, current.created_at)
 
 
 def _ids_in_use(
@@ -323,10 +362,14 @@ def _ids_in_use(
     return in_use | {current.id} if desired.rotation or not in_use else in_use
 
 
-def _delivery(contents: Sequence[SinkContent], keys: Sequence[ObservedKey]) -> Delivery:
+def _delivery(
+    desired: DesiredKey | None, contents: Sequence[SinkContent], keys: Sequence[ObservedKey]
+) -> Delivery:
     """Return the state of the sinks, where the token of any of these keys is good."""
-    if not contents:
+    if desired is None:
         return "none"
+    if not contents:
+        return "no_sink"
     known = [one for one in contents if not _is_unknown(one)]
     if not all(any(holds_good_token(one, key) for key in keys) for one in known):
         return "no"

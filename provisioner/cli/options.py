@@ -330,6 +330,7 @@ class OutputOptions(NamedTuple):
         log_format: the format of the log, `text` or `json`.
         color: `auto`, `always` or `never`.
         format: the format of the data on stdout, one of those that the command offers.
+        unmanaged: True to list unmanaged keys of a plan or result instead of counting them.
     """
 
     quiet: bool
@@ -337,6 +338,7 @@ class OutputOptions(NamedTuple):
     log_format: str
     color: str
     format: str = "json"
+    unmanaged: bool = False
 
 
 _OUTPUT_OPTIONS = (
@@ -355,6 +357,11 @@ _OUTPUT_OPTIONS = (
         "Colour text output; auto respects NO_COLOR and FORCE_COLOR.",
         default="auto",
     ),
+)
+
+
+unmanaged_option = option(
+    "--unmanaged", "List the keys that no manifest declares instead of counting them."
 )
 
 

@@ -70,7 +70,8 @@ class Outputs:
         self._console = console
         self._reports = reports
         self._in_ci = ci and github_actions.in_github_actions()
-        self._report = ReportInput(datetime.now(UTC))
+        unmanaged = console.output.unmanaged
+        self._report = ReportInput(datetime.now(UTC), unmanaged=unmanaged)
         self._started = False
         self._stdout_error: OutputError | None = None
         self._refusal: Failure | None = None
@@ -98,7 +99,9 @@ class Outputs:
         shard: ShardLabel | None = None,
     ) -> None:
         """Emit that the run starts, once the manifests are valid."""
-        self._report = ReportInput(datetime.now(UTC), sources, shard=shard)
+        self._report = replace(
+            self._report, created_at=datetime.now(UTC), files=sources, shard=shard
+        )
         self._started = True
         names = tuple(one.name for one in environments)
         self.emit(RunStarted(self._command, __version__, names))

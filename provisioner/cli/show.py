@@ -37,7 +37,8 @@ def show_plan(
     if console.output.format != "text":
         _print_report(plan, console, refusal, shard)
     elif not console.output.quiet or plan.changes or plan.incomplete:
-        console.print_text(plan_text(plan, console.palette))
+        unmanaged = console.output.unmanaged
+        console.print_text(plan_text(plan, console.palette, unmanaged=unmanaged))
 
 
 def show_result(
@@ -51,7 +52,10 @@ def show_result(
         _print_report(result, console, refusal, shard)
     elif not console.output.quiet or result.incomplete:
         # The reason of a refusal is printed on stderr when the command ends.
-        console.print_text(result_text(result, console.palette, refused=refusal is not None))
+        refused, unmanaged = refusal is not None, console.output.unmanaged
+        console.print_text(
+            result_text(result, console.palette, refused=refused, unmanaged=unmanaged)
+        )
 
 
 def _print_report(
@@ -61,7 +65,13 @@ def _print_report(
     shard: ShardLabel | None,
 ) -> None:
     failure = refusal.failure if refusal else None
-    report = ReportInput(outcome.created_at, outcome=outcome, refusal=failure, shard=shard)
+    report = ReportInput(
+        outcome.created_at,
+        outcome=outcome,
+        refusal=failure,
+        shard=shard,
+        unmanaged=console.output.unmanaged,
+    )
     console.print_report(report)
 
 
@@ -82,7 +92,8 @@ def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
 
 def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
     """Show the plan, ask for confirmation, and return the answer."""
-    console.print_stderr(plan_text(plan, console.palette_of(sys.stderr)))
+    palette, unmanaged = console.palette_of(sys.stderr), console.output.unmanaged
+    console.print_stderr(plan_text(plan, palette, unmanaged=unmanaged))
     question = f"Apply this to {', '.join(environments)}?"
     if click.confirm(question, default=False, err=True):
         return True

@@ -21,6 +21,7 @@ from provisioner.runtime.backoff import attempts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from provisioner.execution.progress import ExecutionContext
     from provisioner.model.observed import Observation
@@ -105,8 +106,12 @@ class TokenDeliveries:
         """Record the failure, with what to do if the next run does not repeat the delivery."""
         self._fail(delivery, _advised(failure, delivery))
 
-    def on_written(self, delivery: Delivery, reports: Mapping[Address, Unreadable]) -> None:
+    def on_written(
+        self, delivery: Delivery, reports: Mapping[Address, Unreadable], at: datetime | None
+    ) -> None:
         """Record the success, unless another observation has to confirm it."""
+        if at is not None:
+            self.context.progress.record_delivery(delivery.action.name, at)
         if reports:
             self._unconfirmed.append(replace(delivery, reports=tuple(reports.items())))
         else:

@@ -35,6 +35,7 @@ from provisioner.runtime.executor import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from provisioner.errors.failure import Failure
     from provisioner.execution.events import Event
@@ -90,6 +91,7 @@ class Progress:
         }
         self._started: set[_Key] = set()
         self._finished: set[_Key] = set()
+        self._delivered_at: dict[str, datetime] = {}
         self._executed: Executed | None = None
 
     def result(self, action: Action) -> Result:
@@ -126,6 +128,10 @@ class Progress:
             if self._executed is None:
                 self._emit_end(result)
 
+    def record_delivery(self, name: str, delivered_at: datetime) -> None:
+        """Record when the last sink of a name got its token, as a later run will see it."""
+        self._delivered_at[name] = delivered_at
+
     def settle(self, result: Result) -> None:
         """Record a result that is final unless it says that work remains."""
         if is_open(result):
@@ -158,7 +164,7 @@ class Progress:
                 else one
                 for one in results
             )
-        return Executed(self._planned, results)
+        return Executed.of(self._planned, results, self._delivered_at)
 
     def close(self, fallback: Failure | None = None) -> Executed:
         """Emit the results of all actions that are still open, and that the environment is done.

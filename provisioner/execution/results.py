@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
@@ -10,10 +11,11 @@ from provisioner.errors.failure import Failure
 from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
     from provisioner.model.workspace import Record
-    from provisioner.plan import Action, Planned, Unobserved
+    from provisioner.plan import Action, Planned, Unobserved, Upcoming
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +187,60 @@ class Executed:
 
     Attributes:
         bug: the unexpected exception that ended the execution; None if there was none.
+        upcoming: what later runs will do by themselves after these results.
     """
 
     planned: Planned
     results: tuple[Result, ...]
     bug: Exception | None = None
+    upcoming: tuple[Upcoming, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        planned: Planned,
+        results: Iterable[Result],
+        delivered_at: Mapping[str, datetime] = MappingProxyType({}),
+    ) -> Executed:
+        """Return the results of a plan, with what later runs do after them.
+
+        Args:
+            planned: the plan.
+            results: the result of each action.
+            delivered_at: by name, when this run delivered the token of a key to its last sink.
+        """
+        every = tuple(results)
+        upcoming = tuple(_upcoming(planned, every, delivered_at))
+        return cls(planned, every, upcoming=upcoming)
 
     @classmethod
     def skipped(cls, planned: Planned, failure: Failure) -> Executed:
         """Return the result of a plan none of whose actions was started."""
-        return cls(planned, tuple(Skipped(action, failure) for action in planned.actions))
+        return cls.of(planned, (Skipped(action, failure) for action in planned.actions))
+
+
+def _upcoming(
+    planned: Planned, results: Iterable[Result], delivered_at: Mapping[str, datetime]
+) -> Iterator[Upcoming]:
+    """Yield the later revocations of a plan, as the results of its deliveries leave them."""
+    deliveries = {
+        one.action.name: one for one in results if isinstance(one.action, Rotate | Deliver)
+    }
+    for one in planned.upcoming:
+        match deliveries.get(one.name):
+            case Done() | CreatedByAnotherRun() if one.waits_for == "delivery":
+                at = delivered_at.get(one.name)
+                yield one._replace(waits_for="proof") if at is None else one.after_delivery(at)
+            # The next run delivers the successor of a rotation that was due.
+            case Unfinished(action=Rotate(reason="due")) | None:
+                yield one
+            # Without its successor, nothing ends the key.
+            case Unfinished() | Failed(action=Rotate()) | Skipped(action=Rotate()):
+                continue
+            case Done() | CreatedByAnotherRun() | Failed() | Skipped():
+                yield one
+            case other:
+                assert_never(other)
 
 
 @dataclass(frozen=True, slots=True)

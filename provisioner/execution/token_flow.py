@@ -79,8 +79,16 @@ class DeliveryObserver(Protocol):
         """Record that the token was not minted, not accepted, or not written to every sink."""
         ...
 
-    def on_written(self, delivery: Delivery, reports: Mapping[Address, Unreadable]) -> None:
-        """Record that every sink has the token; the reports are of those that cannot be read."""
+    def on_written(
+        self, delivery: Delivery, reports: Mapping[Address, Unreadable], at: datetime | None
+    ) -> None:
+        """Record that every sink has the token.
+
+        Args:
+            delivery: the delivery.
+            reports: what the sinks that cannot be read reported.
+            at: when the last sink got the token, as a later run will see it; None if it cannot.
+        """
         ...
 
 
@@ -267,7 +275,7 @@ class TokenFlow:
         if failures:
             self.observer.on_failure(delivery, failures[0])
         else:
-            self.observer.on_written(delivery, reports)
+            self.observer.on_written(delivery, reports, _delivered_at(minted.token, reports))
 
     def _reverify(self, minted: _MintedToken) -> Failure | None:
         """Return a failure if another run has revoked the key while its token was being written."""
@@ -305,6 +313,15 @@ def token_matches(token: Secret, key_id: str, expires_at: datetime) -> bool:
     if claims is None or (claims.key or "").lower() != key_id.lower():
         return False
     return claims.expires_at is None or claims.expires_at >= expires_at - EXPIRY_TOLERANCE
+
+
+def _delivered_at(token: Secret, reports: Mapping[Address, Unreadable]) -> datetime | None:
+    """Return when the last sink got a token, by its claims and what other sinks report."""
+    claims = claims_of(token)
+    issued_at = None if claims is None else claims.issued_at
+    times = [issued_at, *(one.updated_at for one in reports.values())]
+    known = [time for time in times if time is not None]
+    return max(known) if len(known) == len(times) else None
 
 
 def _verify(workspace: Workspace, token: Secret, key_id: str, expires_at: datetime) -> None:

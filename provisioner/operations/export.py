@@ -58,18 +58,23 @@ class ExportedManifest:
 
 
 def export(
-    environment: str, observation: Observation, only: tuple[str, ...] = ()
+    environment: str,
+    observation: Observation,
+    only: tuple[str, ...] = (),
+    ignore: tuple[str, ...] = (),
 ) -> ExportedManifest:
     """Return a manifest of the live keys of one workspace, sorted by the code points of names.
 
     Args:
         environment: the name of the environment in environments.yaml.
         observation: an observation of the workspace.
-        only: globs of key names; if not empty, keys that match none are ignored.
+        only: globs of key names; if not empty, keys that match none are left out.
+        ignore: globs of key names; keys that match are left out, as no manifest may declare them.
     """
     by_name: dict[str, list[ObservedKey]] = {}
     for key in observation.keys:
-        if key.live(observation.server_time) and (not only or matches(key.name, only)):
+        selected = (not only or matches(key.name, only)) and not matches(key.name, ignore)
+        if selected and key.live(observation.server_time):
             by_name.setdefault(key.name, []).append(key)
     references = _role_references(observation.roles)
     declared: list[tuple[ObservedKey, str | None]] = []

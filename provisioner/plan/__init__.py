@@ -12,6 +12,7 @@ from provisioner.plan.actions import Revoke as Revoke
 from provisioner.plan.actions import RevokeReason as RevokeReason
 from provisioner.plan.actions import Rotate as Rotate
 from provisioner.plan.actions import Unobserved as Unobserved
+from provisioner.plan.actions import Upcoming as Upcoming
 from provisioner.plan.actions import Update as Update
 from provisioner.plan.delivery import EXPIRY_TOLERANCE as EXPIRY_TOLERANCE
 from provisioner.plan.delivery import block_actions as block_actions

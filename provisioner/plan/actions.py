@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Place
     from provisioner.model.environment import Generation
-    from provisioner.model.key import Depth
+    from provisioner.model.key import Annotations, Depth
     from provisioner.model.sink_address import Address
     from provisioner.plan.findings import Finding, ReportedFinding
 
@@ -31,6 +33,7 @@ class Create(NamedTuple):
         role_id: the id of that role in the workspace; None on legacy and if the action is blocked.
         sinks: the sinks that get its token.
         blocked: why it cannot be created; only this key fails, and no request is sent for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Create(NamedTuple):
     place: Place
     sinks: tuple[Address, ...] = ()
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
 
 DeliverReason = Literal[
@@ -71,6 +75,7 @@ class Deliver(NamedTuple):
         key_id: the id of the key.
         sinks: the sinks to write.
         blocked: why it cannot be delivered; no token is minted for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Deliver(NamedTuple):
     sinks: tuple[Address, ...]
     place: Place
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class Update(NamedTuple):
         role_id: the id of the role to assign; None if the role does not change.
         sinks: the sinks that get a token with the new expiry; tokens already issued keep theirs.
         blocked: why it cannot be updated; no request is sent for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -125,6 +132,7 @@ class Update(NamedTuple):
     place: Place
     sinks: tuple[Address, ...] = ()
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
 
 class Rotate(NamedTuple):
@@ -189,6 +197,11 @@ class Rotate(NamedTuple):
         """Return why it cannot be carried out; None if it can."""
         return self.successor.blocked
 
+    @property
+    def annotations(self) -> Annotations | None:
+        """Return what the manifest says about the key for people; None without."""
+        return self.successor.annotations
+
 
 RevokeReason = Literal["undeclared", "superseded", "duplicate", "asked"]
 """The reason to revoke a key: no manifest declares its name; its successor replaced it; it is a
@@ -202,6 +215,7 @@ class Revoke(NamedTuple):
         key_id: the id of the key.
         place: the position of the key in its manifest; None if no manifest declares it.
         blocked: why it cannot be revoked; no request is sent for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -211,6 +225,7 @@ class Revoke(NamedTuple):
     role: str | None
     place: Place | None
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
     @property
     def depth(self) -> None:
@@ -227,6 +242,32 @@ CreatesKey = Create | Rotate
 """Actions that create a key. A named union is checked in a ninth of the time of a written one."""
 
 Action = Create | Update | Rotate | Deliver | Revoke
+
+
+class Upcoming(NamedTuple):
+    """A revocation that a later run will carry out by itself: of a key with a delivered successor.
+
+    Attributes:
+        key_id: the id of the key to revoke.
+        at: when its overlap is over, by the server's clock; None if that is not known yet.
+        overlap_hours: the time for which it stays live after the delivery of its successor.
+        hours_left: the hours from the observation to `at`, rounded; 0 only if the next run revokes
+            it, and None if that is not known yet.
+        waits_for: what the start of the overlap waits for: the `delivery` of the successor's token,
+            or the `proof` that every sink has it; None if nothing.
+    """
+
+    name: str
+    key_id: str
+    at: datetime | None
+    overlap_hours: int
+    hours_left: int | None = None
+    waits_for: Literal["delivery", "proof"] | None = None
+
+    def after_delivery(self, delivered_at: datetime) -> Upcoming:
+        """Return the revocation if the overlap started at a time, which is that of the run."""
+        at = delivered_at + timedelta(hours=self.overlap_hours)
+        return self._replace(at=at, hours_left=self.overlap_hours, waits_for=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +293,7 @@ class Planned:
         kept: names that need no action, in the order of the manifests.
         notes: warnings for the user, for example that roles are ignored on legacy.
         unwritable: why its execution would be refused as a whole, although the plan is good.
+        upcoming: what later runs will do by themselves, if this plan is carried out.
     """
 
     environment: str
@@ -264,6 +306,14 @@ class Planned:
     notes: tuple[str, ...]
     estimate: Estimate
     unwritable: Failure | None = None
+    upcoming: tuple[Upcoming, ...] = ()
+
+    def with_actions(self, actions: Iterable[Action]) -> Planned:
+        """Return the plan with the same actions, of which more may be blocked."""
+        every = tuple(actions)
+        blocked = {one.name for one in every if isinstance(one, Rotate) and one.blocked is not None}
+        upcoming = tuple(one for one in self.upcoming if one.name not in blocked)
+        return replace(self, actions=every, upcoming=upcoming)
 
     @property
     def unblocked(self) -> tuple[Action, ...]:

@@ -80,7 +80,7 @@ def block_actions(planned: Planned, failures: Mapping[Address, Failure]) -> Plan
             actions.append(action)
         else:
             actions.append(action._replace(successor=action.successor._replace(blocked=found[0])))
-    return replace(planned, actions=tuple(actions), notes=(*planned.notes, *notes))
+    return replace(planned.with_actions(actions), notes=(*planned.notes, *notes))
 
 
 def on_server_clock(
@@ -158,6 +158,7 @@ def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
             sinks=tuple(reasons),
             place=key.place,
             blocked=blocked,
+            annotations=key.annotations,
         )
     if unknown:
         kept_ids = tuple(one.id for one in predecessors)
@@ -168,6 +169,11 @@ def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether a sink's content is known and needs no new token."""
     known = not isinstance(sink_content, Unreadable) or sink_content.updated_at is not None
     return known and _reason(sink_content, key, [key]) is None
+
+
+def needs_token(sink_content: SinkContent, key: ObservedKey) -> bool:
+    """Return whether the next run writes a token of this key to a sink, by its content."""
+    return _reason(sink_content, key, [key]) is not None
 
 
 def delivered_at(sink_content: SinkContent, key: ObservedKey) -> datetime | None:

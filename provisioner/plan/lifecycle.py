@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_timestamp
-from provisioner.model.globs import matches
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
-from provisioner.plan.actions import Change, Revoke, Rotate, Update
-from provisioner.plan.delivery import delivered_at, on_server_clock, plan_delivery
+from provisioner.plan.actions import Change, Deliver, Revoke, Rotate, Update
+from provisioner.plan.delivery import on_server_clock, plan_delivery
 from provisioner.plan.findings import EXPIRING_WITHIN, Drift, Duplicate, Expiring
+from provisioner.plan.overlap import can_show_delivery, later_revocations, overlap_end
 from provisioner.plan.revocations import revoke
 from provisioner.plan.rotation import classify_live_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from provisioner.model.environment import Environment
-    from provisioner.model.key import DesiredKey, Rotation
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
-    from provisioner.plan.actions import Action
+    from provisioner.plan.actions import Action, Upcoming
     from provisioner.plan.findings import Finding
     from provisioner.plan.options import PlanOptions
+    from provisioner.plan.overlap import OverlapEnd
     from provisioner.plan.roles import RoleChoice
     from provisioner.plan.rotation import LiveKeys
 
-    Step = Action | Finding
+    Step = Action | Finding | Upcoming
 
 
 class _Name(NamedTuple):
@@ -94,7 +96,8 @@ class Lifecycle:
         keys = classify_live_keys(key, live, contents)
         name = _Name(key, live, keys, contents)
         if self._options.rotate:
-            return [self._requested_rotation(name)]
+            rotate = self._requested_rotation(name)
+            return [rotate, *self._after_rotation(name, rotate, ())]
         current, rotation = keys.current, key.rotation
         steps = self._changes(key, current)
         if len(live) > 1:
@@ -107,16 +110,20 @@ class Lifecycle:
         served_until = min(expiries, default=current.expires_at)
         if rotation is not None:
             served_until = min(served_until, current.expires_at)
-            steps += self._predecessors(name, rotation)
+            end = overlap_end(key, current, contents)
+            steps += self._predecessors(name, end)
             if current.expires_at - rotation.before <= self._server_time:
                 successor = self._roles.create(key, "missing")
                 predecessors = tuple(one.id for one in (*keys.predecessors, current))
-                steps.append(Rotate("due", successor, predecessors))
+                rotate = Rotate("due", successor, predecessors)
+                steps.append(rotate)
                 if successor.blocked is None:
-                    return steps
+                    return [*steps, *self._after_rotation(name, rotate, steps)]
         steps += self._expiring(key, live, served_until)
         if key.deliver:
             steps += self._delivery(name, acceptable, steps)
+        if keys.predecessors and rotation is not None:
+            steps += self._upcoming(name, end, steps)
         return steps
 
     def _expiring(
@@ -129,7 +136,7 @@ class Lifecycle:
         return [Expiring(key.name, ids, format_timestamp(served_until))]
 
     def _owns(self, key: DesiredKey) -> bool:
-        return matches(key.name, self._environment.owns)
+        return self._environment.owns_key(key.name)
 
     def _requested_rotation(self, name: _Name) -> Rotate:
         """Return the requested rotation, blocked if the old key could not be revoked."""
@@ -255,18 +262,13 @@ class Lifecycle:
             place=key.place,
             sinks=key.deliver if sets_expiry else (),
             blocked=blocked or self._roles.expiry_failure(key, expires_at.replace(microsecond=0)),
+            annotations=key.annotations,
         )
 
-    def _predecessors(self, name: _Name, rotation: Rotation) -> Iterator[Step]:
-        """Yield the revocations of predecessors whose overlap is over, and their role drift.
-
-        The overlap starts when the last sink got the current token. Without a sink nobody has it.
-        """
-        key, current = name.key, name.keys.current
-        times = [delivered_at(one, current) for one in name.contents]
-        proven = bool(times) and len(times) == len(key.deliver) and None not in times
-        delivered = max([current.created_at, *filter(None, times)])
-        over = proven and delivered + rotation.overlap <= self._server_time
+    def _predecessors(self, name: _Name, end: OverlapEnd | None) -> Iterator[Step]:
+        """Yield the revocations of predecessors whose overlap is over, and their role drift."""
+        key = name.key
+        over = isinstance(end, datetime) and end <= self._server_time
         for one in name.keys.predecessors:
             if over and self._owns(key) and not self._options.redeliver:
                 yield revoke(one, "superseded", key)
@@ -274,6 +276,45 @@ class Lifecycle:
             role = self._roles.drift(key, one)
             if role is not None:
                 yield Drift(key.name, (one.id,), "role", one.role, role, "rotated")
+
+    def _upcoming(
+        self, name: _Name, end: OverlapEnd | None, steps: Sequence[Step]
+    ) -> Iterator[Upcoming]:
+        """Yield the revocations of predecessors whose overlap is not over, after these steps."""
+        now, start = self._server_time, name.keys.current.created_at
+        delivers = any(isinstance(one, Deliver) and one.blocked is None for one in steps)
+        if delivers and end is not None:
+            end, start = "delivery", now
+        if isinstance(end, datetime) and end <= now:
+            return
+        yield from self._announced(name, name.keys.predecessors, end, start)
+
+    def _after_rotation(
+        self, name: _Name, rotate: Rotate, steps: Sequence[Step]
+    ) -> Iterator[Upcoming]:
+        """Yield the later revocations of the keys that a rotation of this plan replaces."""
+        if rotate.at_once or rotate.blocked or not can_show_delivery(name.key, name.contents):
+            return
+        expires_at = rotate.predecessor_expires_at
+        revoked = {one.key_id for one in steps if isinstance(one, Revoke)}
+        replaced = [
+            replace(one, expires_at=min(one.expires_at, expires_at or one.expires_at))
+            for one in name.live
+            if one.id in rotate.predecessors and one.id not in revoked
+        ]
+        yield from self._announced(name, replaced, "delivery", self._server_time)
+
+    def _announced(
+        self,
+        name: _Name,
+        predecessors: Sequence[ObservedKey],
+        end: OverlapEnd | None,
+        earliest: datetime,
+    ) -> Iterator[Upcoming]:
+        """Yield the later revocations of keys that may be revoked."""
+        if self._owns(name.key):
+            others = (one for one in predecessors if one.id != self._own_key)
+            yield from later_revocations(name.key, others, end, self._server_time, earliest)
 
     def _delivery(
         self, name: _Name, acceptable: Sequence[ObservedKey], steps: Sequence[Step]

@@ -105,13 +105,13 @@ def block_forbidden(planned: Planned, missing: MissingRights) -> Planned:
     if missing.session is not None:
         notes = (*planned.notes, f"`apply` would be refused: {missing.session.text}")
         return replace(planned, notes=notes, unwritable=missing.session)
-    actions = tuple(_block(action, _refusal(action, missing)) for action in planned.actions)
-    return replace(planned, actions=actions)
+    actions = (_block(action, _refusal(action, missing)) for action in planned.actions)
+    return planned.with_actions(actions)
 
 
 def block_all(planned: Planned, failure: Failure) -> Planned:
     """Block every action for the same reason."""
-    return replace(planned, actions=tuple(_block(action, failure) for action in planned.actions))
+    return planned.with_actions(_block(action, failure) for action in planned.actions)
 
 
 def _refusal(action: Action, missing: MissingRights) -> Failure | None:

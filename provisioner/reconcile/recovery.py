@@ -51,12 +51,13 @@ def recovered(planned: Planned, again: Executed, observation: Observation) -> Ex
             for action in planned.actions
         ),
         again.bug,
+        again.upcoming,
     )
 
 
 def all_failed(planned: Planned, failure: Failure) -> Executed:
     """Return the results of a plan of which nothing is known to be done."""
-    return Executed(planned, tuple(Failed(one, one.blocked or failure) for one in planned.actions))
+    return Executed.of(planned, (Failed(one, one.blocked or failure) for one in planned.actions))
 
 
 def _done_before(action: Action, delivery: Result | None, live: list[ObservedKey]) -> Result:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from provisioner.model.expiry import format_timestamp
+from provisioner.model.key import Annotations
 from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Problem
     from provisioner.model.observed import ObservedKey
+    from provisioner.plan import Upcoming
 
 Document = dict[str, object]
 
@@ -27,6 +29,24 @@ def as_json(document: object) -> str:
 def failure_document(failure: Failure | None) -> Document | None:
     """Return the code and the text of a failure; None if there is none."""
     return None if failure is None else {"code": failure.code, "message": failure.text}
+
+
+def annotations_document(annotations: Annotations | None) -> Document:
+    """Return the description, the owner and the ticket of a key; each is null if it has none."""
+    return (annotations or Annotations())._asdict()
+
+
+def upcoming_document(upcoming: Upcoming) -> Document:
+    """Return what a later run will do by itself."""
+    return {
+        "action": "revoke",
+        "name": upcoming.name,
+        "id": upcoming.key_id,
+        "at": None if upcoming.at is None else format_timestamp(upcoming.at),
+        "hours_left": upcoming.hours_left,
+        "overlap_hours": upcoming.overlap_hours,
+        "waits_for": upcoming.waits_for,
+    }
 
 
 def problems_document(problems: Iterable[Problem]) -> Document:

@@ -55,6 +55,8 @@ class ReportInput:
         refusal: why a guard refused the plan; None if none did.
         quiet: whether text omits keys that need no attention from an audit.
         shard: the label of JSON; None if the run is not one of several shards.
+        unmanaged: whether text and Markdown list unmanaged keys of a plan or result instead of
+            counting them.
     """
 
     created_at: datetime
@@ -66,6 +68,7 @@ class ReportInput:
     refusal: Failure | None = None
     quiet: bool = False
     shard: ShardLabel | None = None
+    unmanaged: bool = False
 
     @property
     def entries(self) -> tuple[tuple[Problem, bool], ...]:

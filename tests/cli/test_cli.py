@@ -139,6 +139,9 @@ def test_plan_changes_nothing_and_its_json_follows_the_schema(run, small, tmp_pa
         "line",
         "sinks",
         "ids",
+        "description",
+        "owner",
+        "ticket",
     }
     assert action["manifest"] == (small / "keys.yaml").as_posix()
     assert action["line"] == 4
@@ -179,8 +182,9 @@ def test_a_plan_shows_findings_with_from_and_to(run, small, tmp_path) -> None:
         ("2031-01-01T00:00:00Z", "2030-01-01T00:00:00Z"),
         ("Admin", "Integrations"),
     }
-    text = run("plan", "-m", small)[1]
+    text = run("plan", "-m", small, "--unmanaged")[1]
     assert "? drift" in text
+    assert "? unmanaged  stranger\\x1b" in text
     assert "\x1b" not in text
 
 

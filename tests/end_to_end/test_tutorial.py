@@ -30,6 +30,7 @@ PROMPT = re.compile(r"^\$ (.+)\n", re.MULTILINE)
 MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\dZ?)?"), "<moment>"),
     (re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<id>"),
+    (re.compile(r"\b[0-9a-f]{8}…"), "<id>…"),
     (re.compile(r"sha256(:|&#58;)[0-9a-f]{64}"), "<digest>"),
     (re.compile(r"127\.0\.0\.1:\d+"), "<address>"),
     (re.compile(r"About \d+ requests? and [\d.]+ s"), "<estimate>"),

@@ -412,6 +412,13 @@ def test_a_key_without_a_role_is_left_out_if_keys_have_roles() -> None:
     assert comment.endswith("the key has no role that a manifest can refer to")
 
 
+def test_ignored_keys_are_not_even_a_comment() -> None:
+    """No manifest may declare them."""
+    keys = observation_of([observed("a"), observed("zap-1")], NoRoles())
+    found = export("dev", keys, ignore=("zap-*",))
+    assert (found.keys, found.left_out, "zap" in found.text) == (1, 0, False)
+
+
 def test_the_name_of_the_environment_is_quoted_if_necessary() -> None:
     """`no` and `1.0` are valid names of environments."""
     for name in ("no", "1.0"):

@@ -713,6 +713,7 @@ def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
         "line": 3,
         "sinks": ["vault secret/a\x1b[2J token"],
         "ids": ["id-lost\x1b[2J-1"],
+        **dict.fromkeys(("description", "owner", "ticket")),
     }
     assert closed["error"] == {"code": DENIED.code, "message": DENIED.message}
     assert environment["summary"] == {

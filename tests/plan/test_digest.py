@@ -22,6 +22,7 @@ from builders import (
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
+from provisioner.model.key import Annotations
 from provisioner.plan import Unobserved, desired_key_json, digest
 
 FILE = {"kind": "file", "path": "a.env", "variable": "A", "format": "dotenv"}
@@ -53,6 +54,18 @@ def test_a_desired_key_counts_with_these_fields() -> None:
         "protect": True,
         "sinks": [FILE],
     }
+
+
+def test_what_a_manifest_says_for_people_does_not_count() -> None:
+    """Neither of a desired key nor of an action."""
+    about = Annotations("Nightly export", "team-a", "OPS-7")
+    noted = desired_key("svc-a", annotations=about)
+    assert desired_key_json(noted) == desired_key_json(desired_key("svc-a"))
+    plain, annotated = (
+        digest((part_with(create(annotations=one), revoke(annotations=one)),), {})
+        for one in (None, about)
+    )
+    assert plain == annotated
 
 
 def test_a_plan_counts_with_these_actions() -> None:

@@ -40,8 +40,9 @@ from provisioner.execution import (
     Unfinished,
 )
 from provisioner.execution.results import EXPIRY_PENDING, OLD_KEY_PENDING
-from provisioner.model.expiry import format_timestamp
+from provisioner.model.expiry import format_timestamp, parse_expiry
 from provisioner.model.globs import matches
+from provisioner.model.key import Annotations
 from provisioner.model.observed import HiddenRoles, KnownRoles, ObservedKey
 from provisioner.model.sink_content import (
     ApiKeyToken,
@@ -148,6 +149,34 @@ def test_a_changed_expiry_updates_the_key_and_delivers_a_new_token() -> None:
     assert (update.sinks, update.blocked) == ((SINK,), None)
     assert (update.reason, update.depth, update.place) == ("drift", 1, declared.place)
     assert (update.role, plan.kept) == ("Worker", ())
+
+
+def test_every_action_says_what_the_manifest_says_about_its_key() -> None:
+    """Whatever is done with the key; of a key that no manifest declares nobody says anything."""
+    about = Annotations("Nightly export", "team-a", "OPS-7")
+    noted, rotated = desired(annotations=about), desired(annotations=about, rotation=ROTATED)
+    old, new = successive()
+    due = key(expires_at=NOW + DAY)
+    plans = (
+        planned([noted], []),
+        planned([noted._replace(expiry=parse_expiry("2029-01-01"))], [key()], {SINK: token(key())}),
+        planned([noted], [key()], {SINK: NoToken()}),
+        planned([rotated], [due], {SINK: token(due)}),
+        planned([rotated], [old, new], {SINK: token(new)}),
+        planned([noted], [key(1), key(2)], {SINK: token(key(1))}, dedupe=True),
+        planned([noted], [key()], revoke=frozenset({"svc-a"})),
+    )
+    assert [(type(one), one.annotations) for plan in plans for one in plan.actions] == [
+        (Create, about),
+        (Update, about),
+        (Deliver, about),
+        (Rotate, about),
+        (Revoke, about),
+        (Revoke, about),
+        (Revoke, about),
+    ]
+    [pruned] = planned([], [key()], prune=True).actions
+    assert pruned.annotations is None
 
 
 def test_a_changed_role_is_assigned_and_needs_no_new_token() -> None:

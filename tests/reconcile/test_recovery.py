@@ -9,6 +9,7 @@ from builders import update as update_of
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.execution import Done, Executed, Failed, Unfinished
+from provisioner.plan import Upcoming
 from provisioner.reconcile.recovery import all_failed, may_replace, recovered
 
 pytestmark = pytest.mark.fast
@@ -50,7 +51,9 @@ def test_the_report_counts_what_the_lost_worker_did() -> None:
     )
     failed = Failed(create("svc-b"), FAILURE)
     undelivered = Failed(deliver("svc-c"), FAILURE)
-    again = Executed(part_with(create("svc-b"), deliver("svc-c")), (failed, undelivered))
+    later = (Upcoming("svc-f", "1", None, 48, None, "proof"),)
+    actions = create("svc-b"), deliver("svc-c")
+    again = Executed.of(part_with(*actions, upcoming=later), (failed, undelivered))
     observation = observation_with(observed_key("svc-a"), observed_key("svc-c"))
     assert recovered(lost, again, observation) == Executed(
         lost,
@@ -61,6 +64,7 @@ def test_the_report_counts_what_the_lost_worker_did() -> None:
             Done(update_of("svc-d"), "old-svc-d", None),
             Done(revoke("svc-e"), "old-svc-e", None),
         ),
+        upcoming=later,
     )
 
 

@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,20 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
+from provisioner.model.key import Annotations
 from provisioner.plan import (
     Create,
+    Drift,
     Estimate,
     Planned,
     Unmanaged,
     Unobserved,
+    Upcoming,
 )
 from provisioner.render.formats import FORMATS, formats_of, render
 from provisioner.render.markdown import MAX_PAGE_BYTES, problems_markdown
 from provisioner.render.outcome.markdown import plan_markdown, result_markdown
+from provisioner.render.outcome.rows import plan_summary_line
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
 
@@ -325,7 +330,15 @@ def test_workflow_commands_round_trip(found) -> None:
 
 def create_of(name: str, place: Place | None = None, blocked: Failure | None = None) -> Create:
     where = place or Place("manifests/keys.yaml", 3)
-    return create(name, depth=1, role=name, role_id="role", place=where, blocked=blocked)
+    return create(
+        name,
+        depth=1,
+        role=name,
+        role_id="role",
+        place=where,
+        blocked=blocked,
+        annotations=Annotations(name, name, name),
+    )
 
 
 def planned(environment: str, *actions: Any, findings: Any = ()) -> Planned:
@@ -336,7 +349,7 @@ def planned(environment: str, *actions: Any, findings: Any = ()) -> Planned:
 MARKDOWN = MarkdownIt("gfm-like", {"html": True, "linkify": True})
 """A parser like GitHub's, with tables, HTML and automatic links."""
 
-OURS = {"<code>", "</code>"}
+OURS = {"<code>", "</code>", "<br>"}
 
 
 def tables_of(page: str) -> list[list[list[str]]]:
@@ -353,12 +366,16 @@ def tables_of(page: str) -> list[list[list[str]]]:
             assert kinds <= {"text", "html_inline", "strong_open", "strong_close", "text_special"}
             html = [c.content for c in token.children or () if c.type == "html_inline"]
             assert set(html) <= OURS
-            assert "</code>" not in html[::2]
+            assert "</code>" not in [one for one in html if one != "<br>"][::2]
             # GitHub looks for mentions and issue numbers in all text except code.
             prose = re.sub(r"<code>.*?</code>", "", "".join(c.content for c in token.children))
             assert not re.search(r"[@#!~%$&^]\w|(?<!\d):\w|(?i:g[hl])-\d", prose)
             if tables and token.level >= 3:
-                words = (c.content for c in token.children or () if c.type != "html_inline")
+                words = (
+                    c.content.replace("<br>", "\n")
+                    for c in token.children or ()
+                    if c.type != "html_inline" or c.content == "<br>"
+                )
                 tables[-1][-1].append("".join(words).replace("\u200b", ""))
     return tables
 
@@ -373,28 +390,31 @@ def test_names_in_markdown_are_never_markup(hostile) -> None:
     blocked = [create_of(name, None, one) for name, one in zip(hostile, failures, strict=True)]
     findings = [Unmanaged(name, (name,)) for name in hostile]
     gone = Unobserved("away", "https://x", failures[0])
-    part = planned("dev", *actions, *blocked, findings=findings)
+    later = tuple(Upcoming(name, name, NOW, 48, 1) for name in hostile)
+    part = replace(planned("dev", *actions, *blocked, findings=findings), upcoming=later)
     results = [
         *(Done(action, "id", None) for action in actions),
         *(Failed(action, action.blocked or failures[0]) for action in blocked),
     ]
     refusal = Failure("protected", hostile[0])
+    executed = Executed(part, tuple(results), upcoming=later)
     for page, cells in (
-        (plan_markdown(plan_with(part, gone), refusal), 5),
-        (result_markdown(RunResult(NOW, "sha256:0", (Executed(part, tuple(results)), gone))), 5),
+        (plan_markdown(plan_with(part, gone), refusal, unmanaged=True), 5),
+        (result_markdown(RunResult(NOW, "sha256:0", (executed, gone)), unmanaged=True), 5),
     ):
         tables = tables_of(page)
-        assert len(tables) == 4
+        assert len(tables) == 5
         for table in tables:
             assert {len(row) for row in table} == {len(table[0])}
-        [_, errors, acts, found] = tables
+        [_, errors, acts, revoked, found] = tables
         assert len(errors) == 2 + len(hostile)
         assert len(errors[0]) == cells
         column = acts[0].index("name")
         expected = [visible(name) for name in hostile]
-        shown = [row[column].strip() for row in acts[1 : 1 + len(hostile)]]
-        assert shown == [one.strip() for one in expected]
+        shown = [row[column].split("\n")[0] for row in acts[1 : 1 + len(hostile)]]
+        assert [one.strip() for one in shown] == [one.strip() for one in expected]
         assert [row[2].strip() for row in found[1:]] == [one.strip() for one in expected]
+        assert [row[1].strip() for row in revoked[1:]] == [one.strip() for one in expected]
         assert page.isprintable() or set(filter(lambda c: not c.isprintable(), page)) == {"\n"}
 
 
@@ -419,7 +439,7 @@ def test_a_long_page_counts_the_rows_that_it_omits() -> None:
     findings = [Unmanaged(f"old-{n}", ("1",)) for n in range(5_000)]
     environments = [planned(f"e{n}") for n in range(20)]
     plan = plan_with(*environments, planned("dev", *actions, *bad, findings=findings))
-    page = plan_markdown(plan)
+    page = plan_markdown(plan, unmanaged=True)
     assert MAX_PAGE_BYTES * 0.9 < len(page.encode()) <= MAX_PAGE_BYTES < 65_536
     [summary, errors, acts, found] = tables_of(page)
     assert (len(summary), len(errors)) == (1 + 21, 1 + 30)
@@ -476,6 +496,30 @@ def test_markdown_of_a_result_shows_the_outcome_of_each_action() -> None:
         ["revoke", "old", "token_alive"],
         ["2 actions skipped", "", "stopped"],
     ]
+
+
+def test_a_new_key_beside_many_unmanaged_ones_is_a_short_plan() -> None:
+    """They are one line with a count, unless they are asked for; JSON lists them all the same."""
+    unmanaged = [Unmanaged(f"old-{number}", ("1", "2")) for number in range(200)]
+    drift = Drift("svc-a", ("1",), "role", None, "Admin", "not_owned")
+    part = planned("dev", create_of("svc-new"), findings=[drift, *unmanaged])
+    line = "400 unmanaged keys; list them with --unmanaged"
+    for outcome in (plan_with(part), RunResult(NOW, "sha256:0", (Executed(part, ()),))):
+        short, long = (
+            ReportInput(NOW, outcome=outcome),
+            ReportInput(NOW, outcome=outcome, unmanaged=True),
+        )
+        text = render(short, "text")
+        assert len(text.splitlines()) <= 8
+        assert f"  ? {line}\n" in text
+        listed = render(long, "text")
+        assert (listed.count("unmanaged  old-"), line in listed) == (200, False)
+        assert len(tables_of(render(short, "markdown"))[-1]) == 2
+        assert f"\n{line}.\n" in render(short, "markdown")
+        assert len(tables_of(render(long, "markdown"))[-1]) == 202
+        found = json.loads(render(short, "json"))["environments"][0]["findings"]
+        assert len(found) == 201
+    assert "1 to keep, 1 finding, 400 unmanaged keys." in plan_summary_line(plan_with(part))
 
 
 # The command line

@@ -38,8 +38,10 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
+from provisioner.model.key import Annotations
 from provisioner.model.observed import KnownRoles, NoRoles
 from provisioner.model.shard import Shard
+from provisioner.model.sink_content import ApiKeyToken
 from provisioner.plan import (
     DeliveryUnknown,
     Drift,
@@ -49,6 +51,7 @@ from provisioner.plan import (
     Plan,
     Unmanaged,
     Unobserved,
+    Upcoming,
     digest,
 )
 from provisioner.render.formats import render
@@ -62,13 +65,15 @@ pytestmark = pytest.mark.fast
 
 FAILURE = Failure(Code.PERMISSION_DENIED, "Not allowed.", "Ask for it.")
 SINK = file_sink()
+ABOUT = Annotations("Nightly\nexport", "team-a", "OPS-7")
 ACTIONS = (
-    create("svc-a", SINK),
-    create("svc-b", blocked=FAILURE),
-    update("svc-c", SINK),
-    rotate(create("svc-d", SINK)),
-    deliver("svc-e", SINK),
-    revoke("svc-f"),
+    create("svc-a", SINK, annotations=ABOUT),
+    create("svc-b", blocked=FAILURE, annotations=Annotations(owner="team-b")),
+    update("svc-c", SINK, annotations=ABOUT),
+    rotate(create("svc-d", SINK, annotations=ABOUT)),
+    deliver("svc-e", SINK, annotations=ABOUT),
+    revoke("svc-f", annotations=ABOUT),
+    revoke("svc-g"),
 )
 FINDINGS = (
     Unmanaged("old", ("1", "2")),
@@ -77,8 +82,16 @@ FINDINGS = (
     Expiring("svc-c", ("1",), "2026-12-01T00:00:00Z"),
     DeliveryUnknown("svc-d", ("1",), (SINK,), ("2",)),
 )
+LATER = (
+    Upcoming("svc-d", "old-svc-d", None, 48, None, "delivery"),
+    Upcoming("svc-h", "1", NOW, 240, 7),
+    Upcoming("svc-i", "2", None, 24, None, "proof"),
+    *(Upcoming(f"svc-{number}", "2", NOW + 5 * DAY, 240, 120) for number in range(10)),
+)
 PARTS = (
-    part_with(*ACTIONS, findings=FINDINGS, notes=("Roles are ignored.",), kept=("x", "y")),
+    part_with(
+        *ACTIONS, findings=FINDINGS, notes=("Roles are ignored.",), kept=("x", "y"), upcoming=LATER
+    ),
     Unobserved("away", "https://away", Failure(Code.UNREACHABLE, "No server.")),
     part_with(environment="empty", generation="legacy", estimate=Estimate(3, 1.25)),
 )
@@ -141,20 +154,20 @@ def test_the_results_of_shards_are_the_result_of_one_run() -> None:
     )
     planned = replace(PARTS[0], actions=tuple(one.action for one in results))
     plans = (planned, *PARTS[1:])
-    parts = (Executed(planned, results), PARTS[1], Executed(PARTS[2], ()))
+    parts = (Executed(planned, results, upcoming=LATER), PARTS[1], Executed(PARTS[2], ()))
     assert_same(RunResult(NOW, digest(plans, DESIRED), parts))
 
 
 def test_the_reports_of_shards_are_the_report_of_one_run() -> None:
     """A key that has full access in environments of different shards is noted in both."""
+    old = observed_key("svc-b", created_at=NOW - 80 * DAY, expires_at=NOW + 9 * DAY)
+    successive = (old, observed_key("svc-b", 2))
     inputs = [
         AuditInput(
-            environment_with(name=name),
-            (desired_key("svc-b", SINK, rotation=rotation_with()),),
-            observation_with(
-                observed_key("svc-a", role="Admin"), observed_key("svc-b"), roles=roles
-            ),
-            {},
+            environment_with(name=name, owns=("*",)),
+            (desired_key("svc-b", SINK, rotation=rotation_with(), annotations=ABOUT),),
+            observation_with(observed_key("svc-a", role="Admin"), *successive, roles=roles),
+            {SINK: ApiKeyToken(successive[1].id, None)},
         )
         for name, roles in (("shop", KnownRoles((ADMIN,))), ("empty", NoRoles()))
     ]
@@ -174,6 +187,7 @@ def test_the_reports_of_shards_are_the_report_of_one_run() -> None:
     assert not isinstance(found, tuple)
     whole = audit([inputs[0], down, inputs[1]], NOW, 20 * DAY)
     assert whole.notes["shared_admin"] == 2
+    assert len(whole.observed[0].upcoming) == 1
     for name in ("json", "text", "markdown", "html"):
         one_run, shards = (render(ReportInput(NOW, outcome=one), name) for one in (whole, found))
         assert shards == one_run

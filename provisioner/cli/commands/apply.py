@@ -41,6 +41,7 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str | Non
     callback=_digest,
 )
 @options.add_plan_flags
+@options.unmanaged_option
 @options.add_run_options
 @stoppable
 def apply(  # noqa: PLR0913, PLR0917 - one for each part of a command line

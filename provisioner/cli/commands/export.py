@@ -74,7 +74,7 @@ def export(selection: Selection, file: Path | None, output: OutputOptions, signa
         console.print_failure(observed.failure)
         return code or INCOMPLETE
     source, _, observation = observed
-    exported = export_keys(source.name, observation, selection.only)
+    exported = export_keys(source.name, observation, selection.only, source.ignore)
     if not exported.keys:
         console.print_stderr("".join(exported.comments))
     _require_manifest(exported, source.name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
 )
 @options.add_plan_flags
+@options.unmanaged_option
 @options.add_run_options
 @stoppable
 def plan(  # noqa: PLR0913 - one for each part of a command line

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from provisioner.audit.key_audit import EnvironmentAudit, KeyAudit
 from provisioner.model.expiry import parse_timestamp
 from provisioner.plan import Unobserved
-from provisioner.render.outcome.read import read_failure
+from provisioner.render.outcome.read import read_annotations, read_failure, read_upcoming
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from provisioner.plan import Upcoming
 
     Json = Mapping[str, Any]
 
@@ -20,17 +22,18 @@ def read_audit(entry: Json) -> EnvironmentAudit | Unobserved:
     failure = read_failure(entry["error"])
     if failure is not None:
         return Unobserved(entry["environment"], entry["url"], failure)
+    upcoming = {one["id"]: read_upcoming(one) for one in entry["upcoming"]}
     return EnvironmentAudit(
         environment=entry["environment"],
         url=entry["url"],
         generation=entry["generation"],
         server_time=parse_timestamp(entry["server_time"]),
-        keys=tuple(map(_key, entry["keys"])),
+        keys=tuple(_key(key, upcoming.get(key["id"])) for key in entry["keys"]),
         missing=tuple(entry["missing"]),
     )
 
 
-def _key(entry: Json) -> KeyAudit:
+def _key(entry: Json, revocation: Upcoming | None) -> KeyAudit:
     rotation = entry["rotation_at"]
     return KeyAudit(
         name=entry["name"],
@@ -44,4 +47,6 @@ def _key(entry: Json) -> KeyAudit:
         delivery=entry["delivered"],
         rotation=None if rotation is None else parse_timestamp(rotation),
         notes=tuple(entry["notes"]),
+        annotations=read_annotations(entry),
+        revocation=revocation,
     )

@@ -61,7 +61,7 @@ def describe_key(key: KeyAudit) -> KeyRow:
         left="never" if "never_expires" in key.notes else f"{key.days_left} d",
         role=key.role or "-",
         rotation="-" if key.rotation is None else key.rotation.date().isoformat(),
-        delivered="-" if key.delivery == "none" else key.delivery,
+        delivered="-" if key.delivery == "none" else key.delivery.replace("_", " "),
         id=key.id,
         notes=", ".join(map(note_label, key.notes)),
     )

@@ -17,7 +17,8 @@ from provisioner.render.audit.rows import (
     summary_parts,
 )
 from provisioner.render.audit.timeline import YEAR, lanes_of, months_after
-from provisioner.render.text import visible
+from provisioner.render.outcome.rows import describe_end, soonest_first
+from provisioner.render.text import describe_annotations, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,6 +44,8 @@ def render(report: ReportInput, _: Palette) -> str:
     templates.filters |= {
         "rows": _rows,
         "duration": format_duration,
+        "end": describe_end,
+        "soonest": soonest_first,
         "label": note_label,
         "pluralize": pluralize,
         "timestamp": format_timestamp,
@@ -67,4 +70,5 @@ def _rows(keys: Iterable[KeyAudit]) -> Iterator[tuple[object, ...]]:
         name, age, expires, left, role, rotation, delivered, key_id, _ = describe_key(key)
         cells = visible(name), visible(key_id), expires, left, age, visible(role)
         expires_at = format_timestamp(key.expires_at)
-        yield key.due, expires_at, key.notes, *cells, rotation, delivered
+        about = visible(describe_annotations(key.annotations))
+        yield key.due, expires_at, key.notes, *cells, rotation, delivered, about

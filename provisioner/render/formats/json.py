@@ -9,7 +9,12 @@ from provisioner.audit.key_audit import FleetAudit, Note
 from provisioner.execution import RunResult
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Plan, Unobserved
-from provisioner.render.json import failure_document, problems_document
+from provisioner.render.json import (
+    annotations_document,
+    failure_document,
+    problems_document,
+    upcoming_document,
+)
 from provisioner.render.outcome.json import plan_document, result_document
 from provisioner.render.shards import labelled
 
@@ -59,6 +64,7 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Document:
         "summary": None,
         "keys": [],
         "missing": [],
+        "upcoming": [],
     }
     if isinstance(one, Unobserved):
         return document | {"error": failure_document(one.failure)}
@@ -68,6 +74,7 @@ def _environment(one: EnvironmentAudit | Unobserved) -> Document:
         "summary": _summary(len(one.keys), one.due, len(one.missing), one.notes),
         "keys": list(map(_key, one.keys)),
         "missing": list(one.missing),
+        "upcoming": list(map(upcoming_document, one.upcoming)),
     }
 
 
@@ -90,4 +97,5 @@ def _key(key: KeyAudit) -> Document:
         "rotation_at": None if key.rotation is None else format_timestamp(key.rotation),
         "due": key.due,
         "notes": list(key.notes),
+        **annotations_document(key.annotations),
     }

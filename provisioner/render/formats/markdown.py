@@ -14,13 +14,22 @@ from provisioner.execution import RunResult
 from provisioner.plan import Plan, Unobserved
 from provisioner.render.audit.rows import NOTE_MEANINGS, describe_key, note_label, summary_parts
 from provisioner.render.escape import escape, inline_code, truncate
-from provisioner.render.markdown import name_cell, problems_markdown, row, size_of, take_fitting
+from provisioner.render.markdown import (
+    key_cell,
+    name_cell,
+    problems_markdown,
+    row,
+    size_of,
+    take_fitting,
+)
 from provisioner.render.outcome.markdown import plan_markdown, result_markdown
+from provisioner.render.outcome.rows import describe_end, soonest_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from provisioner.audit.key_audit import EnvironmentAudit, KeyAudit
+    from provisioner.plan import Upcoming
     from provisioner.render.report import ReportInput
     from provisioner.render.text import Palette
 
@@ -40,9 +49,9 @@ def render(report: ReportInput, _: Palette) -> str:
     """Return the outcome of a command, or the problems of the manifests if there is none."""
     match report.outcome:
         case Plan() as plan:
-            return plan_markdown(plan, report.refusal)
+            return plan_markdown(plan, report.refusal, unmanaged=report.unmanaged)
         case RunResult() as result:
-            return result_markdown(result, report.refusal)
+            return result_markdown(result, report.refusal, unmanaged=report.unmanaged)
         case FleetAudit() as audit:
             return audit_markdown(audit)
         case None:
@@ -78,7 +87,11 @@ def audit_markdown(audit: FleetAudit) -> str:
 
 
 def _environment(
-    one: EnvironmentAudit, missing: list[str], with_notes: list[str], without_notes: list[str]
+    one: EnvironmentAudit,
+    missing: list[str],
+    with_notes: list[str],
+    later: list[str],
+    without_notes: list[str],
 ) -> Iterator[str]:
     keys, url = pluralize(len(one.keys), "key"), escape(truncate(one.url, 100))
     yield f"{keys}, {one.due} due, {url}, {one.generation}."
@@ -91,6 +104,11 @@ def _environment(
     if noted:
         yield ""
         yield from _table(with_notes, noted)
+    if one.upcoming:
+        yield ""
+        yield from later
+        if more := len(one.upcoming) - len(later):
+            yield f"- … and {pluralize(more, 'more later revocation')}, not shown here."
     unnoted = len(one.keys) - noted
     if unnoted:
         yield ""
@@ -117,7 +135,7 @@ def _row(key: KeyAudit) -> str:
     return row(
         (
             "**!**" if key.due else "",
-            name_cell(name),
+            key_cell(name, key.annotations),
             age,
             expires,
             left,
@@ -130,9 +148,15 @@ def _row(key: KeyAudit) -> str:
     )
 
 
+def _later(upcoming: Upcoming) -> str:
+    when = escape(describe_end(upcoming))
+    return f"- Later: {name_cell(upcoming.name)} {inline_code(upcoming.key_id)} is revoked {when}."
+
+
 _LINES_BY_IMPORTANCE: tuple[Callable[[EnvironmentAudit], Iterable[str]], ...] = (
     lambda one: (f"{name_cell(name)}," for name in one.missing),
     lambda one: (_row(key) for key in one.keys if key.notes),
+    lambda one: map(_later, soonest_first(one.upcoming)),
     lambda one: (_row(key) for key in one.keys if not key.notes),
 )
-"""The lines of an environment: the names of missing keys, and rows with and without notes."""
+"""The lines of an environment: missing names, rows with notes, later revocations, other rows."""

@@ -11,8 +11,15 @@ from provisioner.audit.key_audit import FleetAudit
 from provisioner.execution import RunResult
 from provisioner.plan import Plan, Unobserved
 from provisioner.render.audit.rows import KeyRow, describe_key, summary_parts
-from provisioner.render.outcome.text import plan_text, result_text
-from provisioner.render.text import align_columns, failure_line, heading, problems_text, visible
+from provisioner.render.outcome.text import plan_text, result_text, upcoming_lines
+from provisioner.render.text import (
+    align_columns,
+    annotation_suffix,
+    failure_line,
+    heading,
+    problems_text,
+    visible,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +37,10 @@ def render(report: ReportInput, palette: Palette) -> str:
     reason = f"{failure_line(refusal, palette)}\n" if refusal else ""
     match report.outcome:
         case Plan() as plan:
-            return plan_text(plan, palette) + reason
+            return plan_text(plan, palette, unmanaged=report.unmanaged) + reason
         case RunResult() as result:
-            return result_text(result, palette, refused=refusal is not None) + reason
+            shown = {"refused": refusal is not None, "unmanaged": report.unmanaged}
+            return result_text(result, palette, **shown) + reason
         case FleetAudit() as audit:
             return audit_text(audit, palette, quiet=report.quiet)
         case None:
@@ -78,8 +86,10 @@ def _environment(
         yield palette.paint("dim", f"    {head}")
         for key, line in zip(keys, lines, strict=True):
             if key.due:
-                yield palette.paint("bad", f"  ! {line}")
+                marked = palette.paint("bad", f"  ! {line}")
             else:
-                yield palette.paint("warn", f"  ? {line}") if key.notes else f"  = {line}"
+                marked = palette.paint("warn", f"  ? {line}") if key.notes else f"  = {line}"
+            yield marked + annotation_suffix(key.annotations, palette)
     elif not one.missing:
         yield palette.paint("dim", "  = no live keys")
+    yield from upcoming_lines(one.upcoming, palette)

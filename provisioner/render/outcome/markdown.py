@@ -12,32 +12,44 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Planned, Unobserved
-from provisioner.render.escape import inline_code
+from provisioner.render.escape import escape, inline_code
 from provisioner.render.markdown import (
     MAX_PAGE_BYTES,
     Table,
     failure_cells,
+    key_cell,
     message_cell,
     name_cell,
     size_of,
 )
 from provisioner.render.outcome.rows import (
     describe_action,
+    describe_end,
     describe_sinks,
     finding_kind,
+    finding_list,
     plan_summary,
     plan_summary_line,
     result_summary,
     result_summary_line,
     rows_of,
+    soonest_first,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from provisioner.errors.failure import Failure
     from provisioner.execution import RunResult
-    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan, ReportedFinding
+    from provisioner.plan import (
+        Action,
+        EnvironmentPlan,
+        Finding,
+        Plan,
+        ReportedFinding,
+        Upcoming,
+    )
     from provisioner.render.outcome.rows import Row
 
     _Part = EnvironmentPlan | Executed
@@ -52,8 +64,14 @@ _TABLE_OVERHEAD = 400
 _ACTION_COLUMNS = ("name", "details", "expires", "role", "sinks", "manifest")
 
 
-def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
-    """Return the page of a plan; a refusal says why the plan may not be applied."""
+def plan_markdown(plan: Plan, refusal: Failure | None = None, *, unmanaged: bool = False) -> str:
+    """Return the page of a plan.
+
+    Args:
+        plan: the plan.
+        refusal: why it may not be applied; None if it may.
+        unmanaged: whether to list unmanaged keys instead of counting them.
+    """
     parts = plan.environments
     rows = _rows(parts)
     actions = Table(
@@ -67,11 +85,20 @@ def plan_markdown(plan: Plan, refusal: Failure | None = None) -> str:
     for part in parts:
         blocked = [one for one in part.actions if one.blocked] if isinstance(part, Planned) else []
         summaries.append(plan_summary(part) | {"blocked": len(blocked)})
-    return _page(plan, plan_summary_line(plan), summaries, rows, actions, refusal)
+    line = plan_summary_line(plan)
+    return _page(plan, line, summaries, rows, actions, refusal, unmanaged=unmanaged)
 
 
-def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
-    """Return the page of a result; a refusal says why nothing was done."""
+def result_markdown(
+    result: RunResult, refusal: Failure | None = None, *, unmanaged: bool = False
+) -> str:
+    """Return the page of a result.
+
+    Args:
+        result: the result.
+        refusal: why nothing was done; None without a refusal.
+        unmanaged: whether to list unmanaged keys instead of counting them.
+    """
     rows = _rows(result.environments)
     actions = Table(
         "Actions",
@@ -82,7 +109,7 @@ def result_markdown(result: RunResult, refusal: Failure | None = None) -> str:
     )
     line = result_summary_line(result, refused=refusal is not None)
     summaries = list(map(result_summary, result.environments))
-    return _page(result, line, summaries, rows, actions, refusal)
+    return _page(result, line, summaries, rows, actions, refusal, unmanaged=unmanaged)
 
 
 def _rows(parts: Sequence[_Part]) -> list[_EnvironmentRow]:
@@ -101,15 +128,19 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
     rows: list[_EnvironmentRow],
     actions: Table[_EnvironmentRow],
     refusal: Failure | None,
+    *,
+    unmanaged: bool,
 ) -> str:
-    """Return the page of a plan or result, with four tables."""
+    """Return the page of a plan or result, with five tables."""
     plans = list(map(_plan_of, outcome.environments))
     planned = [part for part in plans if isinstance(part, Planned)]
     opening = [f"## {summary_line}"]
     if refusal is not None:
         message = message_cell(refusal.message)
         opening += ["", f"**Refused**, {inline_code(refusal.code)}: {message}"]
-    closing = [*_notes(planned), "", f"Digest {inline_code(outcome.digest)}"]
+    found = finding_list(planned, unmanaged=unmanaged)
+    closing = ["", f"{escape(found.unlisted)}."] if found.unlisted else []
+    closing += [*_notes(planned), "", f"Digest {inline_code(outcome.digest)}"]
     summary = Table(
         "",
         "environment",
@@ -119,23 +150,42 @@ def _page(  # noqa: PLR0913, PLR0917 - the parts of a page
     )
     head = ("environment", "action", "name", "code", "message")
     errors = Table("Not done", "failure", head, list(_not_done(plans, rows)), lambda cells: cells)
+    later = Table(
+        "Later",
+        "revocation",
+        ("environment", "name", "revokes", "at", "when"),
+        [
+            (_plan_of(part).environment, one)
+            for part in outcome.environments
+            if not isinstance(part, Unobserved)
+            for one in soonest_first(part.upcoming)
+        ],
+        lambda one: _upcoming_cells(*one),
+    )
     findings = Table(
         "Findings",
         "finding",
         ("environment", "finding", "name", "message"),
-        [(part.environment, finding) for part in planned for finding in part.findings],
+        [
+            (part.environment, finding)
+            for part in planned
+            for finding in finding_list([part], unmanaged=unmanaged).listed
+        ],
         lambda one: _finding_cells(*one),
     )
-    free = MAX_PAGE_BYTES - size_of([*opening, *closing]) - 4 * _TABLE_OVERHEAD
+    free = MAX_PAGE_BYTES - size_of([*opening, *closing]) - 5 * _TABLE_OVERHEAD
     # The failures may take at least half of the page, the summary the rest.
     for_errors = free // 2 - errors.lines(free // 2)[1]
     summary_lines, left = summary.lines(free - for_errors)
     error_lines, left = errors.lines(left + for_errors)
     # A tenth of the rest is reserved for findings, which get more if there are few actions.
+    later_lines, unused = later.lines(left // 10)
+    left -= left // 10 - unused
     for_findings = left // 10 - findings.lines(left // 10)[1]
     action_lines, left = actions.lines(left - for_findings)
     finding_lines, _ = findings.lines(left + for_findings)
-    lines = [*opening, *summary_lines, *error_lines, *action_lines, *finding_lines, *closing]
+    lines = [*opening, *summary_lines, *error_lines, *action_lines, *later_lines, *finding_lines]
+    lines += closing
     return "\n".join(lines) + "\n"
 
 
@@ -184,14 +234,28 @@ def _finding_cells(environment: str, finding: Finding | ReportedFinding) -> tupl
     return name_cell(environment), kind, name_cell(finding.name), message_cell(finding.message)
 
 
+def _upcoming_cells(environment: str, upcoming: Upcoming) -> tuple[str, ...]:
+    return (
+        name_cell(environment),
+        name_cell(upcoming.name),
+        inline_code(upcoming.key_id),
+        "-" if upcoming.at is None else _time_cell(upcoming.at),
+        message_cell(describe_end(upcoming)),
+    )
+
+
+def _time_cell(time: datetime) -> str:
+    return format_timestamp(time).replace("T", " ").removesuffix("Z")
+
+
 def _action_cells(environment: str, action: Action) -> tuple[str, ...]:
     description, sinks, place = describe_action(action), describe_sinks(action), action.place
     return (
         name_cell(environment),
         description.kind,
-        name_cell(action.name),
+        key_cell(action.name, action.annotations),
         message_cell(description.details),
-        format_timestamp(action.expires_at).replace("T", " ").removesuffix("Z"),
+        _time_cell(action.expires_at),
         name_cell(action.role) if action.role else "-",
         name_cell(sinks) if action.sinks else sinks,
         name_cell(f"{place.file}:{place.line}") if place else "-",

@@ -20,6 +20,7 @@ from provisioner.execution import (
     Unfinished,
 )
 from provisioner.model.expiry import parse_timestamp
+from provisioner.model.key import Annotations
 from provisioner.model.sink_address import Address
 from provisioner.plan import (
     Change,
@@ -31,6 +32,7 @@ from provisioner.plan import (
     Revoke,
     Rotate,
     Unobserved,
+    Upcoming,
     Update,
 )
 
@@ -72,7 +74,8 @@ def read_result(entry: Json, merge: Json) -> Executed | Unobserved:
     if isinstance(planned, Unobserved):
         return planned
     actions = zip(planned.actions, rows, more, strict=True)
-    return Executed(planned, tuple(_result(*one) for one in actions))
+    results = tuple(_result(*one) for one in actions)
+    return Executed(planned, results, upcoming=planned.upcoming)
 
 
 def read_failure(error: Json | None) -> Failure | None:
@@ -82,6 +85,25 @@ def read_failure(error: Json | None) -> Failure | None:
         ValueError: if the code is unknown.
     """
     return None if error is None else Failure(Code(error["code"]), error["message"])
+
+
+def read_annotations(entry: Json) -> Annotations | None:
+    """Return the annotations in the entry of an action or of a key; None if it has none."""
+    annotations = Annotations(*(entry[name] for name in Annotations._fields))
+    return annotations if any(annotations) else None
+
+
+def read_upcoming(entry: Json) -> Upcoming:
+    """Return what a later run will do by itself, from its entry."""
+    at = entry["at"]
+    return Upcoming(
+        name=entry["name"],
+        key_id=entry["id"],
+        at=None if at is None else parse_timestamp(at),
+        overlap_hours=entry["overlap_hours"],
+        hours_left=entry["hours_left"],
+        waits_for=entry["waits_for"],
+    )
 
 
 def _planned(
@@ -103,6 +125,7 @@ def _planned(
         findings=tuple(map(_finding, entry["findings"])),
         notes=tuple(merge["notes"]),
         estimate=Estimate(**entry["estimate"]),
+        upcoming=tuple(map(read_upcoming, entry["upcoming"])),
     )
 
 
@@ -115,26 +138,30 @@ def _action(row: Json, *, at_once: bool) -> Action:
     place = None if row["manifest"] is None else Place(row["manifest"], row["line"])
     # In a result, the error of an action that a plan blocked is the failure of its result.
     blocked = None if "status" in row else read_failure(row.get("error"))
-    kind = row["action"]
+    kind, annotations = row["action"], read_annotations(row)
     if kind == "revoke":
-        return Revoke(name, reason, ids[0], expires_at, role, place, blocked)
+        return Revoke(name, reason, ids[0], expires_at, role, place, blocked, annotations)
     assert place is not None  # noqa: S101 - every other action is of a declared key
     match kind:
         case "create" | "rotate":
             create = Create(
-                name, "missing", depth, expires_at, "", role, None, place, sinks, blocked
+                *(name, "missing", depth, expires_at, "", role, None, place, sinks),
+                *(blocked, annotations),
             )
             if kind == "rotate":
                 return Rotate(reason, create, tuple(ids), at_once)
             return create._replace(reason=reason)
         case "deliver":
-            return Deliver(name, reason, depth, expires_at, role, ids[0], sinks, place, blocked)
+            return Deliver(
+                *(name, reason, depth, expires_at, role, ids[0], sinks, place),
+                *(blocked, annotations),
+            )
         case _:
             changes = tuple(Change(one["what"], one["from"], one["to"]) for one in row["changes"])
             sets_expiry = any(one.field == "expires" for one in changes)
             return Update(
                 *(name, "drift", depth, expires_at, role, ids[0], changes, sets_expiry),
-                *(None, place, sinks, blocked),
+                *(None, place, sinks, blocked, annotations),
             )
 
 

@@ -16,6 +16,7 @@ from provisioner.execution import (
     created_by_this_run,
     undelivered,
 )
+from provisioner.model.uuids import is_uuid
 from provisioner.plan import (
     Create,
     Deliver,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
     from provisioner.execution import Result, RunResult
     from provisioner.model.workspace import Record
-    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan
+    from provisioner.plan import Action, EnvironmentPlan, Finding, Plan, Upcoming
     from provisioner.render.text import Tone
 
 
@@ -152,6 +153,72 @@ def finding_kind(finding: Finding | ReportedFinding) -> str:
             assert_never(finding)
 
 
+class FindingList(NamedTuple):
+    """The findings of a plan for people, who rarely want to see every unmanaged key.
+
+    Attributes:
+        listed: the findings to list.
+        unmanaged: the number of keys that no manifest declares.
+        unlisted: that number, with the option that lists them; empty if they are listed.
+    """
+
+    listed: tuple[Finding | ReportedFinding, ...]
+    unmanaged: int
+    unlisted: str
+
+
+def finding_list(planned: Iterable[Planned], *, unmanaged: bool = False) -> FindingList:
+    """Return the findings of environments.
+
+    Args:
+        planned: the plans.
+        unmanaged: whether to list the keys that no manifest declares.
+    """
+    findings = tuple(one for part in planned for one in part.findings)
+    others = tuple(one for one in findings if finding_kind(one) != "unmanaged")
+    count = sum(len(one.ids) for one in findings if finding_kind(one) == "unmanaged")
+    if unmanaged or not count:
+        return FindingList(findings, count, "")
+    pronoun = "it" if count == 1 else "them"
+    text = f"{pluralize(count, 'unmanaged key')}; list {pronoun} with --unmanaged"
+    return FindingList(others, count, text)
+
+
+_DAYS_FROM = 72
+"""Hours from which a time is given in days."""
+
+
+def describe_upcoming(upcoming: Upcoming) -> str:
+    """Return what a later run does to a key, and when: `revokes 9f1c2d3e… in 31 h, …`."""
+    return f"revokes {_short_id(upcoming.key_id)} {describe_end(upcoming)}"
+
+
+def describe_end(upcoming: Upcoming) -> str:
+    """Return when a later run revokes a key, and why, as the rest of a sentence."""
+    match upcoming.waits_for, upcoming.hours_left:
+        case "delivery", _:
+            return f"{_hours(upcoming.overlap_hours)} after the token of its successor is delivered"
+        case "proof", _:
+            return "when its overlap is over and every sink is shown to have its successor's token"
+        case _, int(left) if left:
+            return f"in {_hours(left)}, when its overlap is over"
+        case _:
+            return "with the next apply, as its overlap is over"
+
+
+def soonest_first(upcoming: Iterable[Upcoming]) -> list[Upcoming]:
+    """Return later revocations in the order of their times, those without a time last."""
+    return sorted(upcoming, key=lambda one: (one.hours_left is None, one.hours_left))
+
+
+def _hours(hours: int) -> str:
+    return f"{hours} h" if hours < _DAYS_FROM else f"{-(-hours // 24)} days"
+
+
+def _short_id(key_id: str) -> str:
+    return f"{key_id[:8]}…" if is_uuid(key_id) else key_id
+
+
 def plan_summary(part: EnvironmentPlan) -> dict[str, int]:
     """Count the actions of each kind that are not blocked, the kept keys and the findings."""
     planned = part if isinstance(part, Planned) else None
@@ -203,7 +270,9 @@ def plan_summary_line(plan: Plan) -> str:
         if totals[kind] or kind in {"create", "keep"}
     ]
     counts += [f"{blocked} blocked"] if blocked else []
-    counts += [pluralize(totals["findings"], "finding")] if totals["findings"] else []
+    findings = finding_list(planned)
+    counts += [pluralize(len(findings.listed), "finding")] if findings.listed else []
+    counts += [pluralize(findings.unmanaged, "unmanaged key")] if findings.unmanaged else []
     counts += _unobserved(plan.environments)
     line = f"Plan: {', '.join(counts)}."
     if any(part.unblocked for part in planned):

@@ -11,41 +11,70 @@ from provisioner.plan import Unobserved
 from provisioner.render.outcome.rows import (
     describe_action,
     describe_sinks,
+    describe_upcoming,
     finding_kind,
+    finding_list,
     plan_summary_line,
     result_summary_line,
     rows_of,
+    soonest_first,
 )
-from provisioner.render.text import align_columns, failure_line, heading, visible
+from provisioner.render.text import (
+    align_columns,
+    annotation_suffix,
+    failure_line,
+    heading,
+    visible,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from provisioner.execution import RunResult
-    from provisioner.plan import Action, Plan, Planned
+    from provisioner.plan import Action, Plan, Planned, Upcoming
     from provisioner.render.outcome.rows import Row
     from provisioner.render.text import Palette
 
 
-def plan_text(plan: Plan, palette: Palette) -> str:
-    """Return the actions that each environment needs, and a summary line."""
-    return _text(plan.environments, plan_summary_line(plan), palette, keep="to keep")
+_MAX_UPCOMING = 10
+"""Later revocations of an environment that text names."""
 
 
-def result_text(result: RunResult, palette: Palette, *, refused: bool = False) -> str:
-    """Return the outcome of each action by environment, and a summary line."""
-    summary = result_summary_line(result, refused=refused)
-    return _text(result.environments, summary, palette, keep="kept")
+def plan_text(plan: Plan, palette: Palette, *, unmanaged: bool = False) -> str:
+    """Return the actions that each environment needs, and a summary line.
+
+    Args:
+        plan: the plan.
+        palette: the colours.
+        unmanaged: whether to list unmanaged keys instead of counting them.
+    """
+    lines = (_lines(part, palette, "to keep", unmanaged=unmanaged) for part in plan.environments)
+    return _text(lines, plan_summary_line(plan), palette)
 
 
-def _text(
-    parts: Iterable[Planned | Executed | Unobserved], summary: str, palette: Palette, *, keep: str
+def result_text(
+    result: RunResult, palette: Palette, *, refused: bool = False, unmanaged: bool = False
 ) -> str:
-    paragraphs = ["\n".join(_lines(part, palette, keep=keep)) for part in parts]
+    """Return the outcome of each action by environment, and a summary line.
+
+    Args:
+        result: the result.
+        palette: the colours.
+        refused: whether a guard refused the run.
+        unmanaged: whether to list unmanaged keys instead of counting them.
+    """
+    lines = (_lines(part, palette, "kept", unmanaged=unmanaged) for part in result.environments)
+    return _text(lines, result_summary_line(result, refused=refused), palette)
+
+
+def _text(environments: Iterable[Iterable[str]], summary: str, palette: Palette) -> str:
+    paragraphs = map("\n".join, environments)
     return "\n\n".join([*paragraphs, palette.paint("strong", summary)]) + "\n"
 
 
-def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str) -> Iterator[str]:
+def _lines(
+    part: Planned | Executed | Unobserved, palette: Palette, keep: str, *, unmanaged: bool
+) -> Iterator[str]:
     if isinstance(part, Unobserved):
         yield heading(part.environment, part.url, None, palette)
         yield failure_line(part.failure, palette)
@@ -56,14 +85,30 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
     any_sinks = any(row.action.sinks for row in rows)
     lines = align_columns([_cells(row.action, any_sinks=any_sinks) for row in rows])
     for row, line in zip(rows, lines, strict=True):
-        yield from _row_lines(row, line, palette)
+        first, *more = _row_lines(row, line, palette)
+        yield first + annotation_suffix(row.action.annotations, palette)
+        yield from more
     if planned.kept:
         yield palette.paint("dim", f"  = {pluralize(len(planned.kept), 'key')} {keep}")
-    for finding in planned.findings:
+    yield from upcoming_lines(part.upcoming, palette)
+    findings = finding_list([planned], unmanaged=unmanaged)
+    for finding in findings.listed:
         text = f"{finding_kind(finding)}  {visible(finding.name)}  {visible(finding.message)}"
         yield palette.paint("warn", f"  ? {text}")
+    if findings.unlisted:
+        yield palette.paint("warn", f"  ? {findings.unlisted}")
     if not planned.actions and not planned.kept and not planned.findings:
         yield palette.paint("dim", "  = nothing to do")
+
+
+def upcoming_lines(upcoming: Iterable[Upcoming], palette: Palette) -> Iterator[str]:
+    """Yield a line for each of the first later revocations, and the number of the others."""
+    later = soonest_first(upcoming)
+    for one in later[:_MAX_UPCOMING]:
+        text = f"{visible(one.name)}  later: {visible(describe_upcoming(one))}"
+        yield palette.paint("dim", f"  * {text}")
+    if (more := len(later) - _MAX_UPCOMING) > 0:
+        yield palette.paint("dim", f"  * and {pluralize(more, 'more later revocation')}")
 
 
 def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
