@@ -119,6 +119,20 @@ def test_dead_keys_are_left_out_and_their_declared_names_are_missing() -> None:
     assert (one.missing, found.missing, found.due) == (("gone",), 1, 0)
 
 
+def test_a_key_has_its_sinks_and_the_place_of_its_manifest() -> None:
+    """An undeclared key has neither."""
+    keys = live("both"), live("bare", 61), live("odd", 62)
+    desired = (declared("both", SINK, OTHER), declared("bare"))
+    found = audit([observe(*keys, desired=desired)], NOW, DAY)
+    entries = audit_document(found)["environments"][0]["keys"]
+    place = ("manifests/a.yaml", 7)
+    assert [(one["manifest"], one["line"], one["sinks"]) for one in entries] == [
+        (*place, ["file secrets/shop.env A", "file secrets/shop.env B"]),
+        (*place, []),
+        (None, None, []),
+    ]
+
+
 @pytest.mark.parametrize(("days_left", "is_expiring"), [(14, True), (14.001, False), (0.1, True)])
 def test_a_key_that_expires_within_the_given_time_has_a_note(days_left, is_expiring) -> None:
     """It may be declared or not; the limit is exact."""
@@ -390,10 +404,10 @@ def test_text_has_a_line_for_each_key_and_no_control_characters() -> None:
 
 
 def test_markdown_has_a_row_for_each_key_and_escapes_names() -> None:
-    """2 000 keys are tables of ten cells; keys without a note are in a folded section."""
+    """2 000 keys are tables of twelve cells; keys without a note are in a folded section."""
     rows = [line for line in audit_markdown(malicious()).splitlines() if line.startswith("|")]
     assert len(rows) == 6
-    assert all(row.count("|") == 11 for row in rows)
+    assert all(row.count("|") == 13 for row in rows)
     for row in rows[2::3]:
         bare = re.sub(r"</?code>|<br>|&#\d+;|\*\*!\*\*", "", row)
         assert not re.search(r"[<>`*_\[\]@&]", bare)

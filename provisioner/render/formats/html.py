@@ -67,8 +67,15 @@ def render(report: ReportInput, _: Palette) -> str:
 def _rows(keys: Iterable[KeyAudit]) -> Iterator[tuple[object, ...]]:
     """Yield each key as a tuple, which a template reads much faster than attributes."""
     for key in keys:
-        name, age, expires, left, role, rotation, delivered, key_id, _ = describe_key(key)
-        cells = visible(name), visible(key_id), expires, left, age, visible(role)
+        row = describe_key(key)
+        cells = (
+            visible(row.name),
+            visible(row.id),
+            row.expires,
+            row.left,
+            row.age,
+            visible(row.role),
+        )
         expires_at = format_timestamp(key.expires_at)
         about = visible(describe_annotations(key.annotations))
-        yield key.due, expires_at, key.notes, *cells, rotation, delivered, about
+        yield key.due, expires_at, key.notes, *cells, row.rotation, row.delivered, about
