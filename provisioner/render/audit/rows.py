@@ -9,6 +9,7 @@ from provisioner.errors.pluralize import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
 
@@ -52,9 +53,10 @@ def format_duration(duration: timedelta) -> str:
     return pluralize(hours, "hour") if hours % 24 else pluralize(hours // 24, "day")
 
 
-def format_remaining(remaining: timedelta) -> str:
+def format_remaining(at: datetime, now: datetime) -> str:
     """Return the time until something happens: `in 31 h`, or `in 90 days` from three days on."""
-    hours = remaining // timedelta(hours=1)
+    # The JSON of a shard has whole seconds.
+    hours = (at.replace(microsecond=0) - now.replace(microsecond=0)) // timedelta(hours=1)
     return f"in {hours} h" if hours < _HOURS_UNTIL_DAYS else f"in {hours // 24} days"
 
 
