@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from provisioner.errors.problem import Place
     from provisioner.model.environment import Environment, Generation
     from provisioner.model.key import Annotations, DesiredKey
     from provisioner.model.observed import Observation, ObservedKey, Roles
@@ -78,7 +79,8 @@ class KeyAudit:
         age_days: whole days since it was created, by the server's clock.
         days_left: whole days until it expires, by the server's clock.
         role: the label of its role; None if it has none or it cannot be seen.
-        declared: whether a manifest declares its name.
+        place: the position in the manifest that declares its name; None if none does.
+        sinks: the addresses of the sinks declared for its name, as text.
         delivery: the state of its sinks.
         rotation: the time from which it needs a successor; None if it gets none.
         notes: in the order of `Note`.
@@ -93,12 +95,18 @@ class KeyAudit:
     age_days: int
     days_left: int
     role: str | None
-    declared: bool
+    place: Place | None
+    sinks: tuple[str, ...]
     delivery: Delivery
     rotation: datetime | None
     notes: tuple[Note, ...]
     annotations: Annotations | None = None
     revocation: Upcoming | None = None
+
+    @property
+    def declared(self) -> bool:
+        """Return whether a manifest declares its name."""
+        return self.place is not None
 
     @property
     def due(self) -> bool:
@@ -292,6 +300,7 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
     rotates = None if desired is None else desired.rotation
     in_use = _ids_in_use(live, desired, contents, classified.current)
     revocations = {one.key_id: one for one in _revocations(one, desired, classified, contents)}
+    sinks = tuple(map(str, addresses))
     for key in live:
         left, lifetime = key.expires_at - now, key.expires_at - key.created_at
         current = key is classified.current
@@ -318,7 +327,8 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
             age_days=max(0, (now - key.created_at).days),
             days_left=left.days,
             role=key.role,
-            declared=desired is not None,
+            place=None if desired is None else desired.place,
+            sinks=sinks,
             delivery=_delivery(desired, contents, (key,)) if current or not rotates else "none",
             rotation=rotation,
             notes=tuple(note for note, holds in notes.items() if holds),

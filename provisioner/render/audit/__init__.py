@@ -1,1 +1,1 @@
-"""The parts that the formats of an audit share, and the template of its HTML page."""
+"""The parts that the formats of an audit share, and the files of its HTML page."""

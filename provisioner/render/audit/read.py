@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from provisioner.audit.key_audit import EnvironmentAudit, KeyAudit
+from provisioner.errors.problem import Place
 from provisioner.model.expiry import parse_timestamp
 from provisioner.plan import Unobserved
 from provisioner.render.outcome.read import read_annotations, read_failure, read_upcoming
@@ -34,7 +35,7 @@ def read_audit(entry: Json) -> EnvironmentAudit | Unobserved:
 
 
 def _key(entry: Json, revocation: Upcoming | None) -> KeyAudit:
-    rotation = entry["rotation_at"]
+    rotation, manifest = entry["rotation_at"], entry["manifest"]
     return KeyAudit(
         name=entry["name"],
         id=entry["id"],
@@ -43,7 +44,8 @@ def _key(entry: Json, revocation: Upcoming | None) -> KeyAudit:
         age_days=entry["age_days"],
         days_left=entry["days_left"],
         role=entry["role"],
-        declared=entry["state"] == "declared",
+        place=None if manifest is None else Place(manifest, entry["line"]),
+        sinks=tuple(entry["sinks"]),
         delivery=entry["delivered"],
         rotation=None if rotation is None else parse_timestamp(rotation),
         notes=tuple(entry["notes"]),

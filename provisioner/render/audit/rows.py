@@ -9,6 +9,7 @@ from provisioner.errors.pluralize import pluralize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
 
@@ -27,6 +28,9 @@ NOTE_MEANINGS: Mapping[Note, str] = {
 """The meaning of each note, as one phrase about the key."""
 
 
+_HOURS_UNTIL_DAYS = 72
+
+
 class KeyRow(NamedTuple):
     """The labelled parts of a live key, as every table shows them."""
 
@@ -36,7 +40,9 @@ class KeyRow(NamedTuple):
     left: str
     role: str
     rotation: str
+    sinks: str
     delivered: str
+    manifest: str
     id: str
     notes: str
 
@@ -45,6 +51,13 @@ def format_duration(duration: timedelta) -> str:
     """Return a duration in days or hours: `14 days`, `36 hours`."""
     hours = duration // timedelta(hours=1)
     return pluralize(hours, "hour") if hours % 24 else pluralize(hours // 24, "day")
+
+
+def format_remaining(at: datetime, now: datetime) -> str:
+    """Return the time until something happens: `in 31 h`, or `in 90 days` from three days on."""
+    # The JSON of a shard has whole seconds.
+    hours = (at.replace(microsecond=0) - now.replace(microsecond=0)) // timedelta(hours=1)
+    return f"in {hours} h" if hours < _HOURS_UNTIL_DAYS else f"in {hours // 24} days"
 
 
 def note_label(note: Note) -> str:
@@ -61,7 +74,9 @@ def describe_key(key: KeyAudit) -> KeyRow:
         left="never" if "never_expires" in key.notes else f"{key.days_left} d",
         role=key.role or "-",
         rotation="-" if key.rotation is None else key.rotation.date().isoformat(),
+        sinks=", ".join(key.sinks) or "-",
         delivered="-" if key.delivery == "none" else key.delivery.replace("_", " "),
+        manifest="-" if key.place is None else f"{key.place.file}:{key.place.line}",
         id=key.id,
         notes=", ".join(map(note_label, key.notes)),
     )

@@ -16,6 +16,7 @@ from provisioner.render.audit.rows import NOTE_MEANINGS, describe_key, note_labe
 from provisioner.render.escape import escape, inline_code, truncate
 from provisioner.render.markdown import (
     key_cell,
+    message_cell,
     name_cell,
     problems_markdown,
     row,
@@ -40,8 +41,13 @@ _ENVIRONMENT_OVERHEAD = 1_200
 """Bytes of an environment without its rows: headings, table heads, counts of omitted rows."""
 
 _TABLE_HEAD = (
-    "| | name | age | expires | left | role | rotation | delivered | notes | id |",
-    "|---|---|---:|---|---:|---|---|---|---|---|",
+    row(
+        (
+            *("", "name", "age", "expires", "left", "role", "rotation"),
+            *("sinks", "delivered", "manifest", "notes", "id"),
+        )
+    ),
+    "|---|---|---:|---|---:|---|---|---|---|---|---|---|",
 )
 
 
@@ -131,19 +137,21 @@ def _table(rows: list[str], total: int) -> Iterator[str]:
 
 
 def _row(key: KeyAudit) -> str:
-    name, age, expires, left, role, rotation, delivered, id_, notes = describe_key(key)
+    cells = describe_key(key)
     return row(
         (
             "**!**" if key.due else "",
-            key_cell(name, key.annotations),
-            age,
-            expires,
-            left,
-            escape(truncate(role, 100)),
-            rotation,
-            delivered,
-            notes,
-            inline_code(id_),
+            key_cell(cells.name, key.annotations),
+            cells.age,
+            cells.expires,
+            cells.left,
+            escape(truncate(cells.role, 100)),
+            cells.rotation,
+            message_cell(cells.sinks),
+            cells.delivered,
+            name_cell(cells.manifest) if key.place else "-",
+            cells.notes,
+            inline_code(cells.id),
         )
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.audit.key_audit import FleetAudit
 from provisioner.execution import RunResult
 from provisioner.plan import Plan, Unobserved
-from provisioner.render.audit.rows import KeyRow, describe_key, summary_parts
+from provisioner.render.audit.rows import describe_key, summary_parts
 from provisioner.render.outcome.text import plan_text, result_text, upcoming_lines
 from provisioner.render.text import (
     align_columns,
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.audit.key_audit import EnvironmentAudit
+    from provisioner.render.audit.rows import KeyRow
     from provisioner.render.report import ReportInput
     from provisioner.render.text import Palette
 
-_HEAD = KeyRow("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
+_HEAD = ("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
 
 
 def render(report: ReportInput, palette: Palette) -> str:
@@ -81,7 +82,7 @@ def _environment(
         yield palette.paint("bad", f"  ! {visible(name)}  missing: declared, but not live")
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
-        rows = (KeyRow(*map(visible, describe_key(key))) for key in keys)
+        rows = (_cells(describe_key(key)) for key in keys)
         head, *lines = align_columns([_HEAD, *rows])
         yield palette.paint("dim", f"    {head}")
         for key, line in zip(keys, lines, strict=True):
@@ -93,3 +94,9 @@ def _environment(
     elif not one.missing:
         yield palette.paint("dim", "  = no live keys")
     yield from upcoming_lines(one.upcoming, palette)
+
+
+def _cells(row: KeyRow) -> tuple[str, ...]:
+    """Return the cells of a key, in the order of the columns."""
+    cells = (row.name, row.age, row.expires, row.left, row.role, row.rotation, row.delivered)
+    return tuple(map(visible, (*cells, row.id, row.notes)))
