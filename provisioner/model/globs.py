@@ -12,3 +12,8 @@ if TYPE_CHECKING:
 def matches(name: str, globs: Iterable[str]) -> bool:
     """Return whether a name matches one of the globs; matching is case-sensitive."""
     return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def literal(name: str) -> str:
+    """Return the glob that matches only this name."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
