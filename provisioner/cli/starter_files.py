@@ -23,6 +23,16 @@ _ALL_IGNORED = "# Written by provision: delivered tokens.\n*\n"
 """The .gitignore of the folder of tokens, used if the project has its own .gitignore."""
 
 
+def schemas_of(manifests: Path) -> Path:
+    """Return the folder of the schemas that the files of a manifests directory name."""
+    return manifests.parent / "schemas"
+
+
+def schema_address(manifests: Path, folder: Path) -> str:
+    """Return the path of the schemas relative to a folder: editors start at the manifest."""
+    return Path(os.path.relpath(schemas_of(manifests), folder)).as_posix()
+
+
 def write_first_files(manifests: Path) -> tuple[Path, ...]:
     """Write the example, the schemas that its comments name, and a .gitignore if there is none.
 
@@ -37,9 +47,8 @@ def write_first_files(manifests: Path) -> tuple[Path, ...]:
         WrongUsageError: if one of the files already exists, another program's schema has the
             same name, or a file cannot be written.
     """
-    schema_folder = manifests.parent / "schemas"
-    # Editors resolve the path relative to the manifest.
-    address = Path(os.path.relpath(schema_folder, manifests)).as_posix()
+    schema_folder = schemas_of(manifests)
+    address = schema_address(manifests, manifests)
     new_files = {
         manifests / one.name: one.read_text(encoding="utf-8").replace("{schemas}", address)
         for one in (_TEMPLATES / ENVIRONMENTS, _TEMPLATES / "keys.yaml")
