@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
-    "init": ("init", "Write a starter environments.yaml and manifest."),
+    "init": ("init", "Write a starter environments.yaml, manifest and pipeline."),
     "validate": ("validate", "Check manifests offline, without credentials."),
     "plan": ("plan", "Show what apply would change, and change nothing."),
     "apply": ("apply", "Create missing keys and deliver their tokens."),
