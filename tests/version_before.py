@@ -72,6 +72,9 @@ ACTIONS = (
 
 _ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _TIMESTAMP = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d):\d\d:\d\d(?:\.\d+)?Z")
+_ADDED = frozenset({"description", "owner", "ticket"})
+"""Fields that this version adds, which count only if they have a value."""
+
 _SENTENCES = frozenset({"message", "hint", "remedy", "notes"})
 """Fields with texts for people, whose wording may change between versions."""
 
@@ -100,7 +103,7 @@ def comparable(document: Any, known: frozenset[str] = frozenset()) -> Any:
             return {
                 name: comparable(value, known)
                 for name, value in document.items()
-                if name not in _SENTENCES
+                if name not in _SENTENCES and (value or name not in _ADDED)
             }
         case list():
             return [comparable(value, known) for value in document]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.model.environment import Environment, Generation
-    from provisioner.model.key import DesiredKey
+    from provisioner.model.key import Annotations, DesiredKey
     from provisioner.model.observed import Observation, ObservedKey, Roles
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
@@ -78,6 +78,7 @@ class KeyAudit:
         delivery: the state of its sinks.
         rotation: the time from which it needs a successor; None if it gets none.
         notes: in the order of `Note`.
+        annotations: what its manifest says about it for people; None without.
     """
 
     name: str
@@ -91,6 +92,7 @@ class KeyAudit:
     delivery: Delivery
     rotation: datetime | None
     notes: tuple[Note, ...]
+    annotations: Annotations | None = None
 
     @property
     def due(self) -> bool:
@@ -195,14 +197,21 @@ def audit(
                 {
                     key.name
                     for key in one.observation.keys
-                    if key.live(now_there) and selects(key.name) and _is_admin(roles, key)
+                    if key.live(now_there)
+                    and selects(key.name)
+                    and not one.environment.ignores_key(key.name)
+                    and _is_admin(roles, key)
                 }
             )
 
     def audited(one: AuditInput) -> EnvironmentAudit:
         server_time = one.observation.server_time
         live = by_name(
-            key for key in one.observation.keys if key.live(server_time) and selects(key.name)
+            key
+            for key in one.observation.keys
+            if key.live(server_time)
+            and selects(key.name)
+            and not one.environment.ignores_key(key.name)
         )
         desired = {key.name: key for key in one.desired if selects(key.name)}
         contents = on_server_clock(one.sink_contents, one.observation.server_ahead)
@@ -301,6 +310,7 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
             delivery=_delivery(contents, (key,)) if current or not rotates else "none",
             rotation=rotation,
             notes=tuple(note for note, holds in notes.items() if holds),
+            annotations=None if desired is None else desired.annotations,
         )
 
 

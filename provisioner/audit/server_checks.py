@@ -9,6 +9,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.environment import ApiToken, SessionToken, SignIn, StoredCredential
 from provisioner.model.expiry import CLOCK_TOLERANCE, format_timestamp
+from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
 from provisioner.model.uuids import is_uuid
 from provisioner.plan import missing_rights
@@ -61,7 +62,6 @@ def checks_of_server(
 ) -> Iterator[Check]:
     """Yield the checks of a workspace that was observed."""
     session = is_session(environment, capabilities)
-    live = sum(key.live(observation.server_time) for key in observation.keys)
     if observation.generation == "legacy":
         release = "Legacy: Twenty up to 1.2."
     elif capabilities.release is None:
@@ -71,11 +71,23 @@ def checks_of_server(
     yield _reached(environment)
     yield Check("generation", "ok", release)
     yield _credential(environment, observation, capabilities, session=session)
-    yield Check("keys", "ok", f"{pluralize(len(observation.keys), 'key')} listed, {live} live.")
+    yield Check("keys", "ok", _keys(environment, observation))
     yield _roles(environment.role, observation.roles)
     yield _writes(environment, observation, capabilities)
     yield _clock(observation)
     yield _limits(environment.limits, capabilities)
+
+
+def _keys(environment: Environment, observation: Observation) -> str:
+    """Return the numbers of keys, with those that `ignore` leaves out of plans and reports."""
+    live = [key.name for key in observation.keys if key.live(observation.server_time)]
+    listed = f"{pluralize(len(observation.keys), 'key')} listed, {len(live)} live"
+    ignored = list(filter(environment.ignores_key, live))
+    if not ignored:
+        return f"{listed}."
+    owned = sum(matches(name, environment.owns) for name in ignored)
+    also = f", {owned} of them although `owns` matches too" if owned else ""
+    return f"{listed}, {len(ignored)} ignored{also}."
 
 
 def _reached(environment: Environment) -> Check:

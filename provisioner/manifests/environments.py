@@ -39,6 +39,7 @@ from provisioner.model.environment import (
     StoredCredential,
     credential_of,
 )
+from provisioner.model.globs import covers
 from provisioner.model.uuids import is_uuid
 from provisioner.secret import Secret
 from provisioner.sinks.kind import OptionValues
@@ -300,7 +301,8 @@ def resolve(
         if builder.found:
             continue
         environments.append(environment)
-        if any(text.template.variables for text in (*builder.owns, builder.role)):
+        texts = (*builder.owns, *builder.ignore, builder.role)
+        if any(text.template.variables for text in texts):
             check = builder.policy_check()
             for key, identity in identified(desired.get(one.name, ())):
                 # `load` compares dates with the policy, if it is given the time.
@@ -438,6 +440,7 @@ class _Builder:
     Attributes:
         found: the problems.
         owns: the globs of the keys that the environment owns.
+        ignore: the globs of the keys that it ignores.
         role: the role of keys that have none.
     """
 
@@ -455,9 +458,7 @@ class _Builder:
         self._body = declared.body
         self._values = values
         self._root = root
-        owns = self._body.get("owns")
-        listed = zip(owns, owns.positions, strict=True) if isinstance(owns, Sequence) else ()
-        self.owns = [self._expanded(glob, position) for glob, position in listed]
+        self.owns, self.ignore = self._globs("owns"), self._globs("ignore")
         self.role = self._text("role")
 
     def environment(self) -> Environment:
@@ -467,10 +468,12 @@ class _Builder:
         credential = self._credential(url) if self._secrets else None
         headers = self._headers() if self._secrets else ()
         named = [("a glob of `owns`", glob) for glob in self.owns]
+        named += [("a glob of `ignore`", glob) for glob in self.ignore]
         for subject, text in (*named, ("`role`", self.role)):
             if text.text and (advice := characters.advice("the text", text.text)):
                 self._problem(text.place, Code.CHARACTER_UNSEEN, advice)
             self._require(text, str.strip, f"{subject} is empty: write text, or remove it")
+        self._check_owned_are_not_ignored()
         ca_file = self._file(self._text("ca_file"), _ca_file, Code.CA_FILE_UNREADABLE)
         client_cert_file, client_key_file = self._client_cert()
         generation = self._require(
@@ -493,6 +496,7 @@ class _Builder:
             client_cert_file=client_cert_file,
             client_key_file=client_key_file,
             owns=tuple(glob.value for glob in self.owns if glob.value),
+            ignore=tuple(glob.value for glob in self.ignore if glob.value),
             role=self.role.value,
             generation=None if generation == "auto" else cast("Generation | None", generation),
             workspace=workspace and workspace.lower(),
@@ -543,6 +547,7 @@ class _Builder:
             environment=self._declared.name,
             owns=owns if len(owns) == len(self.owns) else None,
             owns_place=self.owns[0].place if self.owns else self._declared.place,
+            ignore={glob.value: glob.place for glob in self.ignore if glob.value is not None},
             role=self.role.value,
             role_place=self.role.place,
             policy=self._declared.policy,
@@ -610,6 +615,23 @@ class _Builder:
                 )
             )
         return _Text(value, place, template, None)
+
+    def _globs(self, key: str) -> list[_Text]:
+        """Return the globs in a list of the body; none if it is missing or not a list."""
+        globs = self._body.get(key)
+        listed = zip(globs, globs.positions, strict=True) if isinstance(globs, Sequence) else ()
+        return [self._expanded(glob, position) for glob, position in listed]
+
+    def _check_owned_are_not_ignored(self) -> None:
+        """Report a glob of `owns` that can own nothing, because all its names are ignored."""
+        for own in self.owns:
+            found = next((one for one in self.ignore if _covers(one, own)), None)
+            if found is not None:
+                message = (
+                    f"`ignore` (line {found.place.line}) matches every name that this glob of "
+                    "`owns` matches, and ignored keys are never touched: remove one of the two"
+                )
+                self._problem(own, Code.OWNS_IGNORED, message)
 
     def _text(self, key: str) -> _Text:
         """Return the text of a key."""
@@ -798,6 +820,13 @@ class _Builder:
             if not 0 < found[name] <= maximum:
                 self._problem(text, Code.INVALID_VALUE, f"`{name}` is not valid: {advice}")
         return Limits(**found)
+
+
+def _covers(ignored: _Text, owned: _Text) -> bool:
+    """Return whether every name that the second glob matches is ignored, as far as is known."""
+    if ignored.value is None or owned.value is None:
+        return False
+    return covers(ignored.value, owned.value)
 
 
 def _secret_in(file: Path) -> str:

@@ -21,6 +21,7 @@ from provisioner.manifests.templates import (
     PlaceholderText,
     SinkTemplate,
     address_of,
+    fill_known,
     split_placeholders,
 )
 from provisioner.model.expiry import (
@@ -31,7 +32,7 @@ from provisioner.model.expiry import (
     parse_duration,
     parse_expiry,
 )
-from provisioner.model.key import Depth, DesiredKey, Rotation
+from provisioner.model.key import Annotations, Depth, DesiredKey, Rotation
 from provisioner.sinks.registry import KINDS
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ OVERLAP = "48h"
 
 MAX_ENVIRONMENTS = 10_000
 """The limit of environments in one manifest, as in the schema."""
+
+
+_NO_ANNOTATIONS = Annotations()
 
 
 class _Target(NamedTuple):
@@ -167,6 +171,7 @@ class _Manifest:
                 and check("defaults")(written)
             )
         )
+        self._annotations = _annotations(defaults) or _NO_ANNOTATIONS
         self._expiries: dict[str | None, Expiry] = {}
         self._default_sinks: dict[tuple[str, ...], _Sinks] = {}
         self._affected: list[Affected] = []
@@ -201,13 +206,23 @@ class _Manifest:
             if rotation is not None and expiry is not _NO_EXPIRY:
                 self._check_rotation(entry, rotation, expiry)
             protect = entry.get("protect", False)
+            annotations = _annotations(entry, self._annotations)
             expanded = False
             for target, full_name, values in expansions:
                 expanded = True
                 for affected in affected_by_entry:
                     affected.add((place, values), full_name, target.name)
                 key = DesiredKey(
-                    target.name, full_name, depth, expiry, role, place, (), rotation, protect
+                    target.name,
+                    full_name,
+                    depth,
+                    expiry,
+                    role,
+                    place,
+                    (),
+                    rotation,
+                    protect,
+                    annotations,
                 )
                 self._add_key(target, entry, key, sinks, values)
             if not expanded:
@@ -225,7 +240,7 @@ class _Manifest:
     ) -> None:
         """Add a key to its environment, or report that it is a duplicate."""
         addresses: dict[Place, Address] = {}
-        if sinks:
+        if sinks or key.annotations is not None:
             known = dict(zip(entry.get("matrix", ()), values, strict=True))
             known |= {"environment": key.environment, "name": key.name}
             for sink in sinks:
@@ -234,7 +249,8 @@ class _Manifest:
                     self._count(fault, key, values)
                 if not faults:
                     addresses[sink.place] = address
-            key = key._replace(deliver=tuple(addresses.values()))
+            annotations = key.annotations and _filled(key.annotations, known)
+            key = key._replace(deliver=tuple(addresses.values()), annotations=annotations)
         first = target.keys.setdefault(key.name, key)
         if first is not key:
             describe = partial(_two_keys, key, first)
@@ -243,7 +259,9 @@ class _Manifest:
         for written, address in addresses.items():
             self._occupy(written, address, key, values)
         check = target.policy_check
-        if check is not None and (key.rotation is not None or check.policy is not None):
+        if check is not None and (
+            key.rotation is not None or check.policy is not None or check.ignore
+        ):
             self._check_policy(check, entry, key, values)
 
     def _own_role(self, role: str, node: Mapping) -> str:
@@ -525,6 +543,28 @@ def _rotation(node: Mapping | str) -> Rotation | None:
     return Rotation(
         parse_duration(before), parse_duration(overlap), f"before {before}, overlap {overlap}"
     )
+
+
+def _annotations(node: Mapping, defaults: Annotations = _NO_ANNOTATIONS) -> Annotations | None:
+    """Return the annotations of a key or of `defaults` as written; None if there are none.
+
+    Args:
+        node: the key or the defaults, of which invalid parts have been reported.
+        defaults: the annotations of a key that does not set its own.
+    """
+    if node.keys().isdisjoint(Annotations._fields):
+        return defaults if any(defaults) else None
+    written = (node.get(name) for name in Annotations._fields)
+    texts = (text.strip() if isinstance(text, str) else None for text in written)
+    own = Annotations(*(text or default for text, default in zip(texts, defaults, strict=True)))
+    return own if any(own) else None
+
+
+def _filled(annotations: Annotations, known: dict[str, str]) -> Annotations:
+    """Return annotations with their placeholders filled in; the same object if there are none."""
+    if not any("{" in text or "}" in text for text in annotations if text):
+        return annotations
+    return Annotations(*(text and fill_known(text, known) for text in annotations))
 
 
 def _describe_key(key: DesiredKey) -> str:

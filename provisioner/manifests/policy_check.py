@@ -130,6 +130,7 @@ class PolicyCheck:
         environment: the name of the environment.
         owns: the globs of the keys that it owns; None skips the check, as variables require.
         owns_place: the place of `owns`, or of the environment if it has none.
+        ignore: the known globs of the keys that it ignores, with the place of each.
         role: the role of keys that have none; None if there is none or it depends on a variable.
         role_place: the place of `role`, or of the environment if it has none.
         policy: the policy of the environment.
@@ -138,6 +139,7 @@ class PolicyCheck:
     environment: str
     owns: tuple[str, ...] | None
     owns_place: Place
+    ignore: MappingOf[str, Place]
     role: str | None
     role_place: Place
     policy: DeclaredPolicy | None
@@ -149,6 +151,12 @@ class PolicyCheck:
             key: a complete key: no part of it was ignored because of another problem.
             now: the time from which the lifetime of a key with a date counts; None skips dates.
         """
+        for glob, place in self.ignore.items():
+            if matches(key.name, (glob,)):
+                describe = partial(self._ignored, glob, place)
+                cause = Cause(Code.NAME_IGNORED, place, describe, place, single=key.place)
+                yield Breach(cause, "name", None)
+                break
         if key.rotation is not None and self.owns is not None and not matches(key.name, self.owns):
             cause = Cause(Code.ROTATION_UNOWNED, key.place, self._unowned, self.owns_place)
             yield Breach(cause, "rotate", None)
@@ -162,6 +170,13 @@ class PolicyCheck:
                 # The strictest of several environments is named.
                 rank = longest.total_seconds() if longest and code == Code.POLICY_LIFETIME else 0
                 yield Breach(Cause(code, key.place, describe, rule.place, rank=rank), part, rule)
+
+    def _ignored(self, glob: str, place: Place, affected: Affected) -> str:
+        return (
+            f"{self.environment}{affected.other_environments} ignores {affected.key}, so it would "
+            f"never be created or changed: rename the key, or narrow {show(glob)} under `ignore` "
+            f"({place.file.rpartition('/')[2]} line {place.line})"
+        )
 
     def _unowned(self, affected: Affected) -> str:
         return (

@@ -67,6 +67,17 @@ def split_placeholders(
     return parts, faults
 
 
+def fill_known(text: str, values: dict[str, str]) -> str:
+    """Return a text for people with its placeholders filled in; any other brace stays as it is."""
+
+    def replacement(found: re.Match[str]) -> str:
+        return (
+            found[0][0] if found["left"] or found["right"] else values.get(found["name"], found[0])
+        )
+
+    return _BRACES.sub(replacement, text)
+
+
 def mistake(found: re.Match[str], known: tuple[str, ...], place: Place) -> Cause:
     """Return what is wrong with a brace, or with the placeholder that it starts."""
     name = found["name"] or ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, assert_never
 
+from provisioner.model.globs import matches
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class Environment:
         client_cert_file: a client certificate with its chain, to show to the server.
         client_key_file: its private key; None if it is in `client_cert_file`.
         owns: globs; only keys whose names match may be revoked or changed.
+        ignore: globs; keys whose names match are neither reported nor touched, even if owned.
         role: the label or id of the role for keys that set none.
         generation: the API generation; None to detect it with one read.
         workspace: the workspace id that the credential must belong to; None allows any.
@@ -196,6 +198,7 @@ class Environment:
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
     owns: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     role: str | None = None
     generation: Generation | None = None
     workspace: str | None = None
@@ -203,6 +206,14 @@ class Environment:
     protect: bool = False
     guards: Guards = field(default_factory=Guards)
     policy: Policy | None = None
+
+    def owns_key(self, name: str) -> bool:
+        """Return whether keys of this name may be revoked or changed."""
+        return matches(name, self.owns) and not self.ignores_key(name)
+
+    def ignores_key(self, name: str) -> bool:
+        """Return whether keys of this name are neither reported nor touched."""
+        return matches(name, self.ignore)
 
     @property
     def embedded(self) -> bool:

@@ -17,3 +17,11 @@ def matches(name: str, globs: Iterable[str]) -> bool:
 def literal(name: str) -> str:
     """Return the glob that matches only this name."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def covers(glob: str, other: str) -> bool:
+    """Return whether a glob matches every name that another one matches; False if in doubt."""
+    if "[" in glob or "[" in other or "?" in glob:
+        return glob in {"*", other}
+    # Without these, a glob that matches the text of the other one matches whatever it stands for.
+    return fnmatchcase(other, glob)

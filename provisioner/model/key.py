@@ -38,6 +38,14 @@ class Rotation:
     written: str
 
 
+class Annotations(NamedTuple):
+    """What a manifest says about a key for people: shown in reports, never sent to a server."""
+
+    description: str | None = None
+    owner: str | None = None
+    ticket: str | None = None
+
+
 class DesiredKey(NamedTuple):
     """One key that a manifest declares in one environment.
 
@@ -50,6 +58,7 @@ class DesiredKey(NamedTuple):
             directory no two keys write to the same place.
         rotation: None for a key without rotation; otherwise `before` is shorter than the lifetime.
         protect: whether it is revoked only with an explicit option.
+        annotations: the words about it for people, with every placeholder filled in; None without.
     """
 
     environment: str
@@ -61,3 +70,4 @@ class DesiredKey(NamedTuple):
     deliver: tuple[Address, ...] = ()
     rotation: Rotation | None = None
     protect: bool = False
+    annotations: Annotations | None = None

@@ -88,7 +88,8 @@ def export(
 ) -> ExportedManifest:
     """Return a manifest of the live keys of one workspace, sorted by the code points of names.
 
-    Comments at its top propose the `owns` and `ignore` that the environment lacks.
+    Keys that the environment ignores are left out, since no manifest may declare them. Comments at
+    its top propose the `owns` and `ignore` that the environment lacks.
 
     Args:
         environment: the environment of the workspace.
@@ -97,7 +98,11 @@ def export(
         options: the selection of the keys.
         schemas: the folder of the schemas, relative to that of the manifest.
     """
-    live = [key for key in observation.keys if key.live(observation.server_time)]
+    live = [
+        key
+        for key in observation.keys
+        if key.live(observation.server_time) and not environment.ignores_key(key.name)
+    ]
     selected = _selection(environment, observation, desired, options)
     by_name: dict[str, list[ObservedKey]] = {}
     for key in live:

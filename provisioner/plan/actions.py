@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Place
     from provisioner.model.environment import Generation
-    from provisioner.model.key import Depth
+    from provisioner.model.key import Annotations, Depth
     from provisioner.model.sink_address import Address
     from provisioner.plan.findings import Finding, ReportedFinding
 
@@ -31,6 +31,7 @@ class Create(NamedTuple):
         role_id: the id of that role in the workspace; None on legacy and if the action is blocked.
         sinks: the sinks that get its token.
         blocked: why it cannot be created; only this key fails, and no request is sent for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Create(NamedTuple):
     place: Place
     sinks: tuple[Address, ...] = ()
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
 
 DeliverReason = Literal[
@@ -71,6 +73,7 @@ class Deliver(NamedTuple):
         key_id: the id of the key.
         sinks: the sinks to write.
         blocked: why it cannot be delivered; no token is minted for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Deliver(NamedTuple):
     sinks: tuple[Address, ...]
     place: Place
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class Update(NamedTuple):
         role_id: the id of the role to assign; None if the role does not change.
         sinks: the sinks that get a token with the new expiry; tokens already issued keep theirs.
         blocked: why it cannot be updated; no request is sent for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -125,6 +130,7 @@ class Update(NamedTuple):
     place: Place
     sinks: tuple[Address, ...] = ()
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
 
 class Rotate(NamedTuple):
@@ -189,6 +195,11 @@ class Rotate(NamedTuple):
         """Return why it cannot be carried out; None if it can."""
         return self.successor.blocked
 
+    @property
+    def annotations(self) -> Annotations | None:
+        """Return what the manifest says about the key for people; None without."""
+        return self.successor.annotations
+
 
 RevokeReason = Literal["undeclared", "superseded", "duplicate", "asked"]
 """The reason to revoke a key: no manifest declares its name; its successor replaced it; it is a
@@ -202,6 +213,7 @@ class Revoke(NamedTuple):
         key_id: the id of the key.
         place: the position of the key in its manifest; None if no manifest declares it.
         blocked: why it cannot be revoked; no request is sent for it.
+        annotations: what the manifest says about the key for people; None without.
     """
 
     name: str
@@ -211,6 +223,7 @@ class Revoke(NamedTuple):
     role: str | None
     place: Place | None
     blocked: Failure | None = None
+    annotations: Annotations | None = None
 
     @property
     def depth(self) -> None:

@@ -158,6 +158,7 @@ def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
             sinks=tuple(reasons),
             place=key.place,
             blocked=blocked,
+            annotations=key.annotations,
         )
     if unknown:
         kept_ids = tuple(one.id for one in predecessors)

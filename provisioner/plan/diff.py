@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from provisioner.errors.pluralize import pluralize
-from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
 from provisioner.plan.actions import Action, Create, CreatesKey, Planned, Revoke, Update
 from provisioner.plan.estimate import estimate
@@ -84,7 +83,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     if options.revoke:
         return plan_revocations(environment, desired, observation, options)
     server_time = observation.server_time
-    observed = _selected(observation.keys, options)
+    observed = _selected(observation.keys, options, environment)
     known = {one.name for one in observed}
     live = by_name(one for one in observed if one.live(server_time))
     roles = RoleChoice(environment, observation, now)
@@ -92,7 +91,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     declared: list[str] = []
     steps: list[Step] = []
     absent: list[str] = []
-    for key in _selected(desired, options):
+    for key in _selected(desired, options, environment):
         name = key.name
         declared.append(name)
         if name in live:
@@ -103,7 +102,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
             steps.append(roles.create(key, "dead" if name in known else "missing"))
     if not options.rotate:
         for name in sorted(live.keys() - set(declared)):
-            if options.prune and matches(name, environment.owns):
+            if options.prune and environment.owns_key(name):
                 steps += [revoke(one, "undeclared") for one in live[name]]
             else:
                 steps.append(Unmanaged(name, tuple(one.id for one in live[name])))
@@ -134,11 +133,15 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     )
 
 
-def _selected(keys: Iterable[Key], options: PlanOptions) -> Iterable[Key]:
-    """Return the keys that the plan includes."""
-    if not options.only and not options.rotate:
-        return keys
-    return [key for key in keys if options.selects(key.name)]
+def _selected(
+    keys: Iterable[Key], options: PlanOptions, environment: Environment | None = None
+) -> Iterable[Key]:
+    """Return the keys that the plan includes, without those that their environment ignores."""
+    if options.only or options.rotate:
+        keys = [key for key in keys if options.selects(key.name)]
+    if environment is not None and environment.ignore:
+        keys = [key for key in keys if not environment.ignores_key(key.name)]
+    return keys
 
 
 def _notes(actions: Iterable[Action]) -> Iterator[str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_timestamp
-from provisioner.model.globs import matches
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan.actions import Change, Revoke, Rotate, Update
 from provisioner.plan.delivery import delivered_at, on_server_clock, plan_delivery
@@ -129,7 +128,7 @@ class Lifecycle:
         return [Expiring(key.name, ids, format_timestamp(served_until))]
 
     def _owns(self, key: DesiredKey) -> bool:
-        return matches(key.name, self._environment.owns)
+        return self._environment.owns_key(key.name)
 
     def _requested_rotation(self, name: _Name) -> Rotate:
         """Return the requested rotation, blocked if the old key could not be revoked."""
@@ -255,6 +254,7 @@ class Lifecycle:
             place=key.place,
             sinks=key.deliver if sets_expiry else (),
             blocked=blocked or self._roles.expiry_failure(key, expires_at.replace(microsecond=0)),
+            annotations=key.annotations,
         )
 
     def _predecessors(self, name: _Name, rotation: Rotation) -> Iterator[Step]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
-from provisioner.model.globs import matches
 from provisioner.plan.actions import Planned, Revoke
 from provisioner.plan.estimate import estimate
 
@@ -29,6 +28,7 @@ def revoke(observed: ObservedKey, reason: RevokeReason, key: DesiredKey | None =
         expires_at=observed.expires_at,
         role=observed.role,
         place=None if key is None else key.place,
+        annotations=None if key is None else key.annotations,
     )
 
 
@@ -90,7 +90,13 @@ def _refusal(
             f"This run is signed in with {key.name!r} ({key.id}). "
             "Use another credential to revoke it.",
         )
-    if not matches(key.name, environment.owns):
+    if environment.ignores_key(key.name):
+        return Failure(
+            Code.NAME_IGNORED,
+            f"{key.name!r} matches a pattern under `ignore` in {environment.name}, so it is never "
+            "touched. Narrow the pattern, or revoke the key in Twenty.",
+        )
+    if not environment.owns_key(key.name):
         return Failure(
             Code.NOT_OWNED,
             f"{key.name!r} matches no pattern under `owns` in {environment.name}. Add a pattern, "

@@ -74,6 +74,7 @@ class RoleChoice:
             key.place,
             key.deliver,
             blocked,
+            key.annotations,
         )
 
     def expires_at(self, key: DesiredKey) -> datetime:

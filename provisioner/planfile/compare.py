@@ -349,6 +349,9 @@ def _environment_settings(then: EnvironmentEntry, now: EnvironmentEntry) -> str 
     """Return the change in environments.yaml that affects keys without any other change."""
     if then["owns"] != now["owns"]:
         return f"is affected by `owns`, which changed {_from_to(then['owns'], now['owns'])}"
+    ignored, ignored_now = then.get("ignore", []), now.get("ignore", [])
+    if ignored != ignored_now:
+        return f"is affected by `ignore`, which changed {_from_to(ignored, ignored_now)}"
     if then["role"] != now["role"]:
         change = _from_to(then["role"], now["role"])
         return f"takes its role from the environment, which changed {change}"

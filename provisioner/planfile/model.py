@@ -64,6 +64,7 @@ class EnvironmentEntry(TypedDict):
         workspace: the workspace id in the credential; None if it contains none.
         observed_at: the server's time of the observation.
         owns: the globs of owned key names.
+        ignore: the globs of ignored key names; missing in files of versions before it.
         role: the role of keys that set none.
         roles: the ids of the assigned roles, by the role as written.
         desired: the selected desired keys, sorted by name.
@@ -77,6 +78,7 @@ class EnvironmentEntry(TypedDict):
     workspace: str | None
     observed_at: str | None
     owns: list[str]
+    ignore: NotRequired[list[str]]
     role: str | None
     roles: dict[str, str]
     desired: list[Document]

@@ -104,8 +104,8 @@ def may_overwrite(head: bytes) -> bool:
 def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Document:
     """Return the state of one environment that its plan is based on."""
     if isinstance(one, Unobserved):
-        empty: Document = {"workspace": None, "observed_at": None, "owns": [], "role": None}
-        return empty | {"roles": {}, "observed": []}
+        empty: Document = {"workspace": None, "observed_at": None, "owns": [], "ignore": []}
+        return empty | {"role": None, "roles": {}, "observed": []}
     (environment, _, observation), planned = one
     live = [
         key
@@ -116,6 +116,7 @@ def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Doc
         "workspace": planned.workspace,
         "observed_at": format_timestamp(observation.server_time),
         "owns": list(environment.owns),
+        "ignore": list(environment.ignore),
         "role": environment.role,
         "roles": _roles(planned.actions),
         "observed": [

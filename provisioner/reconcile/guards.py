@@ -11,7 +11,6 @@ from provisioner.errors.exceptions import RefusedError
 from provisioner.errors.pluralize import pluralize
 from provisioner.http_client.loopback import canonical
 from provisioner.model.expiry import CLOCK_TOLERANCE
-from provisioner.model.globs import matches
 from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
 from provisioner.reconcile.proposal import ObservedEnvironment, PlannedEnvironment
 
@@ -150,7 +149,7 @@ def _too_many_revocations(
     limit = overrides.max_revoke
     if limit is None:
         owned = sum(
-            key.live(observation.server_time) and matches(key.name, environment.owns)
+            key.live(observation.server_time) and environment.owns_key(key.name)
             for key in observation.keys
         )
         limit = environment.guards.revocation_limit(owned)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from provisioner.model.expiry import format_timestamp
+from provisioner.model.key import Annotations
 from provisioner.secret import masked_document
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ def as_json(document: object) -> str:
 def failure_document(failure: Failure | None) -> Document | None:
     """Return the code and the text of a failure; None if there is none."""
     return None if failure is None else {"code": failure.code, "message": failure.text}
+
+
+def annotations_document(annotations: Annotations | None) -> Document:
+    """Return the description, the owner and the ticket of a key; each is null if it has none."""
+    return (annotations or Annotations())._asdict()
 
 
 def problems_document(problems: Iterable[Problem]) -> Document:

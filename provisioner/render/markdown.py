@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.render.escape import escape, inline_code, truncate
+from provisioner.render.text import describe_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Problem
+    from provisioner.model.key import Annotations
     from provisioner.render.report import ReportInput
 
 MAX_PAGE_BYTES = 64_000
@@ -87,6 +89,12 @@ def size_of(lines: Iterable[str]) -> int:
 def name_cell(text: str) -> str:
     """Return the cell of a name."""
     return inline_code(truncate(text, _MAX_NAME))
+
+
+def key_cell(name: str, annotations: Annotations | None) -> str:
+    """Return the cell of a key: its name, and below it what its manifest says about it."""
+    about = describe_annotations(annotations)
+    return f"{name_cell(name)}<br>{message_cell(about)}" if about else name_cell(name)
 
 
 def message_cell(text: str) -> str:

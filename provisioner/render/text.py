@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Problem
+    from provisioner.model.key import Annotations
     from provisioner.model.observed import ObservedKey
 
 _MAX_CELL_WIDTH = 60
@@ -47,6 +48,28 @@ def visible(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def describe_annotations(annotations: Annotations | None) -> str:
+    """Return what a manifest says about a key, on one line; empty if it says nothing.
+
+    `Nightly export (payments, OPS-7)`: the description, then the owner and the ticket.
+    """
+    if annotations is None:
+        return ""
+    description = " ".join((annotations.description or "").split())
+    others = ", ".join(filter(None, (annotations.owner, annotations.ticket)))
+    if not description or not others:
+        return description or others
+    return f"{description} ({others})"
+
+
+def annotation_suffix(annotations: Annotations | None, palette: Palette) -> str:
+    """Return what a manifest says about a key, for the end of its line; at most 60 characters."""
+    text = visible(describe_annotations(annotations))
+    if len(text) > _MAX_CELL_WIDTH:
+        text = f"{text[: _MAX_CELL_WIDTH - 1]}…"
+    return f"  {palette.paint('dim', text)}" if text else ""
 
 
 def heading(environment: str, url: str, generation: str | None, palette: Palette) -> str:

@@ -849,6 +849,9 @@ def test_it_reads_the_file_of_a_running_embedded_twenty(write, run, tmp_path) ->
     with Sandbox(tmp_path / ".provision" / "dev.sqlite3") as sandbox:
         sandbox.seed(["a", "b", "c"])
         assert "3 keys listed, 3 live." in run("-m", folder)[1]
+        write(environments=DEV.replace("{", "{owns: ['[c-z]'], ignore: [b, c], "))
+        ignored = "3 live, 2 ignored, 1 of them although `owns` matches too."
+        assert ignored in run("-m", folder)[1]
 
 
 def test_environments_that_share_a_workspace_fail(serve, hurried, tmp_path) -> None:

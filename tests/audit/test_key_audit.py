@@ -30,6 +30,7 @@ from provisioner import schemas
 from provisioner.audit.key_audit import AuditInput, FleetAudit, Note, audit
 from provisioner.cli import main
 from provisioner.errors.failure import Failure
+from provisioner.model.key import Annotations
 from provisioner.model.observed import HiddenRoles, NoRoles, ObservedKey
 from provisioner.model.sink_content import ApiKeyToken, NoToken, Unavailable, Unreadable
 from provisioner.plan import Unobserved
@@ -73,6 +74,7 @@ def observe(*keys: ObservedKey, desired: tuple[DesiredKey, ...] = (), **changes:
     environment = environment_with(
         name=changes.pop("name", "shop"),
         policy=changes.pop("policy", None),
+        ignore=changes.pop("ignore", ()),
     )
     sink_contents = changes.pop("sink_contents", {})
     observation = observation_with(*keys, **({"workspace": None} | changes))
@@ -268,6 +270,17 @@ def test_only_limits_keys_and_missing_names() -> None:
     assert ([key.name for key in one.keys], one.missing) == (["a"], ())
 
 
+def test_ignored_keys_are_left_out() -> None:
+    """They have no row and no note, and do not make a name of another environment shared."""
+    here, there = (
+        observe(live("a"), live("zap-1", role="Admin"), name=name, ignore=ignore)
+        for name, ignore in (("shop", ("zap-*",)), ("other", ()))
+    )
+    found = audit([here, there], NOW, DAY)
+    assert [[key.name for key in one.keys] for one in found.observed] == [["a"], ["a", "zap-1"]]
+    assert found.notes["shared_admin"] == 0
+
+
 def test_the_schema_lists_all_notes_and_each_has_a_description() -> None:
     """Programs and readers meet no other note."""
     schema = schemas.load("report")
@@ -311,8 +324,14 @@ def audit_of(count: int, environments: int = 3, *, name: str = "svc-{}") -> Flee
 def malicious() -> FleetAudit:
     """Return an audit with malicious names and an unreachable environment."""
     away = Unobserved("away", "https://b.example", Failure("unreachable", f"no {MALICIOUS}"))
+    about = Annotations(MALICIOUS, MALICIOUS, MALICIOUS)
     observed = observe(
-        live(MALICIOUS, 3, id=MALICIOUS, role=MALICIOUS), desired=(declared(MALICIOUS + "2"),)
+        live(MALICIOUS, 3, id=MALICIOUS, role=MALICIOUS),
+        live("about"),
+        desired=(
+            declared(MALICIOUS + "2"),
+            declared("about")._replace(annotations=about),
+        ),
     )
     return audit([observed, away], NOW, 14 * DAY)
 
@@ -352,10 +371,11 @@ def test_text_has_a_line_for_each_key_and_no_control_characters() -> None:
 def test_markdown_has_a_row_for_each_key_and_escapes_names() -> None:
     """2 000 keys are tables of ten cells; keys without a note are in a folded section."""
     rows = [line for line in audit_markdown(malicious()).splitlines() if line.startswith("|")]
-    assert len(rows) == 3
+    assert len(rows) == 6
     assert all(row.count("|") == 11 for row in rows)
-    bare = re.sub(r"</?code>|&#\d+;|\*\*!\*\*", "", rows[2])
-    assert not re.search(r"[<>`*_\[\]@&]", bare)
+    for row in rows[2::3]:
+        bare = re.sub(r"</?code>|<br>|&#\d+;|\*\*!\*\*", "", row)
+        assert not re.search(r"[<>`*_\[\]@&]", bare)
     many = audit_markdown(audit_of(2000))
     rows = [line for line in many.splitlines() if line.startswith("| ") and "<code>" in line]
     listed = sum(len(one.keys) for one in audit_of(2000).observed)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from provisioner.errors.codes import PROBLEM_CODES
 from provisioner.errors.problem import Place
 from provisioner.manifests import Manifests, characters, document, keys, load, resolve, text
-from provisioner.model.key import DesiredKey
+from provisioner.model.key import Annotations, DesiredKey
 from provisioner.sinks.aws import AwsAddress
 from provisioner.sinks.command import CommandAddress
 from provisioner.sinks.file import FileAddress
@@ -220,6 +220,31 @@ def test_each_manifest_has_its_own_depth_and_defaults(write: Write) -> None:
         (key.name, key.depth, key.expiry.written, key.role)
         for key in manifests.desired["production"]
     ] == [("a", 0, "1d", "A"), ("b", 2, "2d", None), ("c", 1, "3d", "C")]
+
+
+def test_notes_for_people_are_filled_in(write: Write) -> None:
+    """Placeholders get the values of each key, other braces stay, and equal notes are shared."""
+    noted = (
+        "version: 1\nenvironments: [production, staging]\n"
+        "defaults: {expires: 90d, owner: 'team-{environment}', ticket: OPS-7}\nkeys:\n"
+        "  - name: 'svc-{service}'\n    matrix: {service: [etl, mail]}\n"
+        "    owner: team-a\n"
+        "    description: 'Job {service} of {name}, not {{service}} or {other}'\n"
+        "  - name: svc-b\n"
+    )
+    constant = (
+        f"{HEAD}defaults: {{expires: 90d, owner: team-c}}\nkeys: [{{name: c}}, {{name: d}}]\n"
+    )
+    loaded = load(write({"a.yaml": noted, "b.yaml": constant, "c.yaml": manifest("e", "f")}))
+    assert loaded.problems == ()
+    found = {key.name: key.annotations for key in loaded.desired["production"]}
+    description = "Job etl of svc-etl, not {service} or {other}"
+    assert found["svc-etl"] == Annotations(description, "team-a", "OPS-7")
+    assert found["svc-b"] == Annotations(None, "team-production", "OPS-7")
+    assert found["c"] == Annotations(owner="team-c")
+    assert found["c"] is found["d"]
+    assert (found["e"], found["f"]) == (None, None)
+    assert loaded.desired["staging"][-1].annotations == Annotations(None, "team-staging", "OPS-7")
 
 
 def test_problems_come_in_the_order_of_files_and_lines(write: Write) -> None:
@@ -450,6 +475,31 @@ def test_a_rotated_key_must_be_owned(write: Write, owns: str, codes: list[str]) 
     assert [problem.code for problem in problems] == codes
     where = Place(str(directory / "environments.yaml"), *((3, 3) if owns == "[]" else (5, 12)))
     assert all(problem.related == where for problem in problems if "[" in owns[:1])
+
+
+def test_a_declared_key_must_not_be_ignored(write: Write) -> None:
+    """The problem is at the key, or at the glob if it matches several keys."""
+    environments = (
+        "version: 1\nenvironments:\n  production:\n    url: 'sandbox:'\n    owns: ['*']\n"
+        "    ignore: [x, 'svc-*', '${OTHER}']\n"
+    )
+    one = load(write({"a.yaml": manifest("a", "svc-b")}, environments=environments))
+    assert reported(one) == ["a.yaml:4:32 name_ignored"]
+    assert (one.problems[0].related or one.problems[0].place).line == 6
+    assert one.problems[0].message == (
+        'production ignores "svc-b", so it would never be created or changed: rename the key, or '
+        'narrow "svc-*" under `ignore` (environments.yaml line 6)'
+    )
+    two = load(write({"a.yaml": manifest("svc-a", "svc-b")}, environments=environments))
+    assert reported(two) == ["environments.yaml:6:17 name_ignored"]
+    later = load(write({"a.yaml": manifest("a", "b")}, environments=environments))
+    assert later.problems == ()
+    found = [
+        problem.code
+        for value in ("c", "[ab]")
+        for problem in resolve(later.environments, {"OTHER": value}, Path(), later.desired)[1]
+    ]
+    assert found == ["name_ignored"]
 
 
 def test_rules_with_variables_are_checked_in_a_run(write: Write) -> None:

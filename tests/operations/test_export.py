@@ -430,13 +430,11 @@ def test_a_key_without_a_role_is_left_out_if_keys_have_roles() -> None:
 
 def test_proposed_globs_are_valid_in_environments_yaml() -> None:
     """Without their comment signs, the lines give the environment `owns` for exactly these keys."""
-    written = [name for name in UNUSUAL if "\ufffe" not in name]
-    observation = observation_of([observed(name, ROLES[0]) for name in (*written, "a@b")])
-    lines = export(DEV, observation).text.splitlines()
+    keys = [observed(name, ROLES[0]) for name in (*UNUSUAL, "a@b", "my ${A}")]
+    lines = export(DEV, observation_of(keys)).text.splitlines()
     fields = [line.removeprefix("# ") for line in lines if line.startswith("#     ")]
     assert f"{' ' * 6}# and " in fields[fields.index("    ignore:") - 1]
-    owned = [*fields[: fields.index("    ignore:")]]
-    block = "\n".join(["version: 1", "environments:", "  dev:", "    url: 'sandbox:'", *owned])
+    block = "\n".join(["version: 1", "environments:", "  dev:", "    url: 'sandbox:'", *fields])
     with tempfile.TemporaryDirectory() as parent:
         (Path(parent) / "environments.yaml").write_text(block + "\n", encoding="utf-8")
         manifests = load(Path(parent))
@@ -444,7 +442,8 @@ def test_proposed_globs_are_valid_in_environments_yaml() -> None:
         (environment,), problems = resolve(manifests.environments, {}, Path(parent))
     assert problems == ()
     assert len(environment.owns) == MAX_GLOBS
-    assert set(environment.owns) <= {literal(name) for name in written}
+    assert set(environment.owns) <= {literal(name) for name in UNUSUAL}
+    assert environment.ignore == ("@a", "a@b", "my ${A}")
 
 
 def test_unmanaged_keys_are_those_of_the_plan(place) -> None:
@@ -466,6 +465,13 @@ def test_unmanaged_keys_are_those_of_the_plan(place) -> None:
     assert "#       - svc-b  # only 1 key starts with svc-\n" in only.text
     owner = replace(DEV, owns=("svc-*", "old-*"))
     assert "Proposed" not in export(owner, observation, desired, options).text
+
+
+def test_ignored_keys_are_not_even_a_comment() -> None:
+    """No manifest may declare them."""
+    keys = observation_of([observed("a"), observed("zap-1")], NoRoles())
+    found = export(replace(DEV, ignore=("zap-*",)), keys)
+    assert (found.keys, found.left_out, "zap" in found.text) == (1, 0, False)
 
 
 def test_the_name_of_the_environment_is_quoted_if_necessary() -> None:

@@ -126,6 +126,27 @@ def test_live_keys_that_no_manifest_lists_are_unmanaged() -> None:
     assert plan.actions == ()
 
 
+def test_ignored_keys_are_neither_reported_nor_touched() -> None:
+    """Not even if they are owned, declared or named; the others are as without `ignore`."""
+    shop = environment_with(owns=("*",), ignore=("zap-*", "personal"))
+    observed = observe(*map(observed_key, ("zap-1", "zap-2", "ZAP-1", "personal", "a")))
+    desired = [desired_key("a"), desired_key("zap-2", expiry="2029-01-01"), desired_key("zap-3")]
+
+    def plan(*, prune: bool = False, revoke: frozenset[str] = frozenset()) -> Planned:
+        options = PlanOptions(prune=prune, revoke=revoke)
+        return plan_environment(shop, desired, observed, NOW, options)
+
+    assert plan().findings == (Unmanaged("ZAP-1", ("id-ZAP-1-1",)),)
+    assert (plan().actions, plan().kept) == ((), ("a",))
+    assert [one.name for one in plan(prune=True).actions] == ["ZAP-1"]
+    named = plan(revoke=frozenset({"zap-1", "id-personal-1", "ZAP-1"}))
+    assert [(one.name, one.blocked and one.blocked.code) for one in named.actions] == [
+        ("ZAP-1", None),
+        ("personal", "name_ignored"),
+        ("zap-1", "name_ignored"),
+    ]
+
+
 def test_several_live_keys_of_a_name_are_a_duplicate_with_the_oldest_first() -> None:
     """The ids are in the order of creation, then of the ids."""
     older = observed_key("a", 5, created_at=NOW - timedelta(days=9))

@@ -362,6 +362,11 @@ EDITS: dict[str, tuple[Dialect, Callable[[Stage, Path], object], str]] = {
         lambda _, root: edit(root, '["svc-*"]', '["svc-d*"]', "environments"),
         "'svc-gone' is affected by `owns`, which changed from [svc-*] to [svc-d*]",
     ),
+    "the ignored names": (
+        LEGACY,
+        lambda _, root: edit(root, "owns:", "ignore: [svc-g*]\n    owns:", "environments"),
+        "'svc-gone' is affected by `ignore`, which changed from [] to [svc-g*]",
+    ),
     "the role of the environment": (
         CORE,
         lambda _, root: edit(root, "role: Admin", "role: Integrations", "environments"),

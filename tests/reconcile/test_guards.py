@@ -99,13 +99,16 @@ def test_a_run_may_revoke_three_in_ten_owned_keys_and_always_three(live, revoked
 
 
 def test_dead_and_foreign_keys_do_not_raise_the_limit() -> None:
-    """Only live keys that `owns` matches count: with ten others of each kind, 4 is too many."""
+    """Only live owned keys count, without ignored ones: with ten others, 4 is too many."""
     others = [key(f"their-{number}") for number in range(10)]
     dead = [key(f"svc-dead-{number}", revoked_at=NOW) for number in range(10)]
     old = [key(f"svc-old-{number}", expires_at=NOW) for number in range(10)]
     desired = tuple(desired_key(f"svc-{number}") for number in range(4, 10))
     assert refusal_codes([*many(10), *others, *dead, *old], desired) == ["too_many_revocations"]
     assert refusal_codes([*many(10), *others, *dead, *old], (*desired, desired_key("svc-3"))) == []
+    ignored = [key(f"svc-ignored-{number}") for number in range(10)]
+    shop = replace(SHOP, ignore=("svc-ignored-*",))
+    assert refusal_codes([*many(10), *ignored], desired, shop) == ["too_many_revocations"]
 
 
 @pytest.mark.parametrize(

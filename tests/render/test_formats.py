@@ -35,6 +35,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
+from provisioner.model.key import Annotations
 from provisioner.plan import (
     Create,
     Estimate,
@@ -325,7 +326,15 @@ def test_workflow_commands_round_trip(found) -> None:
 
 def create_of(name: str, place: Place | None = None, blocked: Failure | None = None) -> Create:
     where = place or Place("manifests/keys.yaml", 3)
-    return create(name, depth=1, role=name, role_id="role", place=where, blocked=blocked)
+    return create(
+        name,
+        depth=1,
+        role=name,
+        role_id="role",
+        place=where,
+        blocked=blocked,
+        annotations=Annotations(name, name, name),
+    )
 
 
 def planned(environment: str, *actions: Any, findings: Any = ()) -> Planned:
@@ -336,7 +345,7 @@ def planned(environment: str, *actions: Any, findings: Any = ()) -> Planned:
 MARKDOWN = MarkdownIt("gfm-like", {"html": True, "linkify": True})
 """A parser like GitHub's, with tables, HTML and automatic links."""
 
-OURS = {"<code>", "</code>"}
+OURS = {"<code>", "</code>", "<br>"}
 
 
 def tables_of(page: str) -> list[list[list[str]]]:
@@ -353,12 +362,16 @@ def tables_of(page: str) -> list[list[list[str]]]:
             assert kinds <= {"text", "html_inline", "strong_open", "strong_close", "text_special"}
             html = [c.content for c in token.children or () if c.type == "html_inline"]
             assert set(html) <= OURS
-            assert "</code>" not in html[::2]
+            assert "</code>" not in [one for one in html if one != "<br>"][::2]
             # GitHub looks for mentions and issue numbers in all text except code.
             prose = re.sub(r"<code>.*?</code>", "", "".join(c.content for c in token.children))
             assert not re.search(r"[@#!~%$&^]\w|(?<!\d):\w|(?i:g[hl])-\d", prose)
             if tables and token.level >= 3:
-                words = (c.content for c in token.children or () if c.type != "html_inline")
+                words = (
+                    c.content.replace("<br>", "\n")
+                    for c in token.children or ()
+                    if c.type != "html_inline" or c.content == "<br>"
+                )
                 tables[-1][-1].append("".join(words).replace("\u200b", ""))
     return tables
 
@@ -392,8 +405,8 @@ def test_names_in_markdown_are_never_markup(hostile) -> None:
         assert len(errors[0]) == cells
         column = acts[0].index("name")
         expected = [visible(name) for name in hostile]
-        shown = [row[column].strip() for row in acts[1 : 1 + len(hostile)]]
-        assert shown == [one.strip() for one in expected]
+        shown = [row[column].split("\n")[0] for row in acts[1 : 1 + len(hostile)]]
+        assert [one.strip() for one in shown] == [one.strip() for one in expected]
         assert [row[2].strip() for row in found[1:]] == [one.strip() for one in expected]
         assert page.isprintable() or set(filter(lambda c: not c.isprintable(), page)) == {"\n"}
 

@@ -38,6 +38,7 @@ from provisioner.execution import (
     Skipped,
     Unfinished,
 )
+from provisioner.model.key import Annotations
 from provisioner.model.observed import KnownRoles, NoRoles
 from provisioner.model.shard import Shard
 from provisioner.plan import (
@@ -62,13 +63,15 @@ pytestmark = pytest.mark.fast
 
 FAILURE = Failure(Code.PERMISSION_DENIED, "Not allowed.", "Ask for it.")
 SINK = file_sink()
+ABOUT = Annotations("Nightly\nexport", "team-a", "OPS-7")
 ACTIONS = (
-    create("svc-a", SINK),
-    create("svc-b", blocked=FAILURE),
-    update("svc-c", SINK),
-    rotate(create("svc-d", SINK)),
-    deliver("svc-e", SINK),
-    revoke("svc-f"),
+    create("svc-a", SINK, annotations=ABOUT),
+    create("svc-b", blocked=FAILURE, annotations=Annotations(owner="team-b")),
+    update("svc-c", SINK, annotations=ABOUT),
+    rotate(create("svc-d", SINK, annotations=ABOUT)),
+    deliver("svc-e", SINK, annotations=ABOUT),
+    revoke("svc-f", annotations=ABOUT),
+    revoke("svc-g"),
 )
 FINDINGS = (
     Unmanaged("old", ("1", "2")),
@@ -150,7 +153,7 @@ def test_the_reports_of_shards_are_the_report_of_one_run() -> None:
     inputs = [
         AuditInput(
             environment_with(name=name),
-            (desired_key("svc-b", SINK, rotation=rotation_with()),),
+            (desired_key("svc-b", SINK, rotation=rotation_with(), annotations=ABOUT),),
             observation_with(
                 observed_key("svc-a", role="Admin"), observed_key("svc-b"), roles=roles
             ),

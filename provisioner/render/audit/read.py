@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from provisioner.audit.key_audit import EnvironmentAudit, KeyAudit
 from provisioner.model.expiry import parse_timestamp
 from provisioner.plan import Unobserved
-from provisioner.render.outcome.read import read_failure
+from provisioner.render.outcome.read import read_annotations, read_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,4 +44,5 @@ def _key(entry: Json) -> KeyAudit:
         delivery=entry["delivered"],
         rotation=None if rotation is None else parse_timestamp(rotation),
         notes=tuple(entry["notes"]),
+        annotations=read_annotations(entry),
     )

@@ -17,7 +17,7 @@ from provisioner.render.audit.rows import (
     summary_parts,
 )
 from provisioner.render.audit.timeline import YEAR, lanes_of, months_after
-from provisioner.render.text import visible
+from provisioner.render.text import describe_annotations, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,4 +67,5 @@ def _rows(keys: Iterable[KeyAudit]) -> Iterator[tuple[object, ...]]:
         name, age, expires, left, role, rotation, delivered, key_id, _ = describe_key(key)
         cells = visible(name), visible(key_id), expires, left, age, visible(role)
         expires_at = format_timestamp(key.expires_at)
-        yield key.due, expires_at, key.notes, *cells, rotation, delivered
+        about = visible(describe_annotations(key.annotations))
+        yield key.due, expires_at, key.notes, *cells, rotation, delivered, about

@@ -9,7 +9,7 @@ from provisioner.audit.key_audit import FleetAudit, Note
 from provisioner.execution import RunResult
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Plan, Unobserved
-from provisioner.render.json import failure_document, problems_document
+from provisioner.render.json import annotations_document, failure_document, problems_document
 from provisioner.render.outcome.json import plan_document, result_document
 from provisioner.render.shards import labelled
 
@@ -90,4 +90,5 @@ def _key(key: KeyAudit) -> Document:
         "rotation_at": None if key.rotation is None else format_timestamp(key.rotation),
         "due": key.due,
         "notes": list(key.notes),
+        **annotations_document(key.annotations),
     }

@@ -14,7 +14,14 @@ from provisioner.execution import RunResult
 from provisioner.plan import Plan, Unobserved
 from provisioner.render.audit.rows import NOTE_MEANINGS, describe_key, note_label, summary_parts
 from provisioner.render.escape import escape, inline_code, truncate
-from provisioner.render.markdown import name_cell, problems_markdown, row, size_of, take_fitting
+from provisioner.render.markdown import (
+    key_cell,
+    name_cell,
+    problems_markdown,
+    row,
+    size_of,
+    take_fitting,
+)
 from provisioner.render.outcome.markdown import plan_markdown, result_markdown
 
 if TYPE_CHECKING:
@@ -117,7 +124,7 @@ def _row(key: KeyAudit) -> str:
     return row(
         (
             "**!**" if key.due else "",
-            name_cell(name),
+            key_cell(name, key.annotations),
             age,
             expires,
             left,

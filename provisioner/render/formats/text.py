@@ -12,7 +12,14 @@ from provisioner.execution import RunResult
 from provisioner.plan import Plan, Unobserved
 from provisioner.render.audit.rows import KeyRow, describe_key, summary_parts
 from provisioner.render.outcome.text import plan_text, result_text
-from provisioner.render.text import align_columns, failure_line, heading, problems_text, visible
+from provisioner.render.text import (
+    align_columns,
+    annotation_suffix,
+    failure_line,
+    heading,
+    problems_text,
+    visible,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,8 +85,9 @@ def _environment(
         yield palette.paint("dim", f"    {head}")
         for key, line in zip(keys, lines, strict=True):
             if key.due:
-                yield palette.paint("bad", f"  ! {line}")
+                marked = palette.paint("bad", f"  ! {line}")
             else:
-                yield palette.paint("warn", f"  ? {line}") if key.notes else f"  = {line}"
+                marked = palette.paint("warn", f"  ? {line}") if key.notes else f"  = {line}"
+            yield marked + annotation_suffix(key.annotations, palette)
     elif not one.missing:
         yield palette.paint("dim", "  = no live keys")

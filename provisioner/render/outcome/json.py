@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Drift, ReportedFinding, Unobserved, Update
-from provisioner.render.json import failure_document
+from provisioner.render.json import annotations_document, failure_document
 from provisioner.render.outcome.rows import (
     describe_action,
     finding_kind,
@@ -112,6 +112,7 @@ def _action(action: Action) -> Document:
         "line": place.line if place else None,
         "sinks": list(map(str, action.sinks)),
         "ids": list(description.key_ids),
+        **annotations_document(action.annotations),
     }
     if isinstance(action, Update):
         document["changes"] = [

@@ -17,6 +17,7 @@ from provisioner.render.markdown import (
     MAX_PAGE_BYTES,
     Table,
     failure_cells,
+    key_cell,
     message_cell,
     name_cell,
     size_of,
@@ -189,7 +190,7 @@ def _action_cells(environment: str, action: Action) -> tuple[str, ...]:
     return (
         name_cell(environment),
         description.kind,
-        name_cell(action.name),
+        key_cell(action.name, action.annotations),
         message_cell(description.details),
         format_timestamp(action.expires_at).replace("T", " ").removesuffix("Z"),
         name_cell(action.role) if action.role else "-",

@@ -20,6 +20,7 @@ from provisioner.execution import (
     Unfinished,
 )
 from provisioner.model.expiry import parse_timestamp
+from provisioner.model.key import Annotations
 from provisioner.model.sink_address import Address
 from provisioner.plan import (
     Change,
@@ -84,6 +85,12 @@ def read_failure(error: Json | None) -> Failure | None:
     return None if error is None else Failure(Code(error["code"]), error["message"])
 
 
+def read_annotations(entry: Json) -> Annotations | None:
+    """Return the annotations in the entry of an action or of a key; None if it has none."""
+    annotations = Annotations(*(entry[name] for name in Annotations._fields))
+    return annotations if any(annotations) else None
+
+
 def _planned(
     entry: Json, merge: Json, rows: Iterable[Json], kept: int, more: Iterable[Json] = ()
 ) -> Planned | Unobserved:
@@ -115,26 +122,30 @@ def _action(row: Json, *, at_once: bool) -> Action:
     place = None if row["manifest"] is None else Place(row["manifest"], row["line"])
     # In a result, the error of an action that a plan blocked is the failure of its result.
     blocked = None if "status" in row else read_failure(row.get("error"))
-    kind = row["action"]
+    kind, annotations = row["action"], read_annotations(row)
     if kind == "revoke":
-        return Revoke(name, reason, ids[0], expires_at, role, place, blocked)
+        return Revoke(name, reason, ids[0], expires_at, role, place, blocked, annotations)
     assert place is not None  # noqa: S101 - every other action is of a declared key
     match kind:
         case "create" | "rotate":
             create = Create(
-                name, "missing", depth, expires_at, "", role, None, place, sinks, blocked
+                *(name, "missing", depth, expires_at, "", role, None, place, sinks),
+                *(blocked, annotations),
             )
             if kind == "rotate":
                 return Rotate(reason, create, tuple(ids), at_once)
             return create._replace(reason=reason)
         case "deliver":
-            return Deliver(name, reason, depth, expires_at, role, ids[0], sinks, place, blocked)
+            return Deliver(
+                *(name, reason, depth, expires_at, role, ids[0], sinks, place),
+                *(blocked, annotations),
+            )
         case _:
             changes = tuple(Change(one["what"], one["from"], one["to"]) for one in row["changes"])
             sets_expiry = any(one.field == "expires" for one in changes)
             return Update(
                 *(name, "drift", depth, expires_at, role, ids[0], changes, sets_expiry),
-                *(None, place, sinks, blocked),
+                *(None, place, sinks, blocked, annotations),
             )
 
 

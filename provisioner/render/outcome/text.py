@@ -16,7 +16,13 @@ from provisioner.render.outcome.rows import (
     result_summary_line,
     rows_of,
 )
-from provisioner.render.text import align_columns, failure_line, heading, visible
+from provisioner.render.text import (
+    align_columns,
+    annotation_suffix,
+    failure_line,
+    heading,
+    visible,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,7 +62,9 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
     any_sinks = any(row.action.sinks for row in rows)
     lines = align_columns([_cells(row.action, any_sinks=any_sinks) for row in rows])
     for row, line in zip(rows, lines, strict=True):
-        yield from _row_lines(row, line, palette)
+        first, *more = _row_lines(row, line, palette)
+        yield first + annotation_suffix(row.action.annotations, palette)
+        yield from more
     if planned.kept:
         yield palette.paint("dim", f"  = {pluralize(len(planned.kept), 'key')} {keep}")
     for finding in planned.findings:
