@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fast
 names = st.one_of(
     st.text("ab-_./:*?[]!@' ", min_size=1, max_size=6),
     st.sampled_from(
-        ["svc-a", "svc-b", "svc-c", "svc-test", "Anna's key", "a@b.c", "my key", "[a]-b"]
+        ["svc-a", "svc-b", "svc-c", "svc-test", "Anna's key", "a@b.c", "*@b.c", "my key", "[a]-b"]
     ),
 )
 globs = st.lists(st.sampled_from(["svc-*", "a*", "*", "[ab]?", "svc-test"]), max_size=2)
@@ -33,6 +33,7 @@ def test_a_proposal_covers_what_was_adopted_and_owns_nothing_else(
     ignore = [one.glob for one in proposal.ignore]
     assert all(matches(name, (*owned, *owns, *ignore)) for name in adopted)
     assert not any(matches(name, owns) for name in foreign)
+    assert all(sum(matches(name, [glob]) for name in adopted | foreign) == 1 for glob in ignore)
     assert not any(
         matches(name, ignore) and matches(name, (*owned, *owns)) for name in adopted | foreign
     )
