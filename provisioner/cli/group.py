@@ -7,12 +7,12 @@ from importlib import import_module
 import click
 
 COMMANDS = {
-    "init": ("init", "Write a starter environments.yaml and manifest."),
+    "init": ("init", "Write a starter environments.yaml, manifest and pipeline."),
     "validate": ("validate", "Check manifests offline, without credentials."),
     "plan": ("plan", "Show what apply would change, and change nothing."),
     "apply": ("apply", "Create missing keys and deliver their tokens."),
     "list": ("list_keys", "List the keys in each environment."),
-    "export": ("export", "Write a manifest for the keys in a workspace."),
+    "export": ("export", "Write manifests for keys that already exist."),
     "report": ("report", "Report when keys expire and which ones need attention."),
     "doctor": ("doctor", "Check credentials, permissions, limits and sinks."),
     "rotate": ("rotate", "Replace keys immediately with successors of the same name."),

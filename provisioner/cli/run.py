@@ -127,13 +127,16 @@ class Prepared:
         return ShardLabel(self.selection.shard, positions, desired)
 
 
-def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False) -> Prepared:
+def prepare(
+    selection: Selection, *, keys_matter: bool = True, one: bool = False, otherwise: str = ""
+) -> Prepared:
     """Load the manifests and resolve the selected environments, before anything is sent.
 
     Args:
         selection: the selection of the command line.
         keys_matter: False for commands that need only environments.yaml.
         one: True if exactly one environment must be selected.
+        otherwise: the advice for a user who does not want to select one.
 
     Raises:
         InvalidInputError: if manifests, variables or secret files have problems.
@@ -150,10 +153,10 @@ def prepare(selection: Selection, *, keys_matter: bool = True, one: bool = False
     if not problems:
         _refuse_change(manifests, selection.restrictions)
         if one and not selection.environments and len(manifests.environments) != 1:
-            raise _unnamed(manifests)
+            raise _unnamed(manifests, otherwise)
         selected = _selected(manifests, selection)
         if one and len(selected) != 1:
-            raise _unnamed(manifests)
+            raise _unnamed(manifests, otherwise)
         environments, problems = _resolve(manifests, selected, selection)
     if problems:
         raise InvalidInputError(problems, manifests.sources)
@@ -403,11 +406,11 @@ def _names(manifests: Manifests) -> list[str]:
     return [] if manifests.names is None else manifests.names.as_written()
 
 
-def _unnamed(manifests: Manifests) -> WrongUsageError:
+def _unnamed(manifests: Manifests, otherwise: str) -> WrongUsageError:
     return WrongUsageError(
         Code.ENVIRONMENT_UNNAMED,
         "Several environments are declared.",
-        remedy=f"Choose one with -e: {', '.join(_names(manifests))}.",
+        remedy=f"Choose one with -e: {', '.join(_names(manifests))}. {otherwise}".rstrip(),
     )
 
 

@@ -12,12 +12,20 @@ from provisioner.manifests.environments import (
     url_of,
     with_secrets,
 )
-from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
+from provisioner.manifests.load import (
+    ENVIRONMENTS,
+    ENVIRONMENTS_FOLDER,
+    Manifests,
+    environment_names,
+    load,
+    look_alikes,
+)
 from provisioner.manifests.reach import newly_reached
 
 __all__ = [
     "COUNTS",
     "ENVIRONMENTS",
+    "ENVIRONMENTS_FOLDER",
     "DeclaredEnvironment",
     "Manifests",
     "environment_names",

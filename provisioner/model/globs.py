@@ -14,6 +14,11 @@ def matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
+def literal(name: str) -> str:
+    """Return the glob that matches only this name."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
 def covers(glob: str, other: str) -> bool:
     """Return whether a glob matches every name that another one matches; False if in doubt."""
     if "[" in glob or "[" in other or "?" in glob:

@@ -6,22 +6,28 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
+from provisioner.errors.pluralize import pluralize
 from provisioner.manifests import characters, document, text
 from provisioner.manifests.schema import published
 from provisioner.model.expiry import format_timestamp
 from provisioner.model.globs import matches
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
+from provisioner.operations.proposal import propose
+from provisioner.plan import Unmanaged, plan_environment
 from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
+    from provisioner.model.environment import Environment
+    from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation, ObservedKey, Roles
+    from provisioner.operations.proposal import ProposedGlob
 
 _HEADER = """\
-# yaml-language-server: $schema=../schemas/manifest.schema.json
+# yaml-language-server: $schema={schemas}/manifest.schema.json
 # The live keys in {environment} at {time}, written by `provision export`.
 """
 
@@ -36,6 +42,21 @@ _MAX_COMMENT_NAME = 100
 
 _BASE_EVENTS = 15
 """YAML events of a manifest without defaults and keys; `defaults` with a role add 5."""
+
+
+class ExportOptions(NamedTuple):
+    """The keys that an export is about.
+
+    Attributes:
+        only: globs of key names; empty for all.
+        unmanaged: True for only those that a plan reports as unmanaged.
+    """
+
+    only: tuple[str, ...] = ()
+    unmanaged: bool = False
+
+
+_NO_OPTIONS = ExportOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +79,34 @@ class ExportedManifest:
 
 
 def export(
-    environment: str,
+    environment: Environment,
     observation: Observation,
-    only: tuple[str, ...] = (),
-    ignore: tuple[str, ...] = (),
+    desired: Collection[DesiredKey] = (),
+    options: ExportOptions = _NO_OPTIONS,
+    *,
+    schemas: str = "../schemas",
 ) -> ExportedManifest:
     """Return a manifest of the live keys of one workspace, sorted by the code points of names.
 
+    Keys that the environment ignores are left out, since no manifest may declare them. Comments at
+    its top propose the `owns` and `ignore` that the environment lacks.
+
     Args:
-        environment: the name of the environment in environments.yaml.
+        environment: the environment of the workspace.
         observation: an observation of the workspace.
-        only: globs of key names; if not empty, keys that match none are left out.
-        ignore: globs of key names; keys that match are left out, as no manifest may declare them.
+        desired: the keys that manifests declare there already.
+        options: the selection of the keys.
+        schemas: the folder of the schemas, relative to that of the manifest.
     """
+    live = [
+        key
+        for key in observation.keys
+        if key.live(observation.server_time) and not environment.ignores_key(key.name)
+    ]
+    selected = _selection(environment, observation, desired, options)
     by_name: dict[str, list[ObservedKey]] = {}
-    for key in observation.keys:
-        selected = (not only or matches(key.name, only)) and not matches(key.name, ignore)
-        if selected and key.live(observation.server_time):
+    for key in live:
+        if selected is None or key.name in selected:
             by_name.setdefault(key.name, []).append(key)
     references = _role_references(observation.roles)
     declared: list[tuple[ObservedKey, str | None]] = []
@@ -92,15 +124,21 @@ def export(
     common, count = next(iter(Counter(role for _, role in declared).most_common(1)), (None, 0))
     default = common if 2 * count > len(declared) else None
     own_roles = [None if role == default else role for _, role in declared]
+    adopted = {key.name for key, _ in declared}
+    foreign = {key.name for key in live} - adopted - {key.name for key in desired}
+    name_of_environment = _yaml_scalar(environment.name)
     lines = [
         _HEADER.format(
-            environment=_yaml_scalar(environment), time=format_timestamp(observation.server_time)
+            schemas=schemas,
+            environment=name_of_environment,
+            time=format_timestamp(observation.server_time),
         ),
         "# The credential cannot read roles, so no role is written.\n"
         if isinstance(observation.roles, HiddenRoles)
         else "",
         *comments,
-        f"version: 1\nenvironment: {_yaml_scalar(environment)}\ndepth: 1\n",
+        *_proposal(environment, adopted, foreign),
+        f"version: 1\nenvironment: {name_of_environment}\ndepth: 1\n",
         "" if default is None else f"defaults:\n  role: {_yaml_scalar(default)}\n",
         "keys:\n",
         *(_entry(key, role) for (key, _), role in zip(declared, own_roles, strict=True)),
@@ -115,6 +153,45 @@ def export(
         comments=tuple(comments),
         fits=len(manifest.encode()) <= text.MAX_BYTES and events <= document.MAX_EVENTS,
     )
+
+
+def _selection(
+    environment: Environment,
+    observation: Observation,
+    desired: Collection[DesiredKey],
+    options: ExportOptions,
+) -> frozenset[str] | None:
+    """Return the names of the selected keys; None for all."""
+    if not options.only and not options.unmanaged:
+        return None
+    if options.unmanaged:
+        planned = plan_environment(environment, desired, observation, observation.server_time)
+        names = {one.name for one in planned.findings if isinstance(one, Unmanaged)}
+    else:
+        names = {key.name for key in observation.keys}
+    return frozenset(name for name in names if not options.only or matches(name, options.only))
+
+
+def _proposal(environment: Environment, adopted: set[str], foreign: set[str]) -> Iterator[str]:
+    """Yield comments that propose `owns` and `ignore`, as lines of environments.yaml."""
+    ignorable = {name for name in foreign if _reason_unnameable(name) is None}
+    proposal = propose(adopted, foreign, ignorable, environment.owns)
+    if not proposal.owns and not proposal.ignore:
+        return
+    yield f"# Proposed for {_yaml_scalar(environment.name)} in environments.yaml, to be reviewed:\n"
+    yield from _proposed_field("owns", proposal.owns, proposal.owns_left_out)
+    yield from _proposed_field("ignore", proposal.ignore, proposal.ignore_left_out)
+
+
+def _proposed_field(name: str, globs: tuple[ProposedGlob, ...], left_out: int) -> Iterator[str]:
+    if not globs:
+        return
+    yield f"#     {name}:\n"
+    for glob, reason in globs:
+        # environments.yaml expands variables.
+        yield f"#       - {_yaml_scalar(glob.replace('$', '$$'))}  # {_escaped(reason)}\n"
+    if left_out:
+        yield f"#       # and {pluralize(left_out, 'more name')}\n"
 
 
 def _role_references(roles: Roles) -> dict[str, str]:
@@ -140,6 +217,13 @@ def _role_references(roles: Roles) -> dict[str, str]:
 
 def _reason_to_omit(name: str, live: list[ObservedKey]) -> str | None:
     """Return why a manifest cannot declare the keys with this name; None if it can."""
+    return _reason_unnameable(name) or (
+        "several live keys have this name" if len(live) > 1 else None
+    )
+
+
+def _reason_unnameable(name: str) -> str | None:
+    """Return why a manifest cannot contain this name; None if it can."""
     if reason := _reason_unwritable(name):
         return reason
     written = _escape_braces(name)
@@ -152,9 +236,7 @@ def _reason_to_omit(name: str, live: list[ObservedKey]) -> str | None:
         if not is_key({"name": "a" * len(written)}):
             return "the name is too long"
         return "the name contains control characters"
-    return _reason_ambiguous(name) or (
-        "several live keys have this name" if len(live) > 1 else None
-    )
+    return _reason_ambiguous(name)
 
 
 def _reason_unwritable(word: str) -> str | None:

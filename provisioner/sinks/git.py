@@ -1,8 +1,4 @@
-"""Detects files that git would publish: in a work tree, and tracked there or not ignored.
-
-The files of a work tree may come from a stranger's pull request. Nothing in them may choose what
-git runs, so git is started at the root of the work tree and without the variables of the run.
-"""
+"""Detects files that git would publish: in a work tree, and tracked there or not ignored."""
 
 from __future__ import annotations
 
@@ -14,15 +10,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.runtime.git import find_git, is_work_tree, run_git
 from provisioner.sinks.sink import SinkFailure, unsuitable
 
 if TYPE_CHECKING:
     from provisioner.sinks.gitignore import IgnoreFiles
 
 _LOG = logging.getLogger(__name__)
-
-_TIMEOUT = 10.0
-"""Seconds to wait for an answer of git."""
 
 _INSIDE_GIT_FOLDER = unsuitable("is in a .git folder", "Choose a path outside it.")
 _TRACKED = unsuitable(
@@ -47,17 +41,6 @@ _UNREADABLE = unsuitable(
 )
 
 
-_HARDENED = (
-    *("-c", "safe.bareRepository=explicit"),
-    *("-c", "core.fsmonitor=false"),
-    *("-c", f"core.hooksPath={os.devnull}"),
-)
-"""Options that keep a repository's configuration from naming programs for git to run."""
-
-_PASSED_VARIABLES = ("PATH", "HOME", *(("SYSTEMROOT", "USERPROFILE") if os.name == "nt" else ()))
-"""The variables that git gets. The others may contain secrets."""
-
-
 class Git:
     """Asks git about the files of one run, or reads the ignore files if git is not installed.
 
@@ -66,11 +49,7 @@ class Git:
     """
 
     def __init__(self, root: Path) -> None:
-        from shutil import which  # noqa: PLC0415 - `validate` runs nothing
-
-        program = which("git")
-        # A relative path is in the current folder and may come from a pull request.
-        self._program = program if program and Path(program).is_absolute() else None
+        self._program = find_git()
         self._root = root
         self._lock = threading.Lock()
 
@@ -78,7 +57,7 @@ class Git:
     def _checkout(self) -> Path | None:
         """The work tree that contains the root; looked up for the first file."""
         inside = Path(os.path.realpath(self._root), ".git")
-        return next(filter(_is_tree, inside.parents), None)
+        return next(filter(is_work_tree, inside.parents), None)
 
     @cached_property
     def _ignore_files(self) -> IgnoreFiles:
@@ -102,7 +81,7 @@ class Git:
         if ".git" in path.parts:
             return _INSIDE_GIT_FOLDER
         # From the work tree of the run on; a path outside of it has only its nearest one.
-        trees = [folder for folder in reversed(path.parents) if _is_tree(folder)]
+        trees = [folder for folder in reversed(path.parents) if is_work_tree(folder)]
         trees = trees[trees.index(self._checkout) if self._checkout in trees else -1 :]
         for tree, inner in zip_longest(trees, trees[1:]):
             check = self._check_ignore_files if self._program is None else self._check_with_git
@@ -139,28 +118,9 @@ class Git:
                 return _NO_ANSWER
 
 
-def _is_tree(folder: Path) -> bool:
-    return os.path.lexists(folder / ".git")
-
-
 def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | None:
     """Return the exit code of a git command about one path; None if git does not finish."""
-    import subprocess  # noqa: PLC0415 - `validate` runs nothing
-
-    environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
-    # Git must not search above the tree, or fetch objects that are missing.
-    environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "GIT_ALLOW_PROTOCOL": "none"}
-    words = [*_HARDENED, "-C", str(tree), *command]
     # The leading dot turns pathspec magic off; check-ignore has no option for that.
-    try:
-        return subprocess.run(  # noqa: S603 - a list, and a path after the dashes is no option
-            [program, *words, "--", f"./{path.relative_to(tree).as_posix()}"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_TIMEOUT,
-            check=False,
-        ).returncode
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    words = (*command, "--", f"./{path.relative_to(tree).as_posix()}")
+    process = run_git(program, tree, *words)
+    return None if process is None else process.returncode

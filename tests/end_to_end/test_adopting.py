@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from linters import problems_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "adopting.md").read_text(encoding="utf-8")
@@ -35,15 +34,6 @@ def table(title, head):
         cells[0].strip("`"): cells[1:]
         for cells in ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines)
     }
-
-
-def problems_of(*command):
-    """Run a program; return its output if it found a problem, else nothing."""
-    program = Path(sys.executable).with_name(command[0])
-    process = subprocess.run(
-        [program, *command[1:]], capture_output=True, text=True, timeout=60, check=False
-    )
-    return process.stdout + process.stderr if process.returncode else ""
 
 
 @pytest.fixture

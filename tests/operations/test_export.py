@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from contextlib import redirect_stdout
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,23 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from builders import NOW, environment_with, observation_with, observed_key, role_with
+from builders import (
+    NOW,
+    desired_key,
+    environment_with,
+    observation_with,
+    observed_key,
+    role_with,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sandbox_control import ApiKey, Dialect, Sandbox, role
 
 from provisioner import secret
 from provisioner.cli import main
-from provisioner.manifests import characters, document, load, text
+from provisioner.manifests import characters, document, load, resolve, text
 from provisioner.manifests.schema import published
+from provisioner.model.globs import literal
 from provisioner.model.observed import (
     HiddenRoles,
     KnownRoles,
@@ -36,7 +45,8 @@ from provisioner.model.observed import (
     ObservedKey,
     Role,
 )
-from provisioner.operations.export import export
+from provisioner.operations.export import ExportOptions, export
+from provisioner.operations.proposal import MAX_GLOBS
 from provisioner.plan import Expiring, Unmanaged, plan_environment
 from provisioner.secret import Secret
 
@@ -49,6 +59,7 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Roles
 
 DIALECTS = pytest.mark.parametrize("dialect", tuple(Dialect))
+DEV = environment_with(name="dev", url="sandbox:")
 LATER = datetime(2031, 1, 1, 0, 0, 0, 417_000, tzinfo=UTC)
 FAR = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -198,7 +209,7 @@ def observations(draw: st.DrawFn) -> Observation:
 @settings(max_examples=200)
 def test_the_plan_of_an_exported_manifest_is_empty(observation: Observation) -> None:
     """There are no problems, actions or drift for any names; each key occurs once."""
-    exported = export("dev", observation)
+    exported = export(DEV, observation)
     by_name: dict[str, list[ObservedKey]] = {}
     for key in observation.keys:
         by_name.setdefault(key.name, []).append(key)
@@ -336,10 +347,15 @@ def test_a_manifest_names_its_source_and_the_most_common_role() -> None:
         observed("{a}: #1", admin),
     ]
     assert (
-        export("production", observation_of(keys)).text
+        export(environment_with(name="production"), observation_of(keys)).text
         == """\
 # yaml-language-server: $schema=../schemas/manifest.schema.json
 # The live keys in production at 2026-11-23T04:00:00Z, written by `provision export`.
+# Proposed for production in environments.yaml, to be reviewed:
+#     owns:
+#       - Nightly export  # its name has no prefix
+#       - svc-mail  # only 1 key starts with svc-
+#       - "{a}: #1"  # only 1 key starts with {a}:
 version: 1
 environment: production
 depth: 1
@@ -359,14 +375,14 @@ keys:
 
 def test_a_role_that_most_keys_do_not_have_is_no_default() -> None:
     """When two roles are equally common, each key names its own."""
-    shown = export("dev", observation_of([observed("a", ROLES[0]), observed("b", ROLES[1])])).text
+    shown = export(DEV, observation_of([observed("a", ROLES[0]), observed("b", ROLES[1])])).text
     assert "defaults:" not in shown
     assert ("role: Admin\n" in shown, 'role: "no"\n' in shown) == (True, True)
 
 
 def test_a_role_is_written_as_its_id_if_its_label_is_not_usable() -> None:
     """Labels that are shared, blank, invisible, half a character, or the id of another role."""
-    manifests = loaded(export("dev", observation_of([observed(one.id, one) for one in ROLES])).text)
+    manifests = loaded(export(DEV, observation_of([observed(one.id, one) for one in ROLES])).text)
     assert manifests.problems == ()
     as_ids = {key.name for key in manifests.desired["dev"] if key.role == key.name}
     assert as_ids == {ROLES[index].id for index in (3, 4, 5, 8, 11, 12)}
@@ -374,9 +390,9 @@ def test_a_role_is_written_as_its_id_if_its_label_is_not_usable() -> None:
 
 def test_hidden_roles_are_a_comment() -> None:
     """No role is written if roles are hidden; on legacy no comment is needed."""
-    hidden = export("dev", observation_of([observed("a")], HiddenRoles())).text
+    hidden = export(DEV, observation_of([observed("a")], HiddenRoles())).text
     assert "\n# The credential cannot read roles, so no role is written.\n" in hidden
-    legacy = export("dev", observation_of([observed("a")], NoRoles())).text
+    legacy = export(DEV, observation_of([observed("a")], NoRoles())).text
     assert (" role: " in hidden, "role" in legacy) == (False, False)
 
 
@@ -384,7 +400,7 @@ def test_hidden_roles_are_a_comment() -> None:
 def test_a_name_that_no_manifest_can_contain_is_a_one_line_comment(name: str, reason: str) -> None:
     """The comment has the id and the reason; the name cannot end it or make it too long."""
     key = observed(name, ROLES[0])
-    exported = export("dev", observation_of([key, observed("fine", ROLES[0])]))
+    exported = export(DEV, observation_of([key, observed("fine", ROLES[0])]))
     [comment] = comments(exported.text)
     assert f" ({key.id}): " in comment
     assert comment.endswith(reason)
@@ -398,7 +414,7 @@ def test_live_keys_with_the_same_name_are_left_out_with_all_ids() -> None:
     """Nothing shows which of them is in use; revoked and expired keys do not count."""
     twins = [observed("twin", ROLES[0]), observed("twin", ROLES[1])]
     dead = observed("single", ROLES[0], NOW)
-    exported = export("dev", observation_of([*twins, dead, observed("single", ROLES[0])]))
+    exported = export(DEV, observation_of([*twins, dead, observed("single", ROLES[0])]))
     [comment] = comments(exported.text)
     assert all(key.id in comment for key in twins)
     assert comment.endswith("several live keys have this name")
@@ -408,21 +424,60 @@ def test_live_keys_with_the_same_name_are_left_out_with_all_ids() -> None:
 
 def test_a_key_without_a_role_is_left_out_if_keys_have_roles() -> None:
     """It could get a role from `defaults` or the environment, which would be a change."""
-    [comment] = comments(export("dev", observation_of([observed("a")])).text)
+    [comment] = comments(export(DEV, observation_of([observed("a")])).text)
     assert comment.endswith("the key has no role that a manifest can refer to")
+
+
+def test_proposed_globs_are_valid_in_environments_yaml() -> None:
+    """Without their comment signs, the lines give the environment `owns` for exactly these keys."""
+    keys = [observed(name, ROLES[0]) for name in (*UNUSUAL, "a@b", "my ${A}")]
+    lines = export(DEV, observation_of(keys)).text.splitlines()
+    fields = [line.removeprefix("# ") for line in lines if line.startswith("#     ")]
+    assert f"{' ' * 6}# and " in fields[fields.index("    ignore:") - 1]
+    block = "\n".join(["version: 1", "environments:", "  dev:", "    url: 'sandbox:'", *fields])
+    with tempfile.TemporaryDirectory() as parent:
+        (Path(parent) / "environments.yaml").write_text(block + "\n", encoding="utf-8")
+        manifests = load(Path(parent))
+        assert manifests.problems == ()
+        (environment,), problems = resolve(manifests.environments, {}, Path(parent))
+    assert problems == ()
+    assert len(environment.owns) == MAX_GLOBS
+    assert set(environment.owns) <= {literal(name) for name in UNUSUAL}
+    assert environment.ignore == ("@a", "a@b", "my ${A}")
+
+
+def test_unmanaged_keys_are_those_of_the_plan(place) -> None:
+    """`--unmanaged` writes what a plan reports as unmanaged; `owns` is proposed for no others."""
+    keys = [observed(name, ROLES[0]) for name in ("svc-a", "svc-b", "svc-c", "svc-d", "old-1")]
+    observation = observation_of(keys)
+    desired = [desired_key(name, environment="dev") for name in ("svc-a", "svc-gone")]
+    options = ExportOptions(unmanaged=True)
+    exported = export(DEV, observation, desired, options)
+    assert [key.name for key in loaded(exported.text).desired["dev"]] == [
+        "old-1",
+        "svc-b",
+        "svc-c",
+        "svc-d",
+    ]
+    assert '#       - "svc-*"  # 3 keys start with svc-\n' in exported.text
+    only = export(DEV, observation, desired, options._replace(only=("svc-[ab]",)))
+    assert [key.name for key in loaded(only.text).desired["dev"]] == ["svc-b"]
+    assert "#       - svc-b  # only 1 key starts with svc-\n" in only.text
+    owner = replace(DEV, owns=("svc-*", "old-*"))
+    assert "Proposed" not in export(owner, observation, desired, options).text
 
 
 def test_ignored_keys_are_not_even_a_comment() -> None:
     """No manifest may declare them."""
     keys = observation_of([observed("a"), observed("zap-1")], NoRoles())
-    found = export("dev", keys, ignore=("zap-*",))
+    found = export(replace(DEV, ignore=("zap-*",)), keys)
     assert (found.keys, found.left_out, "zap" in found.text) == (1, 0, False)
 
 
 def test_the_name_of_the_environment_is_quoted_if_necessary() -> None:
     """`no` and `1.0` are valid names of environments."""
     for name in ("no", "1.0"):
-        lines = export(name, observation_of([])).text.splitlines()
+        lines = export(environment_with(name=name), observation_of([])).text.splitlines()
         assert f'environment: "{name}"' in lines
 
 
@@ -448,14 +503,14 @@ def test_a_manifest_fits_exactly_if_it_can_be_loaded(monkeypatch, tmp_path, role
         (observed(f"key-é-{one}", roles[one % len(roles)]) for one in range(12)),
         NoRoles() if roles == (None,) else KnownRoles(ROLES),
     )
-    manifest = export("dev", observation).text
+    manifest = export(DEV, observation).text
     file = tmp_path / "keys.yaml"
     file.write_text(manifest, encoding="utf-8")
     values, size = sum(1 for _ in yaml.parse(manifest)), len(manifest.encode())
     for module, name, exact in ((document, "MAX_EVENTS", values), (text, "MAX_BYTES", size)):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, exact + beside)
-            fits = export("dev", observation).fits
+            fits = export(DEV, observation).fits
             content = text.read(file, "f")
             problems = document.read(content, "f")[1] if isinstance(content, str) else [content]
         assert fits == (beside >= 0)
@@ -463,6 +518,92 @@ def test_a_manifest_fits_exactly_if_it_can_be_loaded(monkeypatch, tmp_path, role
 
 
 # The command
+
+
+def test_a_fleet_is_adopted_in_one_call(run, tmp_path) -> None:
+    """A file for each of four servers; the plan of all is empty, and nothing is unmanaged then."""
+    folder = directory(
+        tmp_path,
+        "\n  ".join(f"{one}: {{url: 'sandbox:{one}', role: Admin}}" for one in Dialect),
+    )
+    (folder / "declared.yaml").write_text(
+        f"version: 1\nenvironments: [{', '.join(Dialect)}]\n"
+        "defaults: {expires: never}\nkeys: [{name: svc-declared}]\n"
+    )
+    assert run("apply", "-q", "-m", folder)[0] == 0
+    for dialect in Dialect:
+        file = folder.parent / ".provision" / f"{dialect}.sqlite3"
+        with Sandbox(file, dialect) as sandbox:
+            sandbox.seed(["svc-mail", f"svc-of-{dialect}"])
+    adopted = folder / "adopted"
+    code, out, err = run("export", "-m", folder, "--unmanaged", "--to-dir", adopted)
+    files = [adopted / f"{one}.yaml" for one in Dialect]
+    assert (code, err) == (0, "")
+    assert out == "".join(f"wrote {file.as_posix()}: 2 keys\n" for file in files)
+    for file in files:
+        content = file.read_text()
+        assert content.startswith("# yaml-language-server: $schema=../../schemas/manifest.schema")
+        assert "svc-declared" not in content
+    code, out, _ = run("plan", "-m", folder, "--detailed-exitcode", "--format", "json")
+    assert code == 0, out
+    environments = json.loads(out)["environments"]
+    assert [one["summary"]["keep"] for one in environments] == [3] * 4
+    assert not any(one["findings"] for one in environments)
+    code, _, err = run("export", "-m", folder, "--unmanaged", "--to-dir", tmp_path / "new")
+    assert (code, err.split(":")[0]) == (4, "key_missing")
+    assert not (tmp_path / "new").exists()
+    # Checked for all environments before a workspace is read.
+    code, out, err = run("export", "-m", folder, "-e", "core*", "--to-dir", adopted)
+    assert (code, out, err.split(":")[0]) == (64, "", "file_exists")
+
+
+def test_one_environment_that_fails_does_not_stop_the_others(run, place, monkeypatch) -> None:
+    """Exit code 4, with the manifests of the others; one without keys has no file."""
+    folder = place()
+    environments = folder / "environments.yaml"
+    environments.write_text(
+        f"{environments.read_text()}  empty: {{url: 'sandbox:'}}\n"
+        "  down: {url: 'http://127.0.0.1:9', auth: {token: '${TOKEN}'}}\n"
+    )
+    with sandbox_of(folder) as sandbox:
+        sandbox.seed(["a"])
+    monkeypatch.setenv("TOKEN", "t" * 20)
+    code, out, err = run("export", "-m", folder, "--to-dir", folder / "new")
+    assert (code, out) == (4, f"wrote {(folder / 'new' / 'dev.yaml').as_posix()}: 1 key\n")
+    assert err.startswith("down: unreachable: ")
+    assert [path.name for path in (folder / "new").iterdir()] == ["dev.yaml"]
+
+
+def test_two_names_of_one_workspace_are_not_exported(run, tmp_path, monkeypatch) -> None:
+    """Exit code 5 with both names: each would declare the keys of the other."""
+    with Sandbox(None) as sandbox:
+        sandbox.seed(["a"])
+        monkeypatch.setenv("TOKEN", sandbox.session_token())
+        folder = served(sandbox, tmp_path)
+        environments = folder / "environments.yaml"
+        content = environments.read_text()
+        environments.write_text(content + content.splitlines()[-1].replace("dev", "twin") + "\n")
+        code, out, err = run("export", "-m", folder, "--to-dir", tmp_path / "new")
+    assert (code, out, err.split(":")[0]) == (5, "", "workspace_shared")
+    assert "dev and twin" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_place_that_is_not_for_manifests_is_wrong_usage(run, place) -> None:
+    """A file there would be read as environments; `--to` and `--to-dir` exclude each other."""
+    folder = place()
+    for option in (("--to-dir", "environments"), ("--to", "environments/a.yaml")):
+        code, _, err = run("export", "-m", folder, option[0], folder / option[1])
+        assert (code, "is for environments files" in err) == (64, True)
+    code, _, err = run("export", "-m", folder, "--to", "a.yaml", "--to-dir", folder)
+    assert (code, "either --to or --to-dir" in err) == (64, True)
+
+
+def test_unmanaged_needs_valid_manifests(run, place) -> None:
+    """A manifest with a problem may declare any key, so none is known to be unmanaged."""
+    folder = place()
+    (folder / "half.yaml").write_text("version: 1\n")
+    assert run("export", "-m", folder, "--unmanaged")[0] == 3
 
 
 def test_the_manifest_is_on_stdout_and_notes_are_on_stderr(run, place) -> None:
@@ -601,7 +742,7 @@ def test_too_many_keys_for_one_manifest_are_wrong_usage(run, place, monkeypatch)
     folder = place()
     with sandbox_of(folder) as sandbox:
         sandbox.seed(f"{number:03}-{'x' * 900}" for number in range(20))
-    monkeypatch.setattr(text, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(text, "MAX_BYTES", 25_000)
     file = folder / "keys.yaml"
     code, out, err = run("export", "-m", folder, "--to", file)
     assert (code, out, err.split(":")[0], file.exists()) == (64, "", "file_too_large", False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import click
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 @click.command(cls=DocumentedCommand)
 @new_manifests_option
 def init(manifests: Path) -> int:
-    """Write a starter environments.yaml and manifest.
+    """Write a starter environments.yaml, manifest and pipeline.
 
-    The example works immediately with the embedded Twenty. The JSON Schemas that editors use
-    and a .gitignore for tokens are written next to the directory. Existing files are never
-    overwritten.
+    The example works immediately with the embedded Twenty. If the git remote is on GitHub or
+    GitLab, a pipeline file plans and applies the manifests there. The JSON Schemas that editors
+    use and a .gitignore for tokens are written too. Existing files are never overwritten.
 
     Examples:
         # Write example files to ./manifests:
@@ -31,10 +31,35 @@ def init(manifests: Path) -> int:
     """
     import shlex
 
+    from provisioner.cli.pipeline_file import NoPipelineFile, PipelineFile, pipeline_file
     from provisioner.cli.starter_files import write_first_files
 
-    for path in write_first_files(manifests):
+    pipeline = pipeline_file(manifests)
+    written = write_first_files(manifests, pipeline)
+    for path in written:
         click.echo(f"wrote {path.as_posix()}")
+    match pipeline:
+        case NoPipelineFile(reason):
+            click.echo(
+                f"No pipeline file was written, because {reason} (docs/pipelines.md).", err=True
+            )
+        case PipelineFile(path, include=str(include)) if path not in written:
+            click.echo(
+                f"{path.as_posix()} exists. To run provision there, add this include to it:\n"
+            )
+            click.echo(include, nl=False)
+        case PipelineFile(path) if path not in written:
+            click.echo(f"{path.as_posix()} exists and was kept.", err=True)
+        case PipelineFile(path, to_replace=str(reference)):
+            click.echo(
+                f"In {path.as_posix()}, replace {reference} with your copy of provision "
+                "(docs/adopting.md).",
+                err=True,
+            )
+        case PipelineFile():
+            pass
+        case _:
+            assert_never(pipeline)
     option = "" if manifests.as_posix() == "manifests" else f" -m {shlex.quote(str(manifests))}"
-    click.echo(f"Next: provision plan{option}", err=True)
+    click.echo(f"Next: provision plan{option}\n      provision apply{option}", err=True)
     return 0
