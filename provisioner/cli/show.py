@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 import click
 
 from provisioner.cli.log import logs_json
-from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Update
+from provisioner.plan import Create, Deliver, Planned, Rename, Revoke, Rotate, Update
 from provisioner.render.outcome.text import plan_text, result_text
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
@@ -101,7 +101,7 @@ def announce_revocations(plan: Plan, console: Console) -> None:
                     text = f"revoking {name} ({key_id}), {reason}"
                 case Rotate(at_once=True, predecessors=ids):
                     text = f"revoking {name} ({', '.join(ids)}) once its successor is delivered"
-                case Create() | Update() | Rotate() | Deliver():
+                case Create() | Update() | Rename() | Rotate() | Deliver():
                     continue
                 case _:
                     assert_never(action)

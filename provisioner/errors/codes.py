@@ -57,6 +57,7 @@ class Code(StrEnum):
     # keys to change, rotate or revoke
     NOT_OWNED = auto()
     OWN_KEY = auto()
+    NOT_RENAMED = auto()
     ROTATION_UNDELIVERED = auto()
     ROTATION_RUNNING = auto()
     ROTATION_UNSAID = auto()
@@ -125,6 +126,7 @@ class Code(StrEnum):
     NAME_ALIKE = auto()
     CHARACTER_UNSEEN = auto()
     NAME_DUPLICATE = auto()
+    MOVED_INVALID = auto()
     ENVIRONMENT_BOTH = auto()
     ENVIRONMENT_UNKNOWN = auto()
     ENVIRONMENT_DUPLICATE = auto()
@@ -179,6 +181,7 @@ class Code(StrEnum):
     TOKEN_UNPROVEN = auto()
     SINK_UNUSABLE = auto()
     REDELIVER = auto()
+    MOVED = auto()
     DUE = auto()
     UNDECLARED = auto()
     SUPERSEDED = auto()
@@ -186,6 +189,7 @@ class Code(StrEnum):
     # findings
     UNMANAGED = auto()
     DUPLICATE = auto()
+    MOVED_CONFLICT = auto()
     DRIFT = auto()
     DELIVERY_UNKNOWN = auto()
     EXPIRING = auto()

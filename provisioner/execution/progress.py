@@ -28,7 +28,7 @@ from provisioner.execution.results import (
     is_open,
     with_failure,
 )
-from provisioner.plan import Revoke, Rotate
+from provisioner.plan import Rename, Revoke, Rotate
 from provisioner.runtime.backoff import attempts
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import run_all
@@ -186,8 +186,8 @@ class Progress:
 
 
 def _key(action: Action) -> _Key:
-    """Return the kind of an action with its name, or with the id of the key that it revokes."""
-    return type(action), action.key_id if isinstance(action, Revoke) else action.name
+    """Return the kind of an action with its name, or with the id if it is one of several keys."""
+    return type(action), (action.key_id if isinstance(action, Rename | Revoke) else action.name)
 
 
 def _with_old_key(result: Result) -> Result:

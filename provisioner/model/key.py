@@ -50,6 +50,8 @@ class DesiredKey(NamedTuple):
             directory no two keys write to the same place.
         rotation: None for a key without rotation; otherwise `before` is shorter than the lifetime.
         protect: whether it is revoked only with an explicit option.
+        moved_from: the former names of the key, the last one first; a live key that still has one
+            of them is renamed.
     """
 
     environment: str
@@ -61,3 +63,4 @@ class DesiredKey(NamedTuple):
     deliver: tuple[Address, ...] = ()
     rotation: Rotation | None = None
     protect: bool = False
+    moved_from: tuple[str, ...] = ()

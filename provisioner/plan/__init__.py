@@ -8,6 +8,7 @@ from provisioner.plan.actions import EnvironmentPlan as EnvironmentPlan
 from provisioner.plan.actions import Estimate as Estimate
 from provisioner.plan.actions import Plan as Plan
 from provisioner.plan.actions import Planned as Planned
+from provisioner.plan.actions import Rename as Rename
 from provisioner.plan.actions import Revoke as Revoke
 from provisioner.plan.actions import RevokeReason as RevokeReason
 from provisioner.plan.actions import Rotate as Rotate
@@ -30,6 +31,7 @@ from provisioner.plan.findings import Drift as Drift
 from provisioner.plan.findings import Duplicate as Duplicate
 from provisioner.plan.findings import Expiring as Expiring
 from provisioner.plan.findings import Finding as Finding
+from provisioner.plan.findings import MovedConflict as MovedConflict
 from provisioner.plan.findings import ReportedFinding as ReportedFinding
 from provisioner.plan.findings import Unmanaged as Unmanaged
 from provisioner.plan.options import GuardOverrides as GuardOverrides

@@ -127,6 +127,37 @@ class Update(NamedTuple):
     blocked: Failure | None = None
 
 
+class Rename(NamedTuple):
+    """An action that gives a live key, which still has a former name, its name in the manifest.
+
+    Its tokens keep working. Every other action of the name waits until its keys are renamed.
+
+    Attributes:
+        name: the new name.
+        old_name: the name in the workspace, from `moved`.
+        expires_at: the expiry of the key in the workspace.
+        role: the role of the key in the workspace.
+        key_id: the id of the key.
+        place: the position in the manifest of the key with the new name.
+        blocked: why it cannot be renamed; no request is sent for it.
+    """
+
+    name: str
+    old_name: str
+    reason: Literal["moved"]
+    depth: Depth
+    expires_at: datetime
+    role: str | None
+    key_id: str
+    place: Place
+    blocked: Failure | None = None
+
+    @property
+    def sinks(self) -> tuple[Address, ...]:
+        """Return no sinks: tokens already issued keep working."""
+        return ()
+
+
 class Rotate(NamedTuple):
     """An action that creates a successor of the same name for a live key.
 
@@ -226,7 +257,7 @@ class Revoke(NamedTuple):
 CreatesKey = Create | Rotate
 """Actions that create a key. A named union is checked in a ninth of the time of a written one."""
 
-Action = Create | Update | Rotate | Deliver | Revoke
+Action = Create | Update | Rename | Rotate | Deliver | Revoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +362,7 @@ def _steps(action: Action) -> int:
             return 1 + bool(action.sinks)
         case Rotate():
             return 1 + bool(action.sinks) + action.predecessor_changes
-        case Deliver() | Revoke():
+        case Rename() | Deliver() | Revoke():
             return 1
         case _:
             assert_never(action)

@@ -13,15 +13,15 @@ from provisioner.plan.actions import Action, Create, CreatesKey, Planned, Revoke
 from provisioner.plan.estimate import estimate
 from provisioner.plan.findings import Unmanaged
 from provisioner.plan.lifecycle import Lifecycle
+from provisioner.plan.moves import former_names, name_of_live_keys
 from provisioner.plan.options import PlanOptions
 from provisioner.plan.revocations import plan_revocations, revoke
 from provisioner.plan.roles import RoleChoice
 from provisioner.runtime.gc_pause import gc_paused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
-    from typing import TypeVar
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from provisioner.model.sink_content import SinkContent
     from provisioner.plan.lifecycle import Step
 
-    Key = TypeVar("Key", DesiredKey, ObservedKey)
 
 _NO_OPTIONS = PlanOptions()
 
@@ -56,7 +55,7 @@ def sinks_to_read(
     return tuple(
         address
         for key in (() if options.revoke else _selected(desired, options))
-        if key.deliver and live[key.name] > min_exclusive
+        if key.deliver and live[name_of_live_keys(key, live)] > min_exclusive
         for address in key.deliver
     )
 
@@ -64,7 +63,7 @@ def sinks_to_read(
 @gc_paused()
 def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     environment: Environment,
-    desired: Iterable[DesiredKey],
+    desired: Sequence[DesiredKey],
     observation: Observation,
     now: datetime,
     options: PlanOptions = _NO_OPTIONS,
@@ -84,7 +83,8 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     if options.revoke:
         return plan_revocations(environment, desired, observation, options)
     server_time = observation.server_time
-    observed = _selected(observation.keys, options)
+    selected = tuple(_selected(desired, options))
+    observed = observed_keys(observation, selected, options)
     known = {one.name for one in observed}
     live = by_name(one for one in observed if one.live(server_time))
     roles = RoleChoice(environment, observation, now)
@@ -92,21 +92,27 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     declared: list[str] = []
     steps: list[Step] = []
     absent: list[str] = []
-    for key in _selected(desired, options):
+    for key in selected:
         name = key.name
         declared.append(name)
+        if key.moved_from and not options.rotate:
+            move = lifecycle.plan_move(key, live)
+            steps += move.steps
+            if move.blocked:
+                continue
+            if move.live:
+                live[name] = list(move.live)
         if name in live:
             steps += lifecycle.plan_key(key, live[name])
         elif options.rotate:
-            absent.append(name)
+            absent.append(_absent(key, live))
         else:
             steps.append(roles.create(key, "dead" if name in known else "missing"))
     if not options.rotate:
-        for name in sorted(live.keys() - set(declared)):
-            if options.prune and matches(name, environment.owns):
-                steps += [revoke(one, "undeclared") for one in live[name]]
-            else:
-                steps.append(Unmanaged(name, tuple(one.id for one in live[name])))
+        undeclared = live.keys() - set(declared) - former_names(desired)
+        steps += _undeclared(
+            environment, {name: live[name] for name in sorted(undeclared)}, options
+        )
     actions = [one for one in steps if isinstance(one, Action) and not isinstance(one, Revoke)]
     revocations = [one for one in steps if isinstance(one, Revoke)]
     findings = [one for one in steps if not isinstance(one, Action)]
@@ -123,7 +129,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         notes=(
             *roles.notes(),
             *_notes(actions),
-            *(f"{name!r} has no live key; run `provision apply` to create it" for name in absent),
+            *absent,
             *(
                 f"{one.name!r} is not revoked, because this run is signed in with it"
                 for one in revocations
@@ -134,8 +140,43 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     )
 
 
-def _selected(keys: Iterable[Key], options: PlanOptions) -> Iterable[Key]:
-    """Return the keys that the plan includes."""
+def observed_keys(
+    observation: Observation, selected: Iterable[DesiredKey], options: PlanOptions
+) -> Iterable[ObservedKey]:
+    """Return the observed keys that a plan is about: those of its names, also of former ones.
+
+    Args:
+        observation: the observed state of the workspace.
+        selected: the desired keys that the plan includes.
+        options: the options of the plan.
+    """
+    if not options.only and not options.rotate:
+        return observation.keys
+    former = former_names(selected)
+    return [key for key in observation.keys if options.selects(key.name) or key.name in former]
+
+
+def _undeclared(
+    environment: Environment, live: Mapping[str, list[ObservedKey]], options: PlanOptions
+) -> Iterator[Step]:
+    """Yield the revocations of keys whose names no manifest declares, or the finding about them."""
+    for name, keys in live.items():
+        if options.prune and matches(name, environment.owns):
+            yield from (revoke(one, "undeclared") for one in keys)
+        else:
+            yield Unmanaged(name, tuple(one.id for one in keys))
+
+
+def _absent(key: DesiredKey, live: Mapping[str, object]) -> str:
+    """Return the note about a key to rotate that has no live key of its name."""
+    name = name_of_live_keys(key, live)
+    if name != key.name:
+        return f"{key.name!r} is still named {name!r}; run `provision apply` to rename it first"
+    return f"{name!r} has no live key; run `provision apply` to create it"
+
+
+def _selected(keys: Iterable[DesiredKey], options: PlanOptions) -> Iterable[DesiredKey]:
+    """Return the desired keys that the plan includes."""
     if not options.only and not options.rotate:
         return keys
     return [key for key in keys if options.selects(key.name)]

@@ -9,7 +9,16 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import format_timestamp
-from provisioner.plan.actions import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
+from provisioner.plan.actions import (
+    Create,
+    Deliver,
+    Planned,
+    Rename,
+    Revoke,
+    Rotate,
+    Unobserved,
+    Update,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,6 +87,8 @@ def _action(action: Action) -> tuple[object, ...]:
         case Update(changes=changes):
             fields = [(one.field, one.desired) for one in changes]
             return "update", action.name, action.key_id, fields, action.role_id, sinks, blocked
+        case Rename():
+            return "rename", action.name, action.old_name, action.key_id, blocked
         case Rotate(successor=successor):
             ids = sorted(action.predecessors)
             create = _create_fields(successor)

@@ -6,7 +6,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.workspace import WITH_PERMISSIONS
-from provisioner.plan.actions import Create, CreatesKey, Deliver, Estimate, Revoke, Rotate, Update
+from provisioner.plan.actions import (
+    Create,
+    CreatesKey,
+    Deliver,
+    Estimate,
+    Rename,
+    Revoke,
+    Rotate,
+    Update,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,7 +75,7 @@ def _small_requests(action: Action) -> int:
             return (role_id is not None) + sets_expiry
         case Rotate(predecessor_changes=changes):
             return changes
-        case Revoke():
+        case Rename() | Revoke():
             return 1
         case _:
             assert_never(action)

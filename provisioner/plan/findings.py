@@ -71,6 +71,30 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedConflict:
+    """Live keys that keep a former name, because the name in the manifest has a key of its own.
+
+    Attributes:
+        name: the name in the manifest.
+        ids: the ids of the keys with a former name.
+        old_names: their names.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    old_names: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """Return a description and the advice for the user."""
+        head = f"{pluralize(len(self.ids), 'live key')} named {' or '.join(self.old_names)}"
+        return (
+            f"{head} ({' '.join(self.ids)}) will not be renamed, because the new name belongs to "
+            "another live key. Revoke what nothing uses with `provision revoke ID`."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """A live key whose expiry or role differs from its manifest, and stays as it is.
 
@@ -170,4 +194,4 @@ class ReportedFinding:
     desired: str | None = None
 
 
-Finding = Unmanaged | Duplicate | Drift | Expiring | DeliveryUnknown
+Finding = Unmanaged | Duplicate | MovedConflict | Drift | Expiring | DeliveryUnknown

@@ -12,7 +12,7 @@ from provisioner.errors.pluralize import pluralize
 from provisioner.http_client.loopback import canonical
 from provisioner.model.expiry import CLOCK_TOLERANCE
 from provisioner.model.globs import matches
-from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
+from provisioner.plan import Create, Deliver, Planned, Rename, Revoke, Rotate, Unobserved, Update
 from provisioner.reconcile.proposal import ObservedEnvironment, PlannedEnvironment
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _revoked_names(planned: Planned) -> dict[str, str]:
                     predecessors[name] = key_id
             case Rotate(at_once=True, predecessors=ids):
                 names |= dict.fromkeys(ids, action.name)
-            case Create() | Update() | Deliver() | Rotate():
+            case Create() | Update() | Rename() | Deliver() | Rotate():
                 pass
             case _:
                 assert_never(action)

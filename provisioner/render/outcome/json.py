@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
-from provisioner.plan import Drift, ReportedFinding, Unobserved, Update
+from provisioner.plan import Drift, Rename, ReportedFinding, Unobserved, Update
 from provisioner.render.json import failure_document
 from provisioner.render.outcome.rows import (
     describe_action,
@@ -113,6 +113,8 @@ def _action(action: Action) -> Document:
         "sinks": list(map(str, action.sinks)),
         "ids": list(description.key_ids),
     }
+    if isinstance(action, Rename):
+        document["old_name"] = action.old_name
     if isinstance(action, Update):
         document["changes"] = [
             {"what": change.field, "from": change.actual, "to": change.desired}

@@ -27,6 +27,7 @@ from provisioner.plan import (
     Deliver,
     Estimate,
     Planned,
+    Rename,
     ReportedFinding,
     Revoke,
     Rotate,
@@ -127,6 +128,10 @@ def _action(row: Json, *, at_once: bool) -> Action:
             if kind == "rotate":
                 return Rotate(reason, create, tuple(ids), at_once)
             return create._replace(reason=reason)
+        case "rename":
+            return Rename(
+                *(name, row["old_name"], reason, depth, expires_at, role, ids[0], place, blocked)
+            )
         case "deliver":
             return Deliver(name, reason, depth, expires_at, role, ids[0], sinks, place, blocked)
         case _:

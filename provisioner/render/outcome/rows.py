@@ -23,7 +23,9 @@ from provisioner.plan import (
     Drift,
     Duplicate,
     Expiring,
+    MovedConflict,
     Planned,
+    Rename,
     ReportedFinding,
     Revoke,
     Rotate,
@@ -42,6 +44,12 @@ if TYPE_CHECKING:
     from provisioner.render.text import Tone
 
 
+_DONE_COUNTS = (
+    *("created", "updated", "renamed", "rotated", "delivered", "revoked", "kept", "failed"),
+)
+"""The counts of a result that its summary line shows, in this order."""
+
+
 class Description(NamedTuple):
     """The parts of an action that its type determines.
 
@@ -53,7 +61,7 @@ class Description(NamedTuple):
         details: what it does, in a few words.
     """
 
-    kind: Literal["create", "update", "rotate", "deliver", "revoke"]
+    kind: Literal["create", "update", "rename", "rotate", "deliver", "revoke"]
     symbol: str
     tone: Tone
     key_ids: tuple[str, ...]
@@ -97,6 +105,8 @@ def describe_action(action: Action) -> Description:
                 for change in changes
             )
             return Description("update", "~", "warn", (key_id,), details)
+        case Rename(key_id=key_id, old_name=old_name):
+            return Description("rename", "~", "warn", (key_id,), f"rename from {old_name}")
         case Rotate(reason=reason, predecessors=key_ids, at_once=at_once):
             details = f"rotate, {reason}" + (", revoke the old key at once" if at_once else "")
             return Description("rotate", "~", "warn", key_ids, details)
@@ -133,13 +143,15 @@ def describe_result(result: Result) -> Row:
             assert_never(result)
 
 
-def finding_kind(finding: Finding | ReportedFinding) -> str:
+def finding_kind(finding: Finding | ReportedFinding) -> str:  # noqa: PLR0911 - one a kind
     """Return the code of a finding, as in docs/errors.md."""
     match finding:
         case Unmanaged():
             return "unmanaged"
         case Duplicate():
             return "duplicate"
+        case MovedConflict():
+            return "moved_conflict"
         case Drift():
             return "drift"
         case Expiring():
@@ -160,6 +172,7 @@ def plan_summary(part: EnvironmentPlan) -> dict[str, int]:
     return {
         "create": kinds[Create],
         "update": kinds[Update],
+        "rename": kinds[Rename],
         "rotate": kinds[Rotate],
         "deliver": kinds[Deliver],
         "revoke": kinds[Revoke],
@@ -182,6 +195,7 @@ def result_summary(part: Executed | Unobserved) -> dict[str, int]:
     return {
         "created": done[Create],
         "updated": done[Update],
+        "renamed": done[Rename],
         "rotated": done[Rotate],
         "delivered": done[Deliver],
         "undelivered": sum(map(undelivered, results)),
@@ -199,7 +213,7 @@ def plan_summary_line(plan: Plan) -> str:
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
     counts = [
         f"{totals[kind]} to {kind}"
-        for kind in ("create", "update", "rotate", "deliver", "revoke", "keep")
+        for kind in ("create", "update", "rename", "rotate", "deliver", "revoke", "keep")
         if totals[kind] or kind in {"create", "keep"}
     ]
     counts += [f"{blocked} blocked"] if blocked else []
@@ -228,7 +242,7 @@ def result_summary_line(result: RunResult, *, refused: bool) -> str:
     notes = {"created": without_token[Create], "rotated": without_token[Rotate]}
     counts = [
         f"{totals[kind]} {kind}" + (f" ({notes[kind]} undelivered)" if notes.get(kind) else "")
-        for kind in ("created", "updated", "rotated", "delivered", "revoked", "kept", "failed")
+        for kind in _DONE_COUNTS
         if totals[kind] or kind in {"created", "kept"}
     ]
     if totals["skipped"]:
