@@ -22,6 +22,7 @@ from provisioner.plan import (
     Estimate,
     Plan,
     Planned,
+    Rename,
     Revoke,
     Rotate,
     Unobserved,
@@ -208,6 +209,21 @@ def update(name: str = "svc-a", *sinks: Address, **changes: Any) -> Update:
         role_id=None,
         place=Place("manifests/a.yaml", 9, 3),
         sinks=sinks,
+    )
+    return action._replace(**changes)
+
+
+def rename(name: str = "svc-a", **changes: Any) -> Rename:
+    """Return the action that gives the key `old-NAME` its name, in place of `former-NAME`."""
+    action = Rename(
+        name=name,
+        old_name=f"former-{name}",
+        reason="moved",
+        depth=0,
+        expires_at=END,
+        role="Worker",
+        key_id=f"old-{name}",
+        place=Place("manifests/a.yaml", 10, 3),
     )
     return action._replace(**changes)
 

@@ -155,7 +155,11 @@ def test_the_page_explains_every_code_in_the_order_of_the_enum():
 def test_every_code_is_used():
     """Each code is named in the source or in a schema of input files, or is a finding or reason."""
     unions = (Reason, DeliverReason, RevokeReason)
-    values = {value for union in unions for value in get_args(union)} | finding_kinds() | {"due"}
+    values = (
+        {value for union in unions for value in get_args(union)}
+        | finding_kinds()
+        | {"due", "moved"}
+    )
     inputs = schemas.text("manifest") + schemas.text("environments")
     values |= set(re.findall(r'"x-(?:code|mistyped|repeated|too-many)": "(\w+)"', inputs))
     assert set(Code) == {code for code, _ in named()} | values
@@ -201,6 +205,13 @@ def test_the_schema_of_a_plan_file_extends_that_of_a_plan():
         **theirs,
         "error": ours["error"],
         "generation": ours["generation"],
+        "summary": ours["summary"],
+    }
+    # A file of the version before lacks the counts that came since.
+    required = ours["summary"]["required"]
+    assert {**ours["summary"], "required": [*required, "rename"]} == {
+        **theirs["summary"],
+        "required": [*(one for one in theirs["summary"]["required"] if one != "rename"), "rename"],
     }
 
 
@@ -209,7 +220,8 @@ def test_schemas_publish_exactly_the_findings_and_reasons_of_the_code():
     plan = schemas.load("plan")
     action = plan["properties"]["environments"]["items"]["properties"]["actions"]["items"]
     assert set(plan["$defs"]["finding"]["properties"]["finding"]["enum"]) == finding_kinds()
-    reasons = {*get_args(Reason), *get_args(DeliverReason), *get_args(RevokeReason), "due", "drift"}
+    unions = (Reason, DeliverReason, RevokeReason)
+    reasons = {one for union in unions for one in get_args(union)} | {"due", "drift", "moved"}
     assert set(action["properties"]["reason"]["enum"]) == reasons
 
 

@@ -18,6 +18,7 @@ from provisioner.plan.delivery import EXPIRY_TOLERANCE as EXPIRY_TOLERANCE
 from provisioner.plan.delivery import block_actions as block_actions
 from provisioner.plan.delivery import delivers_too_early as delivers_too_early
 from provisioner.plan.delivery import sinks_to_check as sinks_to_check
+from provisioner.plan.diff import observed_keys as observed_keys
 from provisioner.plan.diff import plan_environment as plan_environment
 from provisioner.plan.diff import selected_keys as selected_keys
 from provisioner.plan.diff import sinks_to_read as sinks_to_read
@@ -34,6 +35,8 @@ from provisioner.plan.findings import Finding as Finding
 from provisioner.plan.findings import MovedConflict as MovedConflict
 from provisioner.plan.findings import ReportedFinding as ReportedFinding
 from provisioner.plan.findings import Unmanaged as Unmanaged
+from provisioner.plan.moves import former_names as former_names
+from provisioner.plan.moves import name_of_live_keys as name_of_live_keys
 from provisioner.plan.options import GuardOverrides as GuardOverrides
 from provisioner.plan.options import PlanOptions as PlanOptions
 from provisioner.plan.rights import block_all as block_all

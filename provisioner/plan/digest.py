@@ -58,6 +58,8 @@ def desired_key_json(key: DesiredKey) -> dict[str, object]:
         "rotate": None if key.rotation is None else key.rotation.written,
         "protect": key.protect,
         "sinks": _sinks(key.deliver),
+        # Absent otherwise, as in the digests of versions that had no moves.
+        **({"moved_from": list(key.moved_from)} if key.moved_from else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.errors.codes import Code
@@ -41,8 +42,8 @@ class Move(NamedTuple):
 
     @property
     def blocked(self) -> bool:
-        """Return whether the name gets no key, because the one that it moves to may not change."""
-        return any(one.blocked is not None for one in self.renames)
+        """Return whether the name gets no key, because the one that it had may not be renamed."""
+        return bool(self.renames) and not self.live
 
 
 def former_names(desired: Iterable[DesiredKey]) -> frozenset[str]:
@@ -68,9 +69,9 @@ def plan_move(
 ) -> Move:
     """Plan the renames of live keys that have a former name of a declared key.
 
-    If no live key has the new name, the current key of the former name gets it, with the keys that
-    it replaces in a rotation. If one has, only what it replaces in a rotation is renamed: that is
-    what is left if a run ends between the renames. Nothing else is, as it might be any key.
+    If no live key has the new name, the current key of the last former name gets it. The keys that
+    the current one replaces in a rotation get it too, also if it has the new name already: that is
+    what is left if a run ends between the renames. No other key does, as it might be any key.
 
     Args:
         environment: the environment, for what it owns.
@@ -79,44 +80,44 @@ def plan_move(
         sink_contents: the contents of the sinks of the key.
     """
     own = tuple(live.get(key.name, ()))
-    former = [(name, live[name]) for name in key.moved_from if name in live]
+    former = [live[name] for name in key.moved_from if name in live]
     if not former:
         return Move((), None, own)
-    old_name, candidates = former[0]
-    keys = classify_live_keys(
-        key, sorted((*own, *candidates), key=lambda one: one.creation_order), sink_contents
-    )
-    moving = (keys.current, *reversed(keys.predecessors))
-    if own and keys.current not in own:
-        moving = ()
+    contents = tuple(sink_contents)
+    keys = classify_live_keys(key, own or former[0], contents)
+    together = classify_live_keys(key, _by_age((*own, *chain.from_iterable(former))), contents)
+    if together.current is keys.current:
+        keys = together
     renames = tuple(
         Rename(
             name=key.name,
-            old_name=old_name,
+            old_name=one.name,
             reason="moved",
             depth=key.depth,
             expires_at=one.expires_at,
             role=one.role,
             key_id=one.id,
             place=key.place,
-            blocked=_refusal(environment, key.name, old_name),
+            blocked=_refusal(environment, key.name, one.name),
         )
-        for one in moving
-        if one.name == old_name
+        for one in (keys.current, *reversed(keys.predecessors))
+        if one not in own
     )
-    renamed = {one.key_id for one in renames}
-    left = [one for _, keys_left in former for one in keys_left if one.id not in renamed]
+    planned = {one.key_id for one in renames}
+    renamed = {one.key_id for one in renames if one.blocked is None}
+    left = [one for one in chain.from_iterable(former) if one.id not in planned]
     conflict = MovedConflict(
-        key.name,
-        tuple(one.id for one in left),
-        tuple(dict.fromkeys(one.name for one in left)),
+        key.name, tuple(one.id for one in left), tuple(dict.fromkeys(one.name for one in left))
     )
-    moved = (replace(one, name=key.name) for one in candidates if one.id in renamed)
-    return Move(
-        renames,
-        conflict if left else None,
-        tuple(sorted((*own, *moved), key=lambda one: one.creation_order)),
+    moved = (
+        replace(one, name=key.name) for one in chain.from_iterable(former) if one.id in renamed
     )
+    return Move(renames, conflict if left else None, _by_age((*own, *moved)))
+
+
+def _by_age(keys: Iterable[ObservedKey]) -> tuple[ObservedKey, ...]:
+    """Return keys, the oldest first."""
+    return tuple(sorted(keys, key=lambda one: one.creation_order))
 
 
 def _refusal(environment: Environment, name: str, old_name: str) -> Failure | None:

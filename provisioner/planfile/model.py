@@ -52,6 +52,7 @@ class ActionEntry(TypedDict):
     role: str | None
     sinks: list[str]
     reason: str
+    old_name: NotRequired[str]
     changes: NotRequired[list[dict[str, str]]]
     error: NotRequired[dict[str, str]]
 

@@ -15,6 +15,7 @@ from provisioner.plan import (
     Update,
     desired_key_json,
     json_digest,
+    observed_keys,
     selected_keys,
 )
 from provisioner.runtime.gc_pause import gc_paused
@@ -23,6 +24,7 @@ from provisioner.secret import masked_document
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from provisioner.model.key import DesiredKey
     from provisioner.plan import Action, Plan, PlanOptions
     from provisioner.planfile.model import Document, PlanFileInput
     from provisioner.reconcile.proposal import PlannedEnvironment
@@ -62,7 +64,7 @@ def document(plan_input: PlanFileInput) -> Document:
         keys = sorted(desired.get(str(entry["environment"]), ()), key=lambda key: key.name)
         keys_json = [desired_key_json(key) for key in keys]
         content = entry | {"desired_digest": json_digest(keys_json), "desired": keys_json}
-        content |= _observed(one, options)
+        content |= _observed(one, desired.get(str(entry["environment"]), ()), options)
         environments.append(
             {
                 field: value if field in _NEVER_MASKED else masked_document(value)
@@ -101,7 +103,9 @@ def may_overwrite(head: bytes) -> bool:
     return not head or head.startswith(FIRST_BYTES)
 
 
-def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Document:
+def _observed(
+    one: PlannedEnvironment | Unobserved, desired: Iterable[DesiredKey], options: PlanOptions
+) -> Document:
     """Return the state of one environment that its plan is based on."""
     if isinstance(one, Unobserved):
         empty: Document = {"workspace": None, "observed_at": None, "owns": [], "role": None}
@@ -109,8 +113,8 @@ def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Doc
     (environment, _, observation), planned = one
     live = [
         key
-        for key in observation.keys
-        if key.live(observation.server_time) and options.selects(key.name)
+        for key in observed_keys(observation, desired, options)
+        if key.live(observation.server_time)
     ]
     return {
         "workspace": planned.workspace,
