@@ -45,6 +45,7 @@ class EnvironmentView:
 PAST = {
     "create": "created",
     "update": "updated",
+    "rename": "renamed",
     "rotate": "rotated",
     "deliver": "delivered",
     "revoke": "revoked",

@@ -13,8 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 import pytest
-from conftest import is_write
-from laboratory import ClosedAfter, Laboratory, When, scripted
+from laboratory import ClosedAfter, Laboratory, When, is_write, scripted
 from processes import Provision
 from sandbox_control import Dialect, Sandbox
 

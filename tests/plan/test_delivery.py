@@ -548,6 +548,7 @@ def test_changes_count_actions_and_steps_count_their_parts() -> None:
     assert plan_summary(part) == {
         "create": 2,
         "update": 0,
+        "rename": 0,
         "rotate": 0,
         "deliver": 1,
         "revoke": 0,
@@ -718,6 +719,7 @@ def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
     assert environment["summary"] == {
         "create": 2,
         "update": 0,
+        "rename": 0,
         "rotate": 0,
         "deliver": 1,
         "revoke": 0,
