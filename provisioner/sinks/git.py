@@ -1,7 +1,6 @@
 """Detects files that git would publish: in a work tree, and tracked there or not ignored.
 
-The files of a work tree may come from a stranger's pull request. Nothing in them may choose what
-git runs, so git is started at the root of the work tree and without the variables of the run.
+The files of a work tree may come from a stranger's pull request, so git is started at its root.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.runtime.git import find_git, run_git
 from provisioner.sinks.sink import SinkFailure, unsuitable
 
 if TYPE_CHECKING:
@@ -47,17 +47,6 @@ _UNREADABLE = unsuitable(
 )
 
 
-_HARDENED = (
-    *("-c", "safe.bareRepository=explicit"),
-    *("-c", "core.fsmonitor=false"),
-    *("-c", f"core.hooksPath={os.devnull}"),
-)
-"""Options that keep a repository's configuration from naming programs for git to run."""
-
-_PASSED_VARIABLES = ("PATH", "HOME", *(("SYSTEMROOT", "USERPROFILE") if os.name == "nt" else ()))
-"""The variables that git gets. The others may contain secrets."""
-
-
 class Git:
     """Asks git about the files of one run, or reads the ignore files if git is not installed.
 
@@ -66,11 +55,7 @@ class Git:
     """
 
     def __init__(self, root: Path) -> None:
-        from shutil import which  # noqa: PLC0415 - `validate` runs nothing
-
-        program = which("git")
-        # A relative path is in the current folder and may come from a pull request.
-        self._program = program if program and Path(program).is_absolute() else None
+        self._program = find_git()
         self._root = root
         self._lock = threading.Lock()
 
@@ -145,22 +130,13 @@ def _is_tree(folder: Path) -> bool:
 
 def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | None:
     """Return the exit code of a git command about one path; None if git does not finish."""
-    import subprocess  # noqa: PLC0415 - `validate` runs nothing
-
-    environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
-    # Git must not search above the tree, or fetch objects that are missing.
-    environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "GIT_ALLOW_PROTOCOL": "none"}
-    words = [*_HARDENED, "-C", str(tree), *command]
-    # The leading dot turns pathspec magic off; check-ignore has no option for that.
-    try:
-        return subprocess.run(  # noqa: S603 - a list, and a path after the dashes is no option
-            [program, *words, "--", f"./{path.relative_to(tree).as_posix()}"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_TIMEOUT,
-            check=False,
-        ).returncode
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    # The leading dot turns pathspec magic off; check-ignore has no option for that. After the
+    # dashes a path is no option. Git must not search above the tree.
+    answer = run_git(
+        program,
+        tree,
+        *(*command, "--", f"./{path.relative_to(tree).as_posix()}"),
+        timeout=_TIMEOUT,
+        variables={"GIT_CEILING_DIRECTORIES": str(tree.parent)},
+    )
+    return None if answer is None else answer.exit_code
