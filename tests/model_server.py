@@ -577,6 +577,12 @@ class Shelf:
         self._note("write")
         self.server.tokens[self.address] = token
 
+    def remove(self, token: Secret) -> bool:
+        self._note("remove")
+        if self.server.tokens.get(self.address) == token:
+            del self.server.tokens[self.address]
+        return self.address not in self.server.tokens
+
     def _note(self, operation: str) -> None:
         try:
             self.server.note(operation, self.address)

@@ -58,6 +58,7 @@ class Code(StrEnum):
     NOT_OWNED = auto()
     OWN_KEY = auto()
     NOT_RENAMED = auto()
+    NOT_CLEANED = auto()
     ROTATION_UNDELIVERED = auto()
     ROTATION_RUNNING = auto()
     ROTATION_UNSAID = auto()
@@ -185,6 +186,7 @@ class Code(StrEnum):
     DUE = auto()
     UNDECLARED = auto()
     SUPERSEDED = auto()
+    REVOKED = auto()
     ASKED = auto()
     # findings
     UNMANAGED = auto()
@@ -192,6 +194,7 @@ class Code(StrEnum):
     MOVED_CONFLICT = auto()
     DRIFT = auto()
     DELIVERY_UNKNOWN = auto()
+    LEFT_BEHIND = auto()
     EXPIRING = auto()
 
 

@@ -1,4 +1,4 @@
-"""Execution of one environment's plan: rename, create, update, deliver, revoke; and the results."""
+"""Execution of one environment's plan: rename, create, update, deliver, revoke, clean."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
+from provisioner.execution.clean import Removals
 from provisioner.execution.create import BulkCreate
 from provisioner.execution.deliver import REVERIFY_AFTER, TokenDeliveries
 from provisioner.execution.progress import revoke_keys
@@ -45,7 +46,8 @@ class Execution:
     Keys get their new names first, as everything else goes by names. No key is revoked or made to
     expire earlier before its replacement is delivered: the run creates keys and assigns roles,
     delivers each token as soon as its key is settled, and sets expiries and revokes keys last. The
-    next run notices an expiry that is not set, but not always a missing token.
+    next run notices an expiry that is not set, but not always a missing token. Tokens are removed
+    from other sinks at the very end, if all of that succeeded for their key.
 
     Attributes:
         planned: the environment's plan.
@@ -70,6 +72,7 @@ class Execution:
         updates.set_expiries()
         run_all(self._expire_predecessors, self._delivered_rotations(), self.context.parallel)
         self._revoke(deliveries.former_tokens)
+        Removals(self.context, self.planned, self.open_sink).run()
 
     @property
     def _open(self) -> tuple[Action, ...]:

@@ -2,6 +2,7 @@
 
 from provisioner.plan.actions import Action as Action
 from provisioner.plan.actions import Change as Change
+from provisioner.plan.actions import Clean as Clean
 from provisioner.plan.actions import Create as Create
 from provisioner.plan.actions import Deliver as Deliver
 from provisioner.plan.actions import EnvironmentPlan as EnvironmentPlan
@@ -14,6 +15,8 @@ from provisioner.plan.actions import RevokeReason as RevokeReason
 from provisioner.plan.actions import Rotate as Rotate
 from provisioner.plan.actions import Unobserved as Unobserved
 from provisioner.plan.actions import Update as Update
+from provisioner.plan.cleaning import FormerSink as FormerSink
+from provisioner.plan.cleaning import former_sinks as former_sinks
 from provisioner.plan.delivery import EXPIRY_TOLERANCE as EXPIRY_TOLERANCE
 from provisioner.plan.delivery import block_actions as block_actions
 from provisioner.plan.delivery import delivers_too_early as delivers_too_early
@@ -32,6 +35,7 @@ from provisioner.plan.findings import Drift as Drift
 from provisioner.plan.findings import Duplicate as Duplicate
 from provisioner.plan.findings import Expiring as Expiring
 from provisioner.plan.findings import Finding as Finding
+from provisioner.plan.findings import LeftBehind as LeftBehind
 from provisioner.plan.findings import MovedConflict as MovedConflict
 from provisioner.plan.findings import ReportedFinding as ReportedFinding
 from provisioner.plan.findings import Unmanaged as Unmanaged

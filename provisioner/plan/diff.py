@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from provisioner.errors.pluralize import pluralize
 from provisioner.model.globs import matches
 from provisioner.model.observed import by_name
-from provisioner.plan.actions import Action, Create, CreatesKey, Planned, Revoke, Update
+from provisioner.plan.actions import Action, Clean, Create, CreatesKey, Planned, Revoke, Update
+from provisioner.plan.cleaning import plan_former_sinks, sinks_to_clean
 from provisioner.plan.estimate import estimate
 from provisioner.plan.findings import Unmanaged
 from provisioner.plan.lifecycle import Lifecycle
 from provisioner.plan.moves import former_names, name_of_live_keys
 from provisioner.plan.options import PlanOptions
-from provisioner.plan.revocations import plan_revocations, revoke
+from provisioner.plan.revocations import plan_revocations, requested_names, revoke
 from provisioner.plan.roles import RoleChoice
 from provisioner.runtime.gc_pause import gc_paused
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from provisioner.model.observed import Observation, ObservedKey
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
+    from provisioner.plan.cleaning import FormerSink
     from provisioner.plan.lifecycle import Step
 
 
@@ -44,20 +46,40 @@ def selected_keys(
 
 
 def sinks_to_read(
-    desired: Iterable[DesiredKey], observation: Observation, options: PlanOptions = _NO_OPTIONS
+    desired: Iterable[DesiredKey],
+    observation: Observation,
+    options: PlanOptions = _NO_OPTIONS,
+    former: Sequence[FormerSink] = (),
 ) -> tuple[Address, ...]:
     """Return the sinks whose content decides which live key is current, or needs a new token.
 
-    With `redeliver` every sink gets a new token, so only names with several live keys matter.
+    With `redeliver` every sink gets a new token, so only names with several live keys matter. The
+    sinks from which a token may be removed are read too.
+
+    Args:
+        desired: the desired keys of the environment.
+        observation: the observed state of its workspace.
+        options: the options of the plan.
+        former: the sinks that only the previous manifests declare.
     """
+    if options.revoke:
+        names = requested_names(observation, options)
+        return tuple(
+            address
+            for key in desired
+            if key.name in names
+            for address in sinks_to_clean(key, options)
+        )
     live = Counter(key.name for key in observation.keys if key.live(observation.server_time))
     min_exclusive = 1 if options.redeliver else 0
-    return tuple(
+    current = (
         address
-        for key in (() if options.revoke else _selected(desired, options))
+        for key in _selected(desired, options)
         if key.deliver and live[name_of_live_keys(key, live)] > min_exclusive
         for address in key.deliver
     )
+    left = (one.address for one in former if not options.rotate and options.selects(one.name))
+    return (*current, *left)
 
 
 @gc_paused()
@@ -69,6 +91,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
     options: PlanOptions = _NO_OPTIONS,
     *,
     sink_contents: Mapping[Address, SinkContent] = MappingProxyType({}),
+    former: Sequence[FormerSink] = (),
 ) -> Planned:
     """Plan how to turn the observed keys of one workspace into the desired ones.
 
@@ -79,9 +102,10 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         now: the time of the plan, from which durations count.
         options: the options of the plan; names that they do not select are left out.
         sink_contents: the contents of the sinks of live keys; a missing address was not read.
+        former: the sinks that only the previous manifests declare.
     """
     if options.revoke:
-        return plan_revocations(environment, desired, observation, options)
+        return plan_revocations(environment, desired, observation, options, sink_contents)
     server_time = observation.server_time
     selected = tuple(_selected(desired, options))
     observed = observed_keys(observation, selected, options)
@@ -113,8 +137,12 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         steps += _undeclared(
             environment, {name: live[name] for name in sorted(undeclared)}, options
         )
-    actions = [one for one in steps if isinstance(one, Action) and not isinstance(one, Revoke)]
+        steps += plan_former_sinks(former, observation, options, sink_contents)
+    actions = [
+        one for one in steps if isinstance(one, Action) and not isinstance(one, Revoke | Clean)
+    ]
     revocations = [one for one in steps if isinstance(one, Revoke)]
+    removals = [one for one in steps if isinstance(one, Clean)]
     findings = [one for one in steps if not isinstance(one, Action)]
     changed = {one.name for one in actions if not isinstance(one, Create)}
     own_key = observation.own_key
@@ -123,7 +151,7 @@ def plan_environment(  # noqa: PLR0913 - all inputs of a plan
         url=environment.url,
         generation=observation.generation,
         workspace=observation.workspace,
-        actions=(*actions, *(one for one in revocations if one.key_id != own_key)),
+        actions=(*actions, *(one for one in revocations if one.key_id != own_key), *removals),
         kept=tuple(name for name in declared if name in live and name not in changed),
         findings=tuple(findings),
         notes=(

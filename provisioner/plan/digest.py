@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan.actions import (
+    Clean,
     Create,
     Deliver,
     Planned,
@@ -79,7 +80,7 @@ def digest_content(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict
     return {"environment": plan.environment, "url": plan.url, "desired": keys, **state}
 
 
-def _action(action: Action) -> tuple[object, ...]:
+def _action(action: Action) -> tuple[object, ...]:  # noqa: PLR0911 - one a kind
     """Return the kind and the name of an action, then the fields that define it."""
     blocked = action.blocked and action.blocked.code
     sinks = _sinks(action.sinks)
@@ -101,6 +102,8 @@ def _action(action: Action) -> tuple[object, ...]:
             return "deliver", action.name, action.key_id, expires_at, sinks, blocked
         case Revoke():
             return "revoke", action.name, action.key_id, blocked
+        case Clean(sink=sink):
+            return "clean", action.name, action.key_id, _sinks((sink,)), blocked
         case _:
             assert_never(action)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.workspace import WITH_PERMISSIONS
 from provisioner.plan.actions import (
+    Clean,
     Create,
     CreatesKey,
     Deliver,
@@ -69,7 +70,7 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
 def _small_requests(action: Action) -> int:
     """Return the requests of an action, except those that create keys or deliver tokens."""
     match action:
-        case Create() | Deliver():
+        case Create() | Deliver() | Clean():
             return 0
         case Update(role_id=role_id, sets_expiry=sets_expiry):
             return (role_id is not None) + sets_expiry

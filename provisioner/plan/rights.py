@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.plan.actions import Create, Deliver, Rename, Revoke, Rotate, Update
+from provisioner.plan.actions import Clean, Create, Deliver, Rename, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from provisioner.model.environment import Environment
@@ -123,6 +123,8 @@ def _refusal(action: Action, missing: MissingRights) -> Failure | None:
             refusal = None if role_id is None else missing.grant
         case Rename() | Deliver() | Revoke():
             refusal = None
+        case Clean():
+            return None  # Twenty is not asked
         case _:
             assert_never(action)
     return missing.write or refusal or (missing.mint if action.sinks else None)

@@ -117,8 +117,8 @@ def _identity(action: ActionEntry) -> tuple[object, ...]:
     kind, ids = action["action"], tuple(sorted(action["ids"]))
     if kind == "revoke":
         return kind, ids, _error(action)
-    if kind == "rename":
-        return kind, action["name"], ids, _error(action)
+    if kind in {"rename", "clean"}:
+        return kind, action["name"], ids, action.get("sink"), _error(action)
     sets = {"expires"} if kind == "deliver" else {"expires", "role"}
     if kind == "update":
         sets = {change["what"] for change in action["changes"]}
@@ -166,7 +166,10 @@ def _actions_differ(shown: Iterable[ActionEntry], current: Iterable[ActionEntry]
 
 def _masked(action: ActionEntry) -> bool:
     """Return whether one of its texts was masked as a secret when the file was written."""
-    return any(MASK in text for text in (action["name"], *action["sinks"], action["role"] or ""))
+    return any(
+        MASK in text
+        for text in (action["name"], *action["sinks"], action["role"] or "", action.get("sink", ""))
+    )
 
 
 # --- A plan that was applied ---

@@ -54,7 +54,7 @@ def why_unwritable(plan: Plan) -> str | None:
 @gc_paused()
 def document(plan_input: PlanFileInput) -> Document:
     """Return `provision/planfile/v1` without its checksum, with all secrets masked."""
-    proposal, request, selected, published, shard = plan_input
+    proposal, request, selected, published, shard, previous = plan_input
     options, overrides = request.options, request.overrides
     desired = selected_keys(request.desired, options)
     environments: list[Document] = []
@@ -84,6 +84,8 @@ def document(plan_input: PlanFileInput) -> Document:
             "redeliver": options.redeliver,
             "max_revoke": overrides.max_revoke,
             "allow_protected": overrides.allow_protected,
+            **({"clean": True} if options.clean else {}),
+            **({} if previous is None else {"previous": previous}),
             **({} if shard is None else {"shard": str(shard)}),
         },
         "environments": environments,

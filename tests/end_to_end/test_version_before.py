@@ -44,6 +44,7 @@ def take_new_counts(out: Any) -> None:
     """Remove the counts of actions that the previous version did not know, which are zero."""
     for environment in out["environments"] if "digest" in out else ():
         assert environment["summary"].pop("rename") == 0
+        assert environment["summary"].pop("clean") == 0
 
 
 def test_the_plans_of_the_examples_are_unchanged(tmp_path: Path) -> None:

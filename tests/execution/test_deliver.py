@@ -742,6 +742,7 @@ def test_the_document_of_a_result_with_deliveries_follows_its_schema() -> None:
         "delivered": 1,
         "undelivered": 1,
         "revoked": 0,
+        "cleaned": 0,
         "kept": 2,
         "failed": 2,
         "skipped": 1,

@@ -49,6 +49,7 @@ PAST = {
     "rotate": "rotated",
     "deliver": "delivered",
     "revoke": "revoked",
+    "clean": "cleaned",
 }
 
 

@@ -552,6 +552,7 @@ def test_changes_count_actions_and_steps_count_their_parts() -> None:
         "rotate": 0,
         "deliver": 1,
         "revoke": 0,
+        "clean": 0,
         "keep": 1,
         "findings": 0,
     }
@@ -723,6 +724,7 @@ def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
         "rotate": 0,
         "deliver": 1,
         "revoke": 0,
+        "clean": 0,
         "keep": 1,
         "findings": 1,
     }

@@ -11,6 +11,8 @@ from builders import (
     ADMIN,
     DAY,
     NOW,
+    api_key_token,
+    clean,
     create,
     deliver,
     desired_key,
@@ -47,6 +49,7 @@ from provisioner.plan import (
     Duplicate,
     Estimate,
     Expiring,
+    LeftBehind,
     MovedConflict,
     Plan,
     Unmanaged,
@@ -73,6 +76,8 @@ ACTIONS = (
     rotate(create("svc-d", SINK)),
     deliver("svc-e", SINK),
     revoke("svc-f"),
+    clean("svc-f"),
+    clean("svc-h", file_sink("x.env"), token=api_key_token(expires_at=None), blocked=FAILURE),
 )
 FINDINGS = (
     Unmanaged("old", ("1", "2")),
@@ -81,6 +86,7 @@ FINDINGS = (
     Drift("svc-b", ("1",), "role", None, "Admin", "not_owned"),
     Expiring("svc-c", ("1",), "2026-12-01T00:00:00Z"),
     DeliveryUnknown("svc-d", ("1",), (SINK,), ("2",)),
+    LeftBehind("svc-h", (), SINK, "unreadable"),
 )
 PARTS = (
     part_with(*ACTIONS, findings=FINDINGS, notes=("Roles are ignored.",), kept=("x", "y")),
@@ -141,6 +147,8 @@ def test_the_results_of_shards_are_the_result_of_one_run() -> None:
         Done(deliver("svc-e", SINK), "old-svc-e", None),
         Done(revoke("svc-f"), "old-svc-f", record),
         Done(rename("svc-g"), "old-svc-g", None),
+        Done(clean("svc-f"), "old-svc-f", None),
+        Skipped(clean("svc-f"), FAILURE),
         Failed(create("svc-b"), FAILURE),
         Failed(revoke("svc-f", blocked=FAILURE), FAILURE),
         Skipped(deliver("svc-e", SINK), FAILURE),

@@ -186,12 +186,13 @@ def _finding_cells(environment: str, finding: Finding | ReportedFinding) -> tupl
 
 def _action_cells(environment: str, action: Action) -> tuple[str, ...]:
     description, sinks, place = describe_action(action), describe_sinks(action), action.place
+    expires = "never" if action.expires_at is None else format_timestamp(action.expires_at)
     return (
         name_cell(environment),
         description.kind,
         name_cell(action.name),
         message_cell(description.details),
-        format_timestamp(action.expires_at).replace("T", " ").removesuffix("Z"),
+        expires.replace("T", " ").removesuffix("Z"),
         name_cell(action.role) if action.role else "-",
         name_cell(sinks) if action.sinks else sinks,
         name_cell(f"{place.file}:{place.line}") if place else "-",

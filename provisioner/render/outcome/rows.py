@@ -17,12 +17,14 @@ from provisioner.execution import (
     undelivered,
 )
 from provisioner.plan import (
+    Clean,
     Create,
     Deliver,
     DeliveryUnknown,
     Drift,
     Duplicate,
     Expiring,
+    LeftBehind,
     MovedConflict,
     Planned,
     Rename,
@@ -44,8 +46,12 @@ if TYPE_CHECKING:
     from provisioner.render.text import Tone
 
 
+_PLAN_COUNTS = ("create", "update", "rename", "rotate", "deliver", "revoke", "clean", "keep")
+"""The counts of a plan that its summary line shows, in this order."""
+
 _DONE_COUNTS = (
-    *("created", "updated", "renamed", "rotated", "delivered", "revoked", "kept", "failed"),
+    *("created", "updated", "renamed", "rotated", "delivered", "revoked", "cleaned"),
+    *("kept", "failed"),
 )
 """The counts of a result that its summary line shows, in this order."""
 
@@ -61,7 +67,7 @@ class Description(NamedTuple):
         details: what it does, in a few words.
     """
 
-    kind: Literal["create", "update", "rename", "rotate", "deliver", "revoke"]
+    kind: Literal["create", "update", "rename", "rotate", "deliver", "revoke", "clean"]
     symbol: str
     tone: Tone
     key_ids: tuple[str, ...]
@@ -94,7 +100,7 @@ def rows_of(part: Planned | Executed) -> Iterator[Row]:
             yield Row(action, "failed" if action.blocked else "planned", action.blocked)
 
 
-def describe_action(action: Action) -> Description:
+def describe_action(action: Action) -> Description:  # noqa: PLR0911 - one a kind
     """Return the parts of an action that its type determines."""
     match action:
         case Create(depth=depth):
@@ -115,6 +121,9 @@ def describe_action(action: Action) -> Description:
             return Description("deliver", ">", "good", (key_id,), details)
         case Revoke(reason=reason, key_id=key_id):
             return Description("revoke", "-", "bad", (key_id,), f"revoke {key_id}, {reason}")
+        case Clean(reason=reason, sink=sink, key_id=key_id):
+            details = f"remove the token of {key_id} from {sink}, {reason}"
+            return Description("clean", "-", "bad", (key_id,), details)
         case _:
             assert_never(action)
 
@@ -158,6 +167,8 @@ def finding_kind(finding: Finding | ReportedFinding) -> str:  # noqa: PLR0911 - 
             return "expiring"
         case DeliveryUnknown():
             return "delivery_unknown"
+        case LeftBehind():
+            return "left_behind"
         case ReportedFinding(kind=kind):
             return kind
         case _:
@@ -176,6 +187,7 @@ def plan_summary(part: EnvironmentPlan) -> dict[str, int]:
         "rotate": kinds[Rotate],
         "deliver": kinds[Deliver],
         "revoke": kinds[Revoke],
+        "clean": kinds[Clean],
         "keep": len(planned.kept) if planned else 0,
         "findings": len(planned.findings) if planned else 0,
     }
@@ -200,6 +212,7 @@ def result_summary(part: Executed | Unobserved) -> dict[str, int]:
         "delivered": done[Deliver],
         "undelivered": sum(map(undelivered, results)),
         "revoked": done[Revoke],
+        "cleaned": done[Clean],
         "kept": kept + outcomes[CreatedByAnotherRun],
         "failed": outcomes[Failed] + outcomes[Unfinished],
         "skipped": outcomes[Skipped],
@@ -213,7 +226,7 @@ def plan_summary_line(plan: Plan) -> str:
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
     counts = [
         f"{totals[kind]} to {kind}"
-        for kind in ("create", "update", "rename", "rotate", "deliver", "revoke", "keep")
+        for kind in _PLAN_COUNTS
         if totals[kind] or kind in {"create", "keep"}
     ]
     counts += [f"{blocked} blocked"] if blocked else []
