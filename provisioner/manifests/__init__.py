@@ -13,6 +13,7 @@ from provisioner.manifests.environments import (
     with_secrets,
 )
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
+from provisioner.manifests.previous import PreviousManifests, load_previous
 from provisioner.manifests.reach import newly_reached
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "ENVIRONMENTS",
     "DeclaredEnvironment",
     "Manifests",
+    "PreviousManifests",
     "environment_names",
     "load",
+    "load_previous",
     "look_alikes",
     "newly_reached",
     "resolve",

@@ -282,7 +282,11 @@ class _Manifest:
                     self._count(fault, key, values)
                 if not faults:
                     addresses[sink.place] = address
-            key = key._replace(deliver=tuple(addresses.values()))
+            cleaned = {one.place for one in sinks if one.clean}
+            key = key._replace(
+                deliver=tuple(addresses.values()),
+                clean=tuple(addresses[place] for place in addresses if place in cleaned),
+            )
         first = target.keys.setdefault(key.name, key)
         if first is not key:
             describe = partial(_two_keys, key, first)
@@ -514,6 +518,8 @@ class _Manifest:
             texts: dict[str, tuple[PlaceholderText, ...]] = {}
             faults: list[Cause] = []
             for option, value in sink.items():
+                if option == "clean":
+                    continue
                 single = isinstance(value, str)
                 positions = [sink.value_position(option)] if single else value.positions
                 templates = []
@@ -526,7 +532,8 @@ class _Manifest:
             affected += map(self._collection.causes.add, faults)
             if not faults and sink.position.index not in self._document.partial:
                 kind = next(kind for kind in KINDS if kind in sink)
-                sinks.append(SinkTemplate(kind, texts, self._document.place(sink.position)))
+                place = self._document.place(sink.position)
+                sinks.append(SinkTemplate(kind, texts, place, sink.get("clean", False)))
         return tuple(sinks), affected
 
     def _occupy(
