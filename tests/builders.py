@@ -15,13 +15,17 @@ from provisioner.model.environment import Environment, Limits, Policy
 from provisioner.model.expiry import parse_expiry
 from provisioner.model.key import DesiredKey, Rotation
 from provisioner.model.observed import KnownRoles, NoRoles, Observation, ObservedKey, Role
+from provisioner.model.sink_content import ApiKeyToken
 from provisioner.plan import (
     Change,
+    Clean,
     Create,
     Deliver,
     Estimate,
+    FormerSink,
     Plan,
     Planned,
+    Rename,
     Revoke,
     Rotate,
     Unobserved,
@@ -212,6 +216,21 @@ def update(name: str = "svc-a", *sinks: Address, **changes: Any) -> Update:
     return action._replace(**changes)
 
 
+def rename(name: str = "svc-a", **changes: Any) -> Rename:
+    """Return the action that gives the key `old-NAME` its name, in place of `former-NAME`."""
+    action = Rename(
+        name=name,
+        old_name=f"former-{name}",
+        reason="moved",
+        depth=0,
+        expires_at=END,
+        role="Worker",
+        key_id=f"old-{name}",
+        place=Place("manifests/a.yaml", 10, 3),
+    )
+    return action._replace(**changes)
+
+
 def rotate(successor: Create | None = None, **changes: Any) -> Rotate:
     """Return the action that replaces the key `old-NAME` by a successor, as requested."""
     created = successor or create()
@@ -230,6 +249,31 @@ def revoke(name: str = "svc-a", **changes: Any) -> Revoke:
         place=None,
     )
     return action._replace(**changes)
+
+
+def api_key_token(key_id: str = "id-svc-a-1", **changes: Any) -> ApiKeyToken:
+    """Return a token of the observed workspace in a sink, as claims."""
+    return replace(ApiKeyToken(key_id, END, NOW - DAY, workspace="w"), **changes)
+
+
+def clean(name: str = "svc-a", sink: Address | None = None, **changes: Any) -> Clean:
+    """Return the action that removes the token of the key `old-NAME` from a former sink."""
+    action = Clean(
+        name=name,
+        reason="undeclared",
+        token=api_key_token(f"old-{name}"),
+        sink=sink or file_sink("old.env"),
+        place=None,
+    )
+    return action._replace(**changes)
+
+
+def former_sink(name: str = "svc-a", sink: Address | None = None, **changes: Any) -> FormerSink:
+    """Return a sink that only the previous manifests declare, with `clean: true`."""
+    former = FormerSink(
+        name, frozenset({name}), sink or file_sink("old.env"), clean=True, place=None
+    )
+    return former._replace(**changes)
 
 
 def part_with(*actions: Action, **changes: Any) -> Planned:

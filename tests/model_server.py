@@ -27,7 +27,7 @@ from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observa
 from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.model.token_claims import claims_of
 from provisioner.model.workspace import Created, NewKey, NotCreated, NotSent, Unknown
-from provisioner.plan import Deliver, Revoke, Rotate, Update
+from provisioner.plan import Deliver, Rename, Revoke, Rotate, Update
 from provisioner.runtime.cancellation import STOPPED, Cancellation
 from provisioner.secret import Secret
 from provisioner.sinks.sink import StoredValue
@@ -178,6 +178,7 @@ class ModelServer:
         sinks: by address, what goes wrong: a failure to `open`, `write` or `read`, or what is read
             back: `nothing`, `other`, `early`, `theirs`, `unread`.
         refuses: events that end with a refusal, as in `told`, or all of a kind by its first word.
+        keep_names: the ids of keys whose renames are not done, whatever the answer says.
         undead: True if tokens of revoked keys still work.
         tokens: the token that each sink holds.
         stop_at: the event at which the run is stopped, by its number or as in `told`.
@@ -200,6 +201,7 @@ class ModelServer:
     proofs: Mapping[str, Failure] = field(default_factory=dict)
     sinks: Mapping[Address, str | tuple[str, Failure]] = field(default_factory=dict)
     refuses: frozenset[str] = frozenset()
+    keep_names: Container[str] = ()
     undead: bool = False
     tokens: dict[Address, Secret] = field(default_factory=dict)
     stop_at: int | str | None = None
@@ -260,7 +262,7 @@ class ModelServer:
         results = execution.context.progress.close().results
         assert tuple(one.action for one in results) == actions
         for one in results:
-            if isinstance(one, Done) and isinstance(one.action, Update | Deliver | Revoke):
+            if isinstance(one, Done) and isinstance(one.action, Update | Rename | Deliver | Revoke):
                 assert one.id == one.action.key_id
         return results
 
@@ -434,6 +436,20 @@ class ModelServer:
                 ids |= {*action.predecessors}
         return frozenset(ids)
 
+    def rename(self, key_id: str, name: str) -> None:
+        assert not self.stop.requested, "a rename started after the stop"
+        [action] = [
+            one for one in self._actions if isinstance(one, Rename) and one.key_id == key_id
+        ]
+        assert name == action.name
+        assert ("rename", key_id, name) not in self.events, "renamed again"
+        try:
+            self.note("rename", key_id, name)
+        finally:
+            if (row := self.row(key_id)) is not None and key_id not in self.keep_names:
+                assert row.name == action.old_name
+                row.name = name
+
     def set_expiry(self, key_id: str, ends: datetime) -> None:
         self.note("move", key_id, f"{ends:%Y-%m-%d}")
         if (row := self.row(key_id)) is not None:
@@ -560,6 +576,12 @@ class Shelf:
         assert token.reveal() in self.server.verified, "written before it was verified"
         self._note("write")
         self.server.tokens[self.address] = token
+
+    def remove(self, token: Secret) -> bool:
+        self._note("remove")
+        if self.server.tokens.get(self.address) == token:
+            del self.server.tokens[self.address]
+        return self.address not in self.server.tokens
 
     def _note(self, operation: str) -> None:
         try:

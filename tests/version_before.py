@@ -75,6 +75,9 @@ _TIMESTAMP = re.compile(r"\b(\d{4}-\d\d-\d\dT\d\d):\d\d:\d\d(?:\.\d+)?Z")
 _ADDED = frozenset({"description", "owner", "ticket", "upcoming"})
 """Fields that this version adds."""
 
+_ADDED_TO_REPORT = frozenset({"sinks", "manifest", "line"})
+"""The same for the keys of a report."""
+
 _SENTENCES = frozenset({"message", "hint", "remedy", "notes"})
 """Fields with texts for people, whose wording may change between versions."""
 
@@ -100,10 +103,13 @@ def comparable(document: Any, known: frozenset[str] = frozenset()) -> Any:
     """Return a JSON document without texts for people, minutes and random ids."""
     match document:
         case dict():
+            unknown = _SENTENCES | _ADDED
+            if "rotation_at" in document:
+                unknown |= _ADDED_TO_REPORT
             return {
                 name: comparable(value, known)
                 for name, value in document.items()
-                if name not in _SENTENCES | _ADDED
+                if name not in unknown
             }
         case list():
             return [comparable(value, known) for value in document]

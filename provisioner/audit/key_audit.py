@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.model.observed import NoRoles, by_name
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
-from provisioner.plan import PlanOptions, Unobserved, classify_live_keys
+from provisioner.plan import (
+    PlanOptions,
+    Unobserved,
+    classify_live_keys,
+    former_names,
+    name_of_live_keys,
+)
 from provisioner.plan.delivery import holds_good_token, on_server_clock
 from provisioner.plan.overlap import later_revocations, overlap_end
 
@@ -225,14 +231,16 @@ def audit(
 
     def audited(one: AuditInput) -> EnvironmentAudit:
         server_time = one.observation.server_time
+        selected = [key for key in one.desired if selects(key.name)]
+        former = former_names(selected)
         live = by_name(
             key
             for key in one.observation.keys
             if key.live(server_time)
-            and selects(key.name)
+            and (selects(key.name) or key.name in former)
             and not one.environment.ignores_key(key.name)
         )
-        desired = {key.name: key for key in one.desired if selects(key.name)}
+        desired = {name_of_live_keys(key, live): key for key in selected}
         contents = on_server_clock(one.sink_contents, one.observation.server_ahead)
         keys = [
             key

@@ -89,6 +89,7 @@ class Selection(NamedTuple):
         width: environments to work on at once; None to find out how many get more done.
         restrictions: the restrictions that the command line puts on the run.
         shard: the shard of these environments that the command works on; None for all.
+        previous: the directory, or the revision, of the manifests as they were before; or None.
         executor: `HOST:PORT` of a Dask scheduler whose workers do the work; None for this process.
     """
 
@@ -100,6 +101,7 @@ class Selection(NamedTuple):
     shard: Shard | None = None
     width: int | None = None
     executor: str | None = None
+    previous: str | None = None
 
 
 _require_restriction = _not_empty("run without this restriction")
@@ -251,6 +253,12 @@ add_plan_flags = _add(
     option("--prune", "Revoke owned keys that no manifest declares."),
     option("--dedupe", "Revoke duplicates of owned keys."),
     option("--redeliver", "Deliver a new token for every key to all of its sinks."),
+    option(
+        "--previous DIR|REVISION",
+        "Find sinks that only these earlier manifests declare: a directory, or a git revision.",
+        callback=_not_empty("leave old sinks alone"),
+    ),
+    option("--clean", "Remove the tokens from those sinks, as with `clean: true`."),
 )
 """Add the options of `PlanOptions`, which the command names `options`; --only is one too."""
 
@@ -418,6 +426,7 @@ def _selection(given: Mapping[str, Any]) -> Selection:
         given.get("shard"),
         given.get("width"),
         given.get("executor"),
+        given.get("previous"),
     )
 
 

@@ -84,8 +84,9 @@ def pipeline_file(manifests: Path) -> PipelineFile | NoPipelineFile:
 
 def _remote(program: str, tree: Path) -> Repository | None:
     """Return the repository of the remote `origin`, or else of the first remote on a server."""
-    process = run_git(program, tree, "remote", "--verbose")
-    lines = [] if process is None else process.stdout.decode(errors="replace").splitlines()
+    ceiling = {"GIT_CEILING_DIRECTORIES": str(tree.parent)}  # git must not search above the tree
+    answer = run_git(program, tree, "remote", "--verbose", variables=ceiling)
+    lines = [] if answer is None else answer.output.decode(errors="replace").splitlines()
     remotes: dict[str, Repository] = {}
     for line in lines:
         name, _, rest = line.partition("\t")

@@ -21,7 +21,6 @@ from provisioner.planfile.compare import stale_plan, was_edited
 from provisioner.planfile.model import PlanFileInput
 from provisioner.planfile.read import MAX_BYTES, UnreadablePlanFile, read
 from provisioner.planfile.write import document, may_overwrite, text, why_unwritable
-from provisioner.reconcile.proposal import PlanRequest
 from provisioner.render.outcome.json import plan_document
 from provisioner.render.text import visible
 from provisioner.runtime.atomic_write import write_atomically
@@ -135,6 +134,8 @@ def _refuse_other_options(reviewed: PlanFile, context: click.Context) -> None:
         "prune": reviewed.options.prune,
         "dedupe": reviewed.options.dedupe,
         "redeliver": reviewed.options.redeliver,
+        "clean": reviewed.options.clean,
+        "previous": reviewed.previous,
         "max_revoke": reviewed.overrides.max_revoke,
         "allow_protected": reviewed.overrides.allow_protected,
     }
@@ -145,6 +146,8 @@ def _refuse_other_options(reviewed: PlanFile, context: click.Context) -> None:
             raise click.UsageError(
                 f"{option} cannot be used with a plan file, which already sets it."
             )
+        if parameter == "previous":
+            continue  # the file names the commit that the variable meant then
         same = set(current) == set(value) if isinstance(value, tuple) else current == value
         if source is ParameterSource.ENVIRONMENT and not same:
             raise click.UsageError(
@@ -184,7 +187,12 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
     options, selected = reviewed.options, reviewed.selected
     try:
         prepared = prepare(
-            selection._replace(environments=selected, only=options.only, shard=reviewed.shard)
+            selection._replace(
+                environments=selected,
+                only=options.only,
+                shard=reviewed.shard,
+                previous=reviewed.previous,
+            )
         )
     except WrongUsageError as error:
         if error.code != Code.ENVIRONMENT_UNKNOWN:
@@ -195,15 +203,14 @@ def load_job(file: Path, digest: str | None, selection: Selection, context: clic
             f"{path} is out of date: {error.message}",
             remedy="Make a new plan and review it.",
         ) from None
-    desired = prepared.manifests.desired
     shard = reviewed.shard
-    request = PlanRequest(
-        desired, reviewed.created_at, options, reviewed.overrides, sharded=shard is not None
-    )
+    request = prepared.request(options, reviewed.overrides)._replace(now=reviewed.created_at)
 
     def objection(proposal: Proposal) -> StalePlanError | None:
         plan = proposal.plan
-        current = PlanFileInput(proposal, request, selected, plan_document(plan), shard)
+        current = PlanFileInput(
+            proposal, request, selected, plan_document(plan), shard, reviewed.previous
+        )
         if plan.digest != reviewed.digest:
             return stale_plan(path, reviewed, current)
         if was_edited(reviewed, current):

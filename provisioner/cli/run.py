@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,14 @@ from provisioner.execution import Executed, ignore
 from provisioner.manifests import (
     Manifests,
     load,
+    load_previous,
     newly_reached,
     resolve,
     secrets_declared,
     url_of,
 )
 from provisioner.model.environment import StoredCredential
-from provisioner.plan import GuardOverrides, Unobserved, selected_keys
+from provisioner.plan import GuardOverrides, Unobserved, former_sinks, selected_keys
 from provisioner.reconcile.connection import CredentialStores, WorkspaceOpener
 from provisioner.reconcile.guards import combine_refusals
 from provisioner.reconcile.proposal import PlanRequest
@@ -38,18 +39,18 @@ from provisioner.runtime.file_descriptors import can_open, max_parallel, raise_l
 from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from provisioner.cli.options import Selection
     from provisioner.cli.signals import Signals
     from provisioner.errors.problem import Problem
     from provisioner.execution import Emit
-    from provisioner.manifests import DeclaredEnvironment
+    from provisioner.manifests import DeclaredEnvironment, PreviousManifests
     from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
     from provisioner.model.sink_address import Address
-    from provisioner.plan import PlanOptions
+    from provisioner.plan import FormerSink, PlanOptions
     from provisioner.reconcile.proposal import Pipeline
     from provisioner.reconcile.reconciler import Connect
     from provisioner.reconcile.worker import Assignment
@@ -85,12 +86,16 @@ class Prepared:
         manifests: the loaded manifests.
         environments: the selected environments.
         now: the time of the run, from which durations count.
+        previous: the manifests as they were before; None without --previous.
+        former: the sinks that only they declare, by environment.
     """
 
     selection: Selection
     manifests: Manifests
     environments: tuple[Environment, ...]
     now: datetime
+    previous: PreviousManifests | None = None
+    former: Mapping[str, tuple[FormerSink, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:
@@ -103,16 +108,25 @@ class Prepared:
         return frozenset(key.name for one in names for key in desired.get(one, ()))
 
     def sinks_of(self, environment: Environment) -> Iterator[Address]:
-        """Yield the sinks of the keys of an environment."""
+        """Yield the sinks of the keys of an environment, and those that it had before."""
         for key in self.manifests.desired.get(environment.name, ()):
             yield from key.deliver
+        for one in self.former.get(environment.name, ()):
+            yield one.address
 
     def request(
         self, options: PlanOptions, overrides: GuardOverrides = _NO_OVERRIDES
     ) -> PlanRequest:
         """Return the request for a plan as of now."""
         desired, shard = self.manifests.desired, self.selection.shard
-        return PlanRequest(desired, self.now, options, overrides, sharded=shard is not None)
+        return PlanRequest(
+            desired,
+            self.now,
+            options,
+            overrides,
+            sharded=shard is not None,
+            former=self.former,
+        )
 
     def shard_label(self, request: PlanRequest | None = None) -> ShardLabel | None:
         """Return what the output of a shard says for `provision merge`; None without a shard.
@@ -162,7 +176,25 @@ def prepare(
         raise InvalidInputError(problems, manifests.sources)
     if selection.shard is not None and not environments:
         _LOG.warning("shard %s has no environments", selection.shard)
-    return Prepared(selection, manifests, environments, datetime.now(UTC))
+    previous = _previous(selection)
+    former = former_sinks(manifests.desired, previous.desired) if previous is not None else {}
+    return Prepared(selection, manifests, environments, datetime.now(UTC), previous, former)
+
+
+def _previous(selection: Selection) -> PreviousManifests | None:
+    """Load the manifests of --previous; a warning says why they cannot be used."""
+    if selection.previous is None:
+        return None
+    rules = selection.restrictions
+    previous = load_previous(
+        selection.previous,
+        selection.manifests,
+        environments=rules.environments,
+        against=rules.against,
+    )
+    if previous.reason:
+        _LOG.warning("--previous has no effect: %s", previous.reason)
+    return previous
 
 
 @contextmanager
@@ -330,7 +362,13 @@ def _open_sinks(
         prepared.manifests.environments_root, os.environ, stop, restrictions=rules
     )
     with closing(sinks), closing(stores):
-        selected = (address for one in prepared.environments for address in prepared.sinks_of(one))
+        # A former sink that is not allowed is not opened, which its finding says.
+        selected = (
+            address
+            for one in prepared.environments
+            for key in desired.get(one.name, ())
+            for address in key.deliver
+        )
         stored = dict.fromkeys(
             address
             for one in prepared.environments

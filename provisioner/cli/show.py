@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 import click
 
 from provisioner.cli.log import logs_json
-from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Update
+from provisioner.plan import Clean, Create, Deliver, Planned, Rename, Revoke, Rotate, Update
 from provisioner.render.outcome.text import plan_text, result_text
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
@@ -102,7 +102,7 @@ def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool
 
 
 def announce_revocations(plan: Plan, console: Console) -> None:
-    """Name on stderr every key that is about to be revoked, whatever the log level is."""
+    """Name on stderr each key to be revoked and token to be removed, whatever the log level is."""
     level = max(logging.WARNING, _LOG.getEffectiveLevel())
     for part in plan.environments:
         for action in part.unblocked if isinstance(part, Planned) else ():
@@ -112,7 +112,9 @@ def announce_revocations(plan: Plan, console: Console) -> None:
                     text = f"revoking {name} ({key_id}), {reason}"
                 case Rotate(at_once=True, predecessors=ids):
                     text = f"revoking {name} ({', '.join(ids)}) once its successor is delivered"
-                case Create() | Update() | Rotate() | Deliver():
+                case Clean(sink=sink, key_id=key_id):
+                    text = f"removing the token of {name} ({key_id}) from {sink}"
+                case Create() | Update() | Rename() | Rotate() | Deliver():
                     continue
                 case _:
                     assert_never(action)

@@ -57,6 +57,8 @@ class Code(StrEnum):
     # keys to change, rotate or revoke
     NOT_OWNED = auto()
     OWN_KEY = auto()
+    NOT_RENAMED = auto()
+    NOT_CLEANED = auto()
     ROTATION_UNDELIVERED = auto()
     ROTATION_RUNNING = auto()
     ROTATION_UNSAID = auto()
@@ -126,6 +128,7 @@ class Code(StrEnum):
     CHARACTER_UNSEEN = auto()
     NAME_DUPLICATE = auto()
     NAME_IGNORED = auto()
+    MOVED_INVALID = auto()
     ENVIRONMENT_BOTH = auto()
     ENVIRONMENT_UNKNOWN = auto()
     ENVIRONMENT_DUPLICATE = auto()
@@ -181,15 +184,19 @@ class Code(StrEnum):
     TOKEN_UNPROVEN = auto()
     SINK_UNUSABLE = auto()
     REDELIVER = auto()
+    MOVED = auto()
     DUE = auto()
     UNDECLARED = auto()
     SUPERSEDED = auto()
+    REVOKED = auto()
     ASKED = auto()
     # findings
     UNMANAGED = auto()
     DUPLICATE = auto()
+    MOVED_CONFLICT = auto()
     DRIFT = auto()
     DELIVERY_UNKNOWN = auto()
+    LEFT_BEHIND = auto()
     EXPIRING = auto()
 
 

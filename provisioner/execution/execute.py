@@ -1,4 +1,4 @@
-"""Execution of one environment's plan: create, update, deliver, revoke, and report the results."""
+"""Execution of one environment's plan: rename, create, update, deliver, revoke, clean."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
+from provisioner.execution.clean import Removals
 from provisioner.execution.create import BulkCreate
 from provisioner.execution.deliver import REVERIFY_AFTER, TokenDeliveries
 from provisioner.execution.progress import revoke_keys
+from provisioner.execution.rename import Renames
 from provisioner.execution.results import OLD_KEY_PENDING, Done, Failed, completed, delivered
 from provisioner.execution.token_flow import Delivery
 from provisioner.execution.update import Updates
@@ -41,10 +43,11 @@ _NOT_REPLACED = Failure(
 class Execution:
     """The execution of one environment's plan; the progress has the results at any time.
 
-    No key is revoked or made to expire earlier before its replacement is delivered: the run creates
-    keys and assigns roles, delivers each token as soon as its key is settled, and sets expiries and
-    revokes keys last. The next run notices an expiry that is not set, but not always a missing
-    token.
+    Keys get their new names first, as everything else goes by names. No key is revoked or made to
+    expire earlier before its replacement is delivered: the run creates keys and assigns roles,
+    delivers each token as soon as its key is settled, and sets expiries and revokes keys last. The
+    next run notices an expiry that is not set, but not always a missing token. Tokens are removed
+    from other sinks at the very end, if all of that succeeded for their key.
 
     Attributes:
         planned: the environment's plan.
@@ -62,17 +65,24 @@ class Execution:
 
     def run(self) -> None:
         """Carry out every action that is not blocked."""
-        actions = self.planned.unblocked
-        updates = Updates(self.context, tuple(one for one in actions if isinstance(one, Update)))
+        Renames(self.context, self.planned.unblocked).run()
+        updates = Updates(self.context, tuple(one for one in self._open if isinstance(one, Update)))
         deliveries = TokenDeliveries(self.context, self.open_sink, self.reverify_after)
         deliveries.run(self._prepare(updates))
         updates.set_expiries()
         run_all(self._expire_predecessors, self._delivered_rotations(), self.context.parallel)
         self._revoke(deliveries.former_tokens)
+        Removals(self.context, self.planned, self.open_sink).run()
+
+    @property
+    def _open(self) -> tuple[Action, ...]:
+        """Return the actions that can be carried out and have no final result."""
+        finished = self.context.progress.finished
+        return tuple(one for one in self.planned.unblocked if not finished(one))
 
     def _prepare(self, updates: Updates) -> Iterator[tuple[Delivery, ...]]:
         """Create keys and assign roles; yield the tokens that can be delivered meanwhile."""
-        actions, progress = self.planned.unblocked, self.context.progress
+        actions, progress = self._open, self.context.progress
         yield tuple(
             Delivery(one, one.key_id, one.expires_at) for one in actions if isinstance(one, Deliver)
         )
@@ -153,7 +163,7 @@ class Execution:
         """Yield the actions that revoke keys now, except duplicates of an undelivered key."""
         with_sinks = {one.name: one for one in self.planned.actions if one.sinks}
         yield from (rotation for rotation in self._delivered_rotations() if rotation.at_once)
-        for action in self.planned.unblocked:
+        for action in self._open:
             if isinstance(action, Revoke):
                 duplicate = action.reason == "duplicate"
                 kept = with_sinks.get(action.name) if duplicate else None

@@ -11,7 +11,7 @@ import logging
 import threading
 from dataclasses import dataclass, replace
 from shlex import quote
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.execution.events import (
@@ -28,7 +28,7 @@ from provisioner.execution.results import (
     is_open,
     with_failure,
 )
-from provisioner.plan import Revoke, Rotate
+from provisioner.plan import Clean, Create, Deliver, Rename, Revoke, Rotate, Update
 from provisioner.runtime.backoff import attempts
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import run_all
@@ -192,8 +192,18 @@ class Progress:
 
 
 def _key(action: Action) -> _Key:
-    """Return the kind of an action with its name, or with the id of the key that it revokes."""
-    return type(action), action.key_id if isinstance(action, Revoke) else action.name
+    """Return the kind of an action with what distinguishes it from the others of its name."""
+    match action:
+        case Rename(key_id=key_id) | Revoke(key_id=key_id):
+            return type(action), key_id
+        case Clean(sink=sink):
+            return type(action), "\0".join(sink.place)
+        case Create(name=name) | Update(name=name) | Deliver(name=name):
+            return type(action), name
+        case Rotate():
+            return type(action), action.name
+        case _:
+            assert_never(action)
 
 
 def _with_old_key(result: Result) -> Result:

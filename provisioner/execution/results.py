@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
-from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
+from provisioner.plan import Clean, Create, Deliver, Rename, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -141,7 +141,7 @@ def after_delivery(result: Result) -> Result:
             return Unfinished(action, key_id, None, EXPIRY_PENDING, created=False, delivered=True)
         case Rotate(predecessor_changes=changes) if changes and isinstance(result, Unfinished):
             return replace(result, failure=OLD_KEY_PENDING, delivered=True)
-        case Create() | Rotate() | Revoke():
+        case Create() | Rename() | Rotate() | Revoke() | Clean():
             return completed(result)
         case _:
             assert_never(result.action)

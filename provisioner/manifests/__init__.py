@@ -20,6 +20,7 @@ from provisioner.manifests.load import (
     load,
     look_alikes,
 )
+from provisioner.manifests.previous import PreviousManifests, load_previous
 from provisioner.manifests.reach import newly_reached
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "ENVIRONMENTS_FOLDER",
     "DeclaredEnvironment",
     "Manifests",
+    "PreviousManifests",
     "environment_names",
     "load",
+    "load_previous",
     "look_alikes",
     "newly_reached",
     "resolve",

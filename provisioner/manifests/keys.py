@@ -15,6 +15,7 @@ from provisioner.manifests import characters, variables
 from provisioner.manifests.causes import Affected, Cause, Causes
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.matrix import MAX_MATRIX
+from provisioner.manifests.moved import MovedEntry, Moves
 from provisioner.manifests.schema import is_expiry, published
 from provisioner.manifests.schema_errors import schema_problems, show
 from provisioner.manifests.templates import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.manifests.environments import EnvironmentNames
+    from provisioner.manifests.moved import Expansion
     from provisioner.manifests.policy_check import Breach, PolicyCheck, Rule
     from provisioner.model.sink_address import Address
 
@@ -102,6 +104,11 @@ class Collection:
     causes: Causes = field(default_factory=Causes)
     occupied: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
     formats: dict[str, tuple[str, DesiredKey]] = field(default_factory=dict)
+    moves: Moves = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let mistakes in moves be causes as those in keys."""
+        self.moves = Moves(self.causes)
 
     def add(self, document: Document) -> None:
         """Add the keys and the problems of one manifest."""
@@ -117,7 +124,9 @@ class Collection:
                 return
             invalid = set(failing)
             listed = [entry for index, entry in enumerate(listed) if index not in invalid]
-        _Manifest(self, document, root, self._targets(document, root)).expand(listed)
+        complete = len(listed) == len(entries) and root.position.index not in document.partial
+        manifest = _Manifest(self, document, root, self._targets(document, root))
+        manifest.expand(listed, complete=complete)
 
     def _targets(self, document: Document, root: Mapping) -> list[_Target]:
         """Return the declared environments that a manifest names, without duplicates."""
@@ -175,11 +184,35 @@ class _Manifest:
         self._expiries: dict[str | None, Expiry] = {}
         self._default_sinks: dict[tuple[str, ...], _Sinks] = {}
         self._affected: list[Affected] = []
+        moved, check_move = root.get("moved"), check("move")
+        self._moved = [
+            MovedEntry(
+                *(one["from"], one["to"]),
+                *(document.place(one.value_position(part)) for part in ("from", "to")),
+            )
+            for one in (moved if isinstance(moved, Sequence) else ())
+            if check_move(one)
+        ]
+        # By its name as written, what each key stands for; only if there are moves.
+        self._expansions: dict[str, list[Expansion]] = {}
 
-    def expand(self, entries: SequenceOf[Mapping]) -> None:
-        """Add the keys of entries that the schema accepts."""
+    def expand(self, entries: SequenceOf[Mapping], *, complete: bool) -> None:
+        """Add the keys of entries that the schema accepts.
+
+        Args:
+            entries: the entries.
+            complete: whether they are all entries of the manifest.
+        """
         if entries and not self._has_room(len(entries), self._document.position):
             return
+        complete = self._add_entries(entries) and complete
+        self._collection.moves.add(
+            self._moved, self._expansions, [one.name for one in self._targets], complete=complete
+        )
+
+    def _add_entries(self, entries: SequenceOf[Mapping]) -> bool:
+        """Add the keys of entries, and return whether every entry gave its keys."""
+        complete = True
         file, depth, delivers = self._document.file, self._depth, self._deliver is not None
         roles, expiries, affected_by_entry = self._roles, self._expiries, self._affected
         for entry in entries:
@@ -208,6 +241,8 @@ class _Manifest:
             protect = entry.get("protect", False)
             annotations = _annotations(entry, self._annotations)
             expanded = False
+            if self._moved:
+                expansions = self._noted(entry, name, expansions)
             for target, full_name, values in expansions:
                 expanded = True
                 for affected in affected_by_entry:
@@ -226,9 +261,22 @@ class _Manifest:
                 )
                 self._add_key(target, entry, key, sinks, values)
             if not expanded:
+                complete = False
                 # Its names or environments are unknown because of another problem.
                 for affected in affected_by_entry:
                     affected.add((place, ()), name, None)
+        return complete
+
+    def _noted(
+        self, entry: Mapping, name: str, expansions: Iterable[_Expansion]
+    ) -> Iterator[_Expansion]:
+        """Yield the expansions of a key, and note them for `moved`."""
+        noted = self._expansions.setdefault(name, [])
+        for expansion in expansions:
+            target, _, values = expansion
+            known = dict(zip(entry.get("matrix", ()), values, strict=True))
+            noted.append((target.name, {"environment": target.name, **known}))
+            yield expansion
 
     def _add_key(
         self,
@@ -250,7 +298,12 @@ class _Manifest:
                 if not faults:
                     addresses[sink.place] = address
             annotations = key.annotations and _filled(key.annotations, known)
-            key = key._replace(deliver=tuple(addresses.values()), annotations=annotations)
+            cleaned = {one.place for one in sinks if one.clean}
+            key = key._replace(
+                deliver=tuple(addresses.values()),
+                clean=tuple(addresses[place] for place in addresses if place in cleaned),
+                annotations=annotations,
+            )
         first = target.keys.setdefault(key.name, key)
         if first is not key:
             describe = partial(_two_keys, key, first)
@@ -484,6 +537,8 @@ class _Manifest:
             texts: dict[str, tuple[PlaceholderText, ...]] = {}
             faults: list[Cause] = []
             for option, value in sink.items():
+                if option == "clean":
+                    continue
                 single = isinstance(value, str)
                 positions = [sink.value_position(option)] if single else value.positions
                 templates = []
@@ -496,7 +551,8 @@ class _Manifest:
             affected += map(self._collection.causes.add, faults)
             if not faults and sink.position.index not in self._document.partial:
                 kind = next(kind for kind in KINDS if kind in sink)
-                sinks.append(SinkTemplate(kind, texts, self._document.place(sink.position)))
+                place = self._document.place(sink.position)
+                sinks.append(SinkTemplate(kind, texts, place, sink.get("clean", False)))
         return tuple(sinks), affected
 
     def _occupy(

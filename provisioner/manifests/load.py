@@ -137,6 +137,7 @@ def load(
             manifest = _document(path, problems)
             if manifest is not None:
                 collection.add(manifest)
+        collection.moves.resolve(collection.keys)
     problems += collection.causes.problems()
     environments_files = tuple(dict.fromkeys((file, *reader.files)))
     first = set(map(_shown, environments_files))

@@ -129,11 +129,13 @@ class SinkTemplate:
         kind: the kind of the sink.
         texts: the texts of each option; only a program has several.
         place: the place of the item.
+        clean: whether the token is removed when the sink or the key goes.
     """
 
     kind: str
     texts: dict[str, tuple[PlaceholderText, ...]]
     place: Place
+    clean: bool = False
 
 
 def address_of(sink: SinkTemplate, values: dict[str, str]) -> tuple[Address, list[Cause]]:

@@ -56,9 +56,12 @@ class DesiredKey(NamedTuple):
         place: the position in the manifest.
         deliver: the sinks of its token, with every placeholder filled in; within a manifests
             directory no two keys write to the same place.
+        clean: those of its sinks from which the token is removed when the sink or the key goes.
         rotation: None for a key without rotation; otherwise `before` is shorter than the lifetime.
         protect: whether it is revoked only with an explicit option.
         annotations: the words about it for people, with every placeholder filled in; None without.
+        moved_from: the former names of the key, the last one first; a live key that still has one
+            of them is renamed.
     """
 
     environment: str
@@ -71,3 +74,5 @@ class DesiredKey(NamedTuple):
     rotation: Rotation | None = None
     protect: bool = False
     annotations: Annotations | None = None
+    moved_from: tuple[str, ...] = ()
+    clean: tuple[Address, ...] = ()

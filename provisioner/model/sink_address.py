@@ -28,6 +28,19 @@ class Address(ABC):
         return (self.kind, *(getattr(self, one.name) or "" for one in fields(self)))
 
     @property
+    def neighbourhood(self) -> tuple[str, ...]:
+        """Return what this address and any other address of the same place have in common."""
+        return self.place
+
+    def may_be(self, other: Address) -> bool:
+        """Return whether another address with the same neighbourhood may be the same place.
+
+        The addresses alone may not show it, because a part of one is a default elsewhere.
+        """
+        del other
+        return True
+
+    @property
     @abstractmethod
     def targets(self) -> tuple[str, ...]:
         """Return the names that the globs of `--allow-sink` must match, all of them."""
@@ -44,6 +57,11 @@ class Address(ABC):
     def shared_file(self) -> tuple[str, str] | None:
         """Return the file of which the place is a part, and its format; None if there is none."""
         return None
+
+    @property
+    def removes(self) -> bool:
+        """Return whether the sink can remove a token: it is a `RemovingSink`."""
+        return False
 
     @property
     def on_this_machine(self) -> bool:

@@ -25,12 +25,14 @@ class ApiKeyToken:
         expires_at: its expiry; None if it never expires.
         issued_at: the time it was minted; None if its claims do not contain it.
         accepted: False if the server refuses it, although its key may be live.
+        workspace: the id of the workspace in its claims; None if they contain none.
     """
 
     key: str
     expires_at: datetime | None
     issued_at: datetime | None = None
     accepted: bool = True
+    workspace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,6 +218,16 @@ class Workspace(Protocol):
         """
         ...
 
+    def rename(self, key_id: str, name: str) -> None:
+        """Change the name of a key, and nothing else: its tokens keep working.
+
+        Renaming it twice is the same as once, so a request whose answer was lost may be repeated.
+
+        Raises:
+            WorkspaceError: the key was not renamed, or may not have been.
+        """
+        ...
+
     def set_expiry(self, key_id: str, expires_at: datetime) -> None:
         """Change when a key expires; tokens already issued keep their expiry.
 

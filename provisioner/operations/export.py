@@ -19,7 +19,7 @@ from provisioner.plan import Unmanaged, plan_environment
 from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
@@ -81,7 +81,7 @@ class ExportedManifest:
 def export(
     environment: Environment,
     observation: Observation,
-    desired: Collection[DesiredKey] = (),
+    desired: Sequence[DesiredKey] = (),
     options: ExportOptions = _NO_OPTIONS,
     *,
     schemas: str = "../schemas",
@@ -158,7 +158,7 @@ def export(
 def _selection(
     environment: Environment,
     observation: Observation,
-    desired: Collection[DesiredKey],
+    desired: Sequence[DesiredKey],
     options: ExportOptions,
 ) -> frozenset[str] | None:
     """Return the names of the selected keys; None for all."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from provisioner.model.environment import Generation
     from provisioner.model.key import Annotations, Depth
     from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import ApiKeyToken
     from provisioner.plan.findings import Finding, ReportedFinding
 
 
@@ -135,6 +136,39 @@ class Update(NamedTuple):
     annotations: Annotations | None = None
 
 
+class Rename(NamedTuple):
+    """An action that gives a live key, which still has a former name, its name in the manifest.
+
+    Its tokens keep working. Every other action of the name waits until its keys are renamed.
+
+    Attributes:
+        name: the new name.
+        old_name: the name in the workspace, from `moved`.
+        expires_at: the expiry of the key in the workspace.
+        role: the role of the key in the workspace.
+        key_id: the id of the key.
+        place: the position in the manifest of the key with the new name.
+        blocked: why it cannot be renamed; no request is sent for it.
+        annotations: what the manifest says about the key for people; None without.
+    """
+
+    name: str
+    old_name: str
+    reason: Literal["moved"]
+    depth: Depth
+    expires_at: datetime
+    role: str | None
+    key_id: str
+    place: Place
+    blocked: Failure | None = None
+    annotations: Annotations | None = None
+
+    @property
+    def sinks(self) -> tuple[Address, ...]:
+        """Return no sinks: tokens already issued keep working."""
+        return ()
+
+
 class Rotate(NamedTuple):
     """An action that creates a successor of the same name for a live key.
 
@@ -238,10 +272,62 @@ class Revoke(NamedTuple):
         return ()
 
 
+CleanReason = Literal["moved", "undeclared", "revoked"]
+"""The reason to remove a token from a sink: its key is declared with other sinks; no manifest
+declares its key; or its key was revoked on request."""
+
+
+class Clean(NamedTuple):
+    """An action that removes a delivered token from one sink, and nothing else.
+
+    It is carried out last, and only if everything else that is done to the name succeeds.
+
+    Attributes:
+        token: the token in the sink, by its claims; another one is not removed.
+        sink: the sink.
+        place: the position of the key in its manifest; None if no manifest declares it.
+        blocked: why it cannot be carried out; nothing is removed.
+        annotations: what the manifest says about the key for people; None without.
+    """
+
+    name: str
+    reason: CleanReason
+    token: ApiKeyToken
+    sink: Address
+    place: Place | None
+    blocked: Failure | None = None
+    annotations: Annotations | None = None
+
+    @property
+    def key_id(self) -> str:
+        """Return the id of the key in the token."""
+        return self.token.key
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """Return the expiry of the token; None if it never expires."""
+        return self.token.expires_at
+
+    @property
+    def role(self) -> None:
+        """Return None: the key itself does not change."""
+        return
+
+    @property
+    def depth(self) -> None:
+        """Return None: no key is returned."""
+        return
+
+    @property
+    def sinks(self) -> tuple[Address, ...]:
+        """Return no sinks: none gets a token."""
+        return ()
+
+
 CreatesKey = Create | Rotate
 """Actions that create a key. A named union is checked in a ninth of the time of a written one."""
 
-Action = Create | Update | Rotate | Deliver | Revoke
+Action = Create | Update | Rename | Rotate | Deliver | Revoke | Clean
 
 
 class Upcoming(NamedTuple):
@@ -381,7 +467,7 @@ def _steps(action: Action) -> int:
             return 1 + bool(action.sinks)
         case Rotate():
             return 1 + bool(action.sinks) + action.predecessor_changes
-        case Deliver() | Revoke():
+        case Rename() | Deliver() | Revoke() | Clean():
             return 1
         case _:
             assert_never(action)

@@ -9,7 +9,17 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import format_timestamp
-from provisioner.plan.actions import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
+from provisioner.plan.actions import (
+    Clean,
+    Create,
+    Deliver,
+    Planned,
+    Rename,
+    Revoke,
+    Rotate,
+    Unobserved,
+    Update,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,6 +59,8 @@ def desired_key_json(key: DesiredKey) -> dict[str, object]:
         "rotate": None if key.rotation is None else key.rotation.written,
         "protect": key.protect,
         "sinks": _sinks(key.deliver),
+        # Absent otherwise, as in the digests of versions that had no moves.
+        **({"moved_from": list(key.moved_from)} if key.moved_from else {}),
     }
 
 
@@ -68,7 +80,7 @@ def digest_content(plan: EnvironmentPlan, desired: Iterable[DesiredKey]) -> dict
     return {"environment": plan.environment, "url": plan.url, "desired": keys, **state}
 
 
-def _action(action: Action) -> tuple[object, ...]:
+def _action(action: Action) -> tuple[object, ...]:  # noqa: PLR0911 - one a kind
     """Return the kind and the name of an action, then the fields that define it."""
     blocked = action.blocked and action.blocked.code
     sinks = _sinks(action.sinks)
@@ -78,6 +90,8 @@ def _action(action: Action) -> tuple[object, ...]:
         case Update(changes=changes):
             fields = [(one.field, one.desired) for one in changes]
             return "update", action.name, action.key_id, fields, action.role_id, sinks, blocked
+        case Rename():
+            return "rename", action.name, action.old_name, action.key_id, blocked
         case Rotate(successor=successor):
             ids = sorted(action.predecessors)
             create = _create_fields(successor)
@@ -88,6 +102,8 @@ def _action(action: Action) -> tuple[object, ...]:
             return "deliver", action.name, action.key_id, expires_at, sinks, blocked
         case Revoke():
             return "revoke", action.name, action.key_id, blocked
+        case Clean(sink=sink):
+            return "clean", action.name, action.key_id, _sinks((sink,)), blocked
         case _:
             assert_never(action)
 

@@ -6,7 +6,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.workspace import WITH_PERMISSIONS
-from provisioner.plan.actions import Create, CreatesKey, Deliver, Estimate, Revoke, Rotate, Update
+from provisioner.plan.actions import (
+    Clean,
+    Create,
+    CreatesKey,
+    Deliver,
+    Estimate,
+    Rename,
+    Revoke,
+    Rotate,
+    Update,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,13 +70,13 @@ def estimate(limits: Limits, observation: Observation, actions: Iterable[Action]
 def _small_requests(action: Action) -> int:
     """Return the requests of an action, except those that create keys or deliver tokens."""
     match action:
-        case Create() | Deliver():
+        case Create() | Deliver() | Clean():
             return 0
         case Update(role_id=role_id, sets_expiry=sets_expiry):
             return (role_id is not None) + sets_expiry
         case Rotate(predecessor_changes=changes):
             return changes
-        case Revoke():
+        case Rename() | Revoke():
             return 1
         case _:
             assert_never(action)

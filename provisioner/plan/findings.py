@@ -71,6 +71,30 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedConflict:
+    """Live keys that keep a former name, because the name in the manifest has a key of its own.
+
+    Attributes:
+        name: the name in the manifest.
+        ids: the ids of the keys with a former name.
+        old_names: their names.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    old_names: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """Return a description and the advice for the user."""
+        head = f"{pluralize(len(self.ids), 'live key')} named {' or '.join(self.old_names)}"
+        return (
+            f"{head} ({' '.join(self.ids)}) will not be renamed, because the new name belongs to "
+            "another live key. Revoke what nothing uses with `provision revoke ID`."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """A live key whose expiry or role differs from its manifest, and stays as it is.
 
@@ -152,6 +176,51 @@ class DeliveryUnknown:
         )
 
 
+LeftBehindProblem = Literal["not_asked", "unable", "unreadable", "other_key", "own_key"]
+"""The reason why a token stays in a sink that no manifest declares any more: nobody asked to remove
+it; this kind of sink cannot remove a token; the sink cannot be read; the token is of a live key
+with another name; or it is of the key that the run is signed in with."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A sink that the previous manifests declare and no manifest declares now, with its token.
+
+    Attributes:
+        ids: the id of the key in the token; empty if the sink cannot be read.
+        problem: why the token is not removed.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    sink: Address
+    problem: LeftBehindProblem
+
+    @property
+    def message(self) -> str:
+        """Return a description and the advice for the user."""
+        holds = "may still hold" if self.problem == "unreadable" else "still holds"
+        head = f"{self.sink} {holds} its token, but no manifest declares this sink any more"
+        match self.problem:
+            case "not_asked":
+                return f"{head}. Use --clean to remove it."
+            case "unable":
+                return (
+                    f"{head}. A {self.sink.kind} sink cannot remove a token, so remove it by hand."
+                )
+            case "unreadable":
+                return f"{head}. It cannot be read, so remove the token by hand."
+            case "other_key":
+                return (
+                    f"{self.sink}, which no manifest declares any more, holds the token of another "
+                    f"live key, {self.ids[0]}. It is not removed; check what uses it."
+                )
+            case "own_key":
+                return f"{head}. It is not removed, because this run is signed in with that key."
+            case _:
+                assert_never(self.problem)
+
+
 @dataclass(frozen=True, slots=True)
 class ReportedFinding:
     """A finding that another run reported.
@@ -170,4 +239,4 @@ class ReportedFinding:
     desired: str | None = None
 
 
-Finding = Unmanaged | Duplicate | Drift | Expiring | DeliveryUnknown
+Finding = Unmanaged | Duplicate | MovedConflict | Drift | Expiring | DeliveryUnknown | LeftBehind

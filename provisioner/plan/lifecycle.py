@@ -13,6 +13,7 @@ from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan.actions import Change, Deliver, Revoke, Rotate, Update
 from provisioner.plan.delivery import on_server_clock, plan_delivery
 from provisioner.plan.findings import EXPIRING_WITHIN, Drift, Duplicate, Expiring
+from provisioner.plan.moves import plan_move
 from provisioner.plan.overlap import can_show_delivery, later_revocations, overlap_end
 from provisioner.plan.revocations import revoke
 from provisioner.plan.rotation import classify_live_keys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from provisioner.model.sink_content import SinkContent
     from provisioner.plan.actions import Action, Upcoming
     from provisioner.plan.findings import Finding
+    from provisioner.plan.moves import Move
     from provisioner.plan.options import PlanOptions
     from provisioner.plan.overlap import OverlapEnd
     from provisioner.plan.roles import RoleChoice
@@ -77,6 +79,11 @@ class Lifecycle:
         self._roles = roles
         self._options = options
         self._sink_contents = on_server_clock(sink_contents, observation.server_ahead)
+
+    def plan_move(self, key: DesiredKey, live: Mapping[str, Sequence[ObservedKey]]) -> Move:
+        """Return the renames of the live keys that have a former name of a key."""
+        contents = (self._sink_contents.get(address) for address in key.deliver)
+        return plan_move(self._environment, key, live, filter(None, contents))
 
     def plan_key(self, key: DesiredKey, live: Sequence[ObservedKey]) -> list[Step]:
         """Return the actions and findings of one name; a key without an action is kept.

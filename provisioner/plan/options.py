@@ -15,6 +15,8 @@ class PlanOptions:
         only: globs of key names that limit all actions and findings; empty for all names.
         prune: whether to revoke owned keys that no manifest declares.
         dedupe: whether to revoke owned duplicates.
+        clean: whether every sink that is left behind or whose key is revoked loses its token, as
+            with `clean: true`.
         redeliver: whether live keys get new tokens, whatever their sinks hold.
         rotate: names of keys that get a successor now; if any are given, nothing else is done.
         at_once: whether their predecessors are revoked as soon as the successor is delivered.
@@ -24,6 +26,7 @@ class PlanOptions:
     only: tuple[str, ...] = ()
     prune: bool = False
     dedupe: bool = False
+    clean: bool = False
     redeliver: bool = False
     rotate: frozenset[str] = frozenset()
     at_once: bool = False

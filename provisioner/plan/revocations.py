@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.plan.actions import Planned, Revoke
+from provisioner.plan.cleaning import plan_sinks_of_revoked
 from provisioner.plan.estimate import estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation, ObservedKey
+    from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import SinkContent
     from provisioner.plan.actions import RevokeReason
     from provisioner.plan.options import PlanOptions
 
@@ -37,6 +40,7 @@ def plan_revocations(
     desired: Iterable[DesiredKey],
     observation: Observation,
     options: PlanOptions,
+    sink_contents: Mapping[Address, SinkContent],
 ) -> Planned:
     """Plan the revocation of the live keys whose names or ids `options.revoke` lists.
 
@@ -45,21 +49,23 @@ def plan_revocations(
         desired: its desired keys, for the positions of revoked keys in the manifests.
         observation: the observed state of the workspace.
         options: the keys to revoke, and the globs that limit them.
+        sink_contents: the contents of the sinks that lose the token of a revoked key.
     """
     declared = {key.name: key for key in desired}
-    ids = {one.lower() for one in options.revoke}
-    requested = [
-        one
-        for one in observation.keys
-        if one.live(observation.server_time)
-        and (one.name in options.revoke or one.id.lower() in ids)
-        and options.selects(one.name)
-    ]
+    requested = [one for one in observation.keys if _requested(one, observation, options)]
     actions = tuple(
         revoke(one, "asked", declared.get(one.name))._replace(
             blocked=_refusal(environment, observation, one)
         )
         for one in sorted(requested, key=lambda one: (one.name, one.creation_order))
+    )
+    names = requested_names(observation, options)
+    removals = plan_sinks_of_revoked(
+        [key for name, key in declared.items() if name in names],
+        {one.key_id for one in actions if one.blocked is None},
+        observation,
+        options,
+        sink_contents,
     )
     notes = (
         f"{one.place.file} line {one.place.line} still declares {one.name!r}; "
@@ -72,12 +78,29 @@ def plan_revocations(
         url=environment.url,
         generation=observation.generation,
         workspace=observation.workspace,
-        actions=actions,
+        actions=(*actions, *removals),
         kept=(),
         findings=(),
         notes=tuple(dict.fromkeys(notes)),
         estimate=estimate(environment.limits, observation, actions),
     )
+
+
+def requested_names(observation: Observation, options: PlanOptions) -> frozenset[str]:
+    """Return the names that `options.revoke` lists, and those of the live keys whose ids it lists.
+
+    A name may have no live key any more.
+    """
+    found = (one.name for one in observation.keys if _requested(one, observation, options))
+    return frozenset((*filter(options.selects, options.revoke), *found))
+
+
+def _requested(key: ObservedKey, observation: Observation, options: PlanOptions) -> bool:
+    """Return whether a key is live, and is listed by its name or its id."""
+    if not key.live(observation.server_time) or not options.selects(key.name):
+        return False
+    ids = (one.lower() for one in options.revoke)
+    return key.name in options.revoke or key.id.lower() in ids
 
 
 def _refusal(

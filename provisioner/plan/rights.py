@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles
-from provisioner.plan.actions import Create, Deliver, Revoke, Rotate, Update
+from provisioner.plan.actions import Clean, Create, Deliver, Rename, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from provisioner.model.environment import Environment
@@ -121,8 +121,10 @@ def _refusal(action: Action, missing: MissingRights) -> Failure | None:
             refusal = missing.grant
         case Update(role_id=role_id):
             refusal = None if role_id is None else missing.grant
-        case Deliver() | Revoke():
+        case Rename() | Deliver() | Revoke():
             refusal = None
+        case Clean():
+            return None  # Twenty is not asked
         case _:
             assert_never(action)
     return missing.write or refusal or (missing.mint if action.sinks else None)

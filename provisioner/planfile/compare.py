@@ -117,6 +117,8 @@ def _identity(action: ActionEntry) -> tuple[object, ...]:
     kind, ids = action["action"], tuple(sorted(action["ids"]))
     if kind == "revoke":
         return kind, ids, _error(action)
+    if kind in {"rename", "clean"}:
+        return kind, action["name"], ids, action.get("sink"), _error(action)
     sets = {"expires"} if kind == "deliver" else {"expires", "role"}
     if kind == "update":
         sets = {change["what"] for change in action["changes"]}
@@ -164,7 +166,10 @@ def _actions_differ(shown: Iterable[ActionEntry], current: Iterable[ActionEntry]
 
 def _masked(action: ActionEntry) -> bool:
     """Return whether one of its texts was masked as a secret when the file was written."""
-    return any(MASK in text for text in (action["name"], *action["sinks"], action["role"] or ""))
+    return any(
+        MASK in text
+        for text in (action["name"], *action["sinks"], action["role"] or "", action.get("sink", ""))
+    )
 
 
 # --- A plan that was applied ---
@@ -196,6 +201,10 @@ def _environment_applied(then: EnvironmentEntry, now: EnvironmentEntry) -> bool:
     def done(action: ActionEntry) -> bool:
         if action["action"] in {"create", "rotate"}:
             return (action["name"], action["expires_at"]) in new
+        if action["action"] == "rename":
+            return all(
+                id_ in keys_now and keys_now[id_]["name"] == action["name"] for id_ in action["ids"]
+            )
         return action["action"] != "revoke" or keys_now.keys().isdisjoint(action["ids"])
 
     remaining = _by_name(now["actions"])
@@ -260,9 +269,10 @@ def _manifest_changes(then: EnvironmentEntry, now: EnvironmentEntry) -> Iterator
             yield name, f"now declare {name!r}"
         elif before[name] != after[name]:
             fields = (
-                field if field == "sinks" else f"{field} {_from_to(before[name][field], value)}"
-                for field, value in after[name].items()
-                if value != before[name][field]
+                field if field == "sinks" else f"{field} {_from_to(old, new)}"
+                for field in (before[name] | after[name])
+                for old, new in ((before[name].get(field), after[name].get(field)),)
+                if old != new
             )
             yield name, f"changed {name!r}: {', '.join(fields)}"
 
@@ -282,7 +292,7 @@ def _action_changes(
         old, new = before.get(name, []), after.get(name, [])
         if _identities(old) != _identities(new):
             cause = (
-                ", ".join(_key_changes(name, then, now))
+                ", ".join(_key_changes({name, *_old_names(old), *_old_names(new)}, then, now))
                 or _consequence(old, new)
                 or _environment_settings(then, now)
                 or "has different actions"
@@ -290,10 +300,16 @@ def _action_changes(
             yield f"{name!r} {cause} (planned: {_kinds(old)}; now: {_kinds(new)})"
 
 
-def _key_changes(name: str, then: EnvironmentEntry, now: EnvironmentEntry) -> Iterator[str]:
-    """Yield the changes of the live keys of a name."""
+def _old_names(actions: Iterable[ActionEntry]) -> Iterator[str]:
+    return (action["old_name"] for action in actions if "old_name" in action)
+
+
+def _key_changes(
+    names: AbstractSet[str], then: EnvironmentEntry, now: EnvironmentEntry
+) -> Iterator[str]:
+    """Yield the changes of the live keys of a name, and of its former names."""
     before, after = (
-        {key["id"]: key for key in each["observed"] if key["name"] == name} for each in (then, now)
+        {key["id"]: key for key in each["observed"] if key["name"] in names} for each in (then, now)
     )
     for id_ in sorted(before.keys() - after.keys()):
         yield _gone(before[id_], now)
@@ -303,6 +319,8 @@ def _key_changes(name: str, then: EnvironmentEntry, now: EnvironmentEntry) -> It
         yield f"{what} ({', '.join(added)})"
     for id_ in sorted(before.keys() & after.keys()):
         old, new = before[id_], after[id_]
+        if old["name"] != new["name"]:
+            yield f"({id_}) was renamed to {new['name']!r}"
         if old["expires_at"] != new["expires_at"]:
             change = _from_to(old["expires_at"], new["expires_at"])
             yield f"({id_}) had its expiry changed {change}"

@@ -24,6 +24,7 @@ class PlanFileInput(NamedTuple):
         selected: names of environments; empty for all.
         published: the plan as `provision/plan/v1`.
         shard: the shard of the plan; None if it has all selected environments.
+        previous: the directory or the commit of the previous manifests; None without any.
     """
 
     proposal: Proposal
@@ -31,6 +32,7 @@ class PlanFileInput(NamedTuple):
     selected: tuple[str, ...]
     published: Document
     shard: Shard | None = None
+    previous: str | None = None
 
 
 class ObservedEntry(TypedDict):
@@ -52,6 +54,8 @@ class ActionEntry(TypedDict):
     role: str | None
     sinks: list[str]
     reason: str
+    old_name: NotRequired[str]
+    sink: NotRequired[str]
     changes: NotRequired[list[dict[str, str]]]
     error: NotRequired[dict[str, str]]
 
@@ -99,6 +103,7 @@ class PlanFile:
         overrides: the guards that the plan may override.
         environments: its environments, by name.
         shard: the shard that they are; None if they are all selected environments.
+        previous: the directory or the commit of the previous manifests; None without any.
     """
 
     created_at: datetime
@@ -109,3 +114,4 @@ class PlanFile:
     overrides: GuardOverrides
     environments: dict[str, EnvironmentEntry]
     shard: Shard | None = None
+    previous: str | None = None

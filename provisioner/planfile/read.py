@@ -120,6 +120,7 @@ def parse_document(document: Document) -> PlanFile:
             only=tuple(options["only"]),
             prune=options["prune"],
             dedupe=options["dedupe"],
+            clean=options.get("clean", False),
             redeliver=options["redeliver"],
         ),
         overrides=GuardOverrides(
@@ -128,6 +129,7 @@ def parse_document(document: Document) -> PlanFile:
         ),
         environments={entry["environment"]: entry for entry in content["environments"]},
         shard=Shard.parse(options["shard"]) if "shard" in options else None,
+        previous=options.get("previous"),
     )
 
 

@@ -15,6 +15,7 @@ from provisioner.plan import (
     Update,
     desired_key_json,
     json_digest,
+    observed_keys,
     selected_keys,
 )
 from provisioner.runtime.gc_pause import gc_paused
@@ -23,6 +24,7 @@ from provisioner.secret import masked_document
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from provisioner.model.key import DesiredKey
     from provisioner.plan import Action, Plan, PlanOptions
     from provisioner.planfile.model import Document, PlanFileInput
     from provisioner.reconcile.proposal import PlannedEnvironment
@@ -52,7 +54,7 @@ def why_unwritable(plan: Plan) -> str | None:
 @gc_paused()
 def document(plan_input: PlanFileInput) -> Document:
     """Return `provision/planfile/v1` without its checksum, with all secrets masked."""
-    proposal, request, selected, published, shard = plan_input
+    proposal, request, selected, published, shard, previous = plan_input
     options, overrides = request.options, request.overrides
     desired = selected_keys(request.desired, options)
     environments: list[Document] = []
@@ -62,7 +64,7 @@ def document(plan_input: PlanFileInput) -> Document:
         keys = sorted(desired.get(str(entry["environment"]), ()), key=lambda key: key.name)
         keys_json = [desired_key_json(key) for key in keys]
         content = entry | {"desired_digest": json_digest(keys_json), "desired": keys_json}
-        content |= _observed(one, options)
+        content |= _observed(one, desired.get(str(entry["environment"]), ()), options)
         environments.append(
             {
                 field: value if field in _NEVER_MASKED else masked_document(value)
@@ -82,6 +84,8 @@ def document(plan_input: PlanFileInput) -> Document:
             "redeliver": options.redeliver,
             "max_revoke": overrides.max_revoke,
             "allow_protected": overrides.allow_protected,
+            **({"clean": True} if options.clean else {}),
+            **({} if previous is None else {"previous": previous}),
             **({} if shard is None else {"shard": str(shard)}),
         },
         "environments": environments,
@@ -101,7 +105,9 @@ def may_overwrite(head: bytes) -> bool:
     return not head or head.startswith(FIRST_BYTES)
 
 
-def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Document:
+def _observed(
+    one: PlannedEnvironment | Unobserved, desired: Iterable[DesiredKey], options: PlanOptions
+) -> Document:
     """Return the state of one environment that its plan is based on."""
     if isinstance(one, Unobserved):
         empty: Document = {"workspace": None, "observed_at": None, "owns": [], "ignore": []}
@@ -109,8 +115,8 @@ def _observed(one: PlannedEnvironment | Unobserved, options: PlanOptions) -> Doc
     (environment, _, observation), planned = one
     live = [
         key
-        for key in observation.keys
-        if key.live(observation.server_time) and options.selects(key.name)
+        for key in observed_keys(observation, desired, options)
+        if key.live(observation.server_time)
     ]
     return {
         "workspace": planned.workspace,

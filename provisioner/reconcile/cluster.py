@@ -310,7 +310,9 @@ class ClusterReconciler:
 
 def _of(name: str, request: PlanRequest) -> PlanRequest:
     """Return the part of a request that is about one environment."""
-    return request._replace(desired={name: request.desired.get(name, ())})
+    return request._replace(
+        desired={name: request.desired.get(name, ())}, former={name: request.former.get(name, ())}
+    )
 
 
 def _observed(one: PlannedEnvironment | Unobserved) -> ObservedEnvironment | Unobserved:

@@ -11,7 +11,17 @@ from provisioner.errors.exceptions import RefusedError
 from provisioner.errors.pluralize import pluralize
 from provisioner.http_client.loopback import canonical
 from provisioner.model.expiry import CLOCK_TOLERANCE
-from provisioner.plan import Create, Deliver, Planned, Revoke, Rotate, Unobserved, Update
+from provisioner.plan import (
+    Clean,
+    Create,
+    Deliver,
+    Planned,
+    Rename,
+    Revoke,
+    Rotate,
+    Unobserved,
+    Update,
+)
 from provisioner.reconcile.proposal import ObservedEnvironment, PlannedEnvironment
 
 if TYPE_CHECKING:
@@ -111,7 +121,8 @@ def _clocks_differ(
 ) -> RefusedError | None:
     """Refuse to set expiries by a clock that is not the server's; `revoke` sets none."""
     only_requested = all(
-        isinstance(one, Revoke) and one.reason == "asked" for one in planned.unblocked
+        isinstance(one, Clean) or (isinstance(one, Revoke) and one.reason == "asked")
+        for one in planned.unblocked
     )
     ahead = observation.server_ahead
     if only_requested or ahead is None or abs(ahead) <= CLOCK_TOLERANCE:
@@ -127,15 +138,22 @@ def _clocks_differ(
 def _manifests_vanished(
     environment: Environment, desired: tuple[DesiredKey, ...], planned: Planned
 ) -> RefusedError | None:
-    """Refuse to prune an environment that has no desired keys, as with a wrong -m."""
-    revocations = (one for one in planned.unblocked if isinstance(one, Revoke))
-    if desired or not any(one.reason == "undeclared" for one in revocations):
+    """Refuse to prune or clean an environment that has no desired keys, as with a wrong -m."""
+    undeclared = {
+        type(one)
+        for one in planned.unblocked
+        if isinstance(one, Revoke | Clean) and one.reason == "undeclared"
+    }
+    if desired or not undeclared:
         return None
+    consequence, remedy = "the tokens of its keys would be removed from their sinks", ""
+    if Revoke in undeclared:
+        consequence = f"{len(_revoked_names(planned))} of its keys would be revoked"
+        remedy = "; to revoke the keys, use `provision revoke`"
     return RefusedError(
         Code.MANIFESTS_VANISHED,
-        f"The manifests no longer declare any keys for {environment.name}, and "
-        f"{len(_revoked_names(planned))} of its keys would be revoked.",
-        remedy="Check -m and the manifests; to revoke the keys, use `provision revoke`.",
+        f"The manifests no longer declare any keys for {environment.name}, and {consequence}.",
+        remedy=f"Check -m and the manifests{remedy}.",
     )
 
 
@@ -202,7 +220,7 @@ def _revoked_names(planned: Planned) -> dict[str, str]:
                     predecessors[name] = key_id
             case Rotate(at_once=True, predecessors=ids):
                 names |= dict.fromkeys(ids, action.name)
-            case Create() | Update() | Deliver() | Rotate():
+            case Create() | Update() | Rename() | Deliver() | Rotate() | Clean():
                 pass
             case _:
                 assert_never(action)

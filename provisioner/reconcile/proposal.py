@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from provisioner.plan import GuardOverrides, PlanOptions
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from provisioner.model.sink_address import Address
     from provisioner.model.sink_content import SinkContent
     from provisioner.model.workspace import Workspace
-    from provisioner.plan import Plan, Planned, Unobserved
+    from provisioner.plan import FormerSink, Plan, Planned, Unobserved
 
     SinkContents = Mapping[Address, SinkContent]
 
@@ -31,6 +32,7 @@ class PlanRequest(NamedTuple):
         now: the time of the plan, from which durations count.
         options: the options of the plan.
         overrides: the guards that the run may override.
+        former: the sinks that only the previous manifests declare, by environment.
         sharded: True if other runs work on the other environments, so that a glob may match no
             key in this one.
     """
@@ -40,6 +42,7 @@ class PlanRequest(NamedTuple):
     options: PlanOptions = PlanOptions()
     overrides: GuardOverrides = GuardOverrides()
     sharded: bool = False
+    former: Mapping[str, tuple[FormerSink, ...]] = MappingProxyType({})
 
 
 class ObservedEnvironment(NamedTuple):

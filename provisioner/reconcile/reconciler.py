@@ -247,6 +247,7 @@ class Reconciler:
             request.now,
             request.options,
             sink_contents=self._read_key_sinks(observed, request),
+            former=request.former.get(observed.environment.name, ()),
         )
 
     def _read_key_sinks(
@@ -254,7 +255,8 @@ class Reconciler:
     ) -> SinkContents:
         workspace, observation = observed.opened, observed.observation
         keys = request.desired.get(observed.environment.name, ())
-        addresses = sinks_to_read(keys, observation, request.options)
+        former = request.former.get(observed.environment.name, ())
+        addresses = sinks_to_read(keys, observation, request.options, former)
         proof = TokenProof(workspace, observation, prove_every)
         try:
             return read_all(addresses, self.open_sink, self.stop, proof)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.execution import Executed
 from provisioner.execution.results import Done, Failed, Skipped, Unfinished
 from provisioner.model.observed import by_name
-from provisioner.plan import Create, Deliver, Revoke, Rotate, Update
+from provisioner.plan import Clean, Create, Deliver, Rename, Revoke, Rotate, Update
 
 if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
@@ -70,8 +70,8 @@ def _done_before(action: Action, delivery: Result | None, live: list[ObservedKey
             return Unfinished(action, delivery.action.key_id, None, delivery.failure)
         case Create():
             return Done(action, live[-1].id, None)
-        case Update(key_id=key_id) | Deliver(key_id=key_id) | Revoke(key_id=key_id):
-            return Done(action, key_id, None)
+        case Update() | Rename() | Deliver() | Revoke() | Clean():
+            return Done(action, action.key_id, None)
         case Rotate():
             raise AssertionError("rotations are not recovered")
         case _:
@@ -79,4 +79,6 @@ def _done_before(action: Action, delivery: Result | None, live: list[ObservedKey
 
 
 def _identity(action: Action) -> tuple[type[Action], str]:
-    return type(action), action.key_id if isinstance(action, Revoke) else action.name
+    if isinstance(action, Clean):
+        return Clean, str(action.sink)
+    return type(action), action.key_id if isinstance(action, Rename | Revoke) else action.name

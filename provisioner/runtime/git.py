@@ -1,20 +1,17 @@
-"""Runs git in a work tree whose files may come from a stranger.
+"""Git, started so that nothing in a repository can choose what it runs.
 
-Nothing in the work tree may choose what git runs, so git starts at its root and without the
-variables of the run.
+The files of a work tree may come from a stranger's pull request, so git gets options that keep the
+configuration of a repository from naming programs, and none of the variables of the run.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from subprocess import CompletedProcess
-
-_TIMEOUT = 10.0
-"""Seconds to wait for an answer of git."""
+    from collections.abc import Mapping
 
 _HARDENED = (
     *("-c", "safe.bareRepository=explicit"),
@@ -26,9 +23,19 @@ _HARDENED = (
 _PASSED_VARIABLES = ("PATH", "HOME", *(("SYSTEMROOT", "USERPROFILE") if os.name == "nt" else ()))
 """The variables that git gets. The others may contain secrets."""
 
+_OFFLINE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
+"""Variables that keep git from fetching objects that are missing."""
+
+
+class GitAnswer(NamedTuple):
+    """The end of a git command."""
+
+    exit_code: int
+    output: bytes
+
 
 def find_git() -> str | None:
-    """Return the absolute path of git; None if it is not installed."""
+    """Return the path of git; None if it is not installed."""
     from shutil import which  # noqa: PLC0415 - `validate` runs nothing
 
     program = which("git")
@@ -41,28 +48,37 @@ def is_work_tree(folder: Path) -> bool:
     return os.path.lexists(folder / ".git")
 
 
-def run_git(program: str, tree: Path, *words: str) -> CompletedProcess[bytes] | None:
-    """Run a git command at the root of a work tree; return None if git does not finish.
+def run_git(
+    program: str,
+    folder: Path,
+    *arguments: str,
+    timeout: float = 10.0,
+    stdin: bytes = b"",
+    variables: Mapping[str, str] | None = None,
+) -> GitAnswer | None:
+    """Run a git command, and return its output; None if it cannot be run or does not finish.
 
     Args:
         program: the path of git.
-        tree: the root of the work tree.
-        words: the command and its arguments.
+        folder: the folder to run it in.
+        arguments: the command and its arguments.
+        timeout: seconds to wait for its end.
+        stdin: its input.
+        variables: further environment variables for git.
     """
     import subprocess  # noqa: PLC0415 - `validate` runs nothing
 
-    environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
-    # Git must not search above the tree, or fetch objects that are missing.
-    environment |= {"GIT_CEILING_DIRECTORIES": str(tree.parent), "GIT_ALLOW_PROTOCOL": "none"}
+    passed = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
     try:
-        return subprocess.run(  # noqa: S603 - a list, which no shell reads
-            [program, *_HARDENED, "-C", str(tree), *words],
-            env=environment,
-            stdin=subprocess.DEVNULL,
+        done = subprocess.run(  # noqa: S603 - a list, no shell
+            [program, *_HARDENED, "-C", str(folder), *arguments],
+            env=passed | _OFFLINE | dict(variables or {}),
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=_TIMEOUT,
+            timeout=timeout,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
+    return GitAnswer(done.returncode, done.stdout)

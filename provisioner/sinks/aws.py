@@ -29,6 +29,9 @@ _CONNECT_TIMEOUT = 10
 _READ_TIMEOUT = 30
 _MAX_ATTEMPTS = 4
 _CONNECTIONS = 32
+_RECOVERY_DAYS = 30
+"""The recovery window of a removed secret, the longest that AWS allows."""
+
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
@@ -48,6 +51,20 @@ class AwsAddress(Address):
     def targets(self) -> tuple[str, ...]:
         """Return the name of the secret."""
         return (self.secret,)
+
+    @property
+    def neighbourhood(self) -> tuple[str, ...]:
+        """Return the name, without the region."""
+        return ("aws", self.secret)
+
+    def may_be(self, other: Address) -> bool:
+        """Return whether the regions are equal, or one of them is that of the configuration."""
+        return None in (self.region, other.region) or self.region == other.region
+
+    @property
+    def removes(self) -> bool:
+        """Return True: the sink can remove a token."""
+        return True
 
     def __str__(self) -> str:
         return f"aws {self.secret}" + (f" in {self.region}" if self.region else "")
@@ -191,12 +208,19 @@ class _WholeSecret:
             raise unsuitable("is a read-only replica", remedy).error(self._address)
 
     def read(self) -> Content:
-        """Return the current text; binary content, which is not a token, as base64."""
+        """Return the current text; binary content, which is not a token, as base64.
+
+        A secret that is scheduled for deletion holds nothing that its readers get.
+        """
         client = self._service.client(self._address)
         with _sink_errors(self._address):
             try:
                 answer = client.get_secret_value(SecretId=self._address.secret)
             except client.exceptions.ResourceNotFoundException:
+                return NoToken()
+            except client.exceptions.InvalidRequestException:
+                if not self._is_deleted(client):
+                    raise
                 return NoToken()
         text = answer.get("SecretString")
         if not isinstance(text, str):
@@ -218,10 +242,38 @@ class _WholeSecret:
                     # Another run created the secret in the meantime.
                     client.put_secret_value(SecretId=secret, **value)
 
+    def remove(self, token: Secret) -> bool:
+        """Schedule the secret for deletion; it can be restored during the recovery window.
+
+        The API cannot make the deletion depend on the value, which is therefore read right before.
+        """
+        client, secret = self._service.client(self._address), self._address.secret
+        with _sink_errors(self._address, _MAY_NOT_DELETE):
+            try:
+                current = client.get_secret_value(SecretId=secret)
+                if current.get("SecretString") != token.reveal():
+                    return False
+                client.delete_secret(SecretId=secret, RecoveryWindowInDays=_RECOVERY_DAYS)
+            except client.exceptions.ResourceNotFoundException:
+                pass
+            except client.exceptions.InvalidRequestException:
+                if not self._is_deleted(client):
+                    raise
+        return True
+
+    def _is_deleted(self, client: Any) -> bool:
+        described = client.describe_secret(SecretId=self._address.secret)
+        return described.get("DeletedDate") is not None
+
 
 @contextmanager
-def _sink_errors(address: AwsAddress) -> Iterator[None]:
-    """Turn the errors of Boto3 into errors of the sink, without their texts."""
+def _sink_errors(address: AwsAddress, not_allowed: SinkFailure | None = None) -> Iterator[None]:
+    """Turn the errors of Boto3 into errors of the sink, without their texts.
+
+    Args:
+        address: the sink.
+        not_allowed: the failure if a permission is missing; None for that of reading and writing.
+    """
     try:
         from botocore.exceptions import (  # noqa: PLC0415 - has no types; an extra
             BotoCoreError,
@@ -244,6 +296,8 @@ def _sink_errors(address: AwsAddress) -> Iterator[None]:
         elif failure is None:
             # A gateway may refuse with a code that AWS does not use.
             failure = _NOT_ALLOWED if status == HTTPStatus.FORBIDDEN else _UNKNOWN
+        if failure is _NOT_ALLOWED and not_allowed is not None:
+            failure = not_allowed
         shown = code if _CODE.fullmatch(code) else "unknown"
         raise failure._replace(reason=f"{failure.reason} ({shown})").error(address) from None
     except (NotConnectedError, HTTPClientError) as error:
@@ -270,6 +324,12 @@ _NOT_ALLOWED = SinkFailure(
     "cannot be accessed: the AWS identity lacks a permission",
     "Allow secretsmanager:DescribeSecret, GetSecretValue, PutSecretValue and CreateSecret there, "
     "and the use of its KMS key.",
+)
+_MAY_NOT_DELETE = SinkFailure(
+    Code.SINK_DENIED,
+    "cannot be deleted: the AWS identity lacks a permission",
+    "Allow secretsmanager:GetSecretValue, DescribeSecret and DeleteSecret there, or delete the "
+    "secret by hand.",
 )
 _BAD_CREDENTIAL = SinkFailure(
     Code.SINK_DENIED,

@@ -14,7 +14,7 @@ import re
 import stat
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,13 @@ from typing import TYPE_CHECKING, ClassVar
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks.file_text import FileFormat, FileText, effective_entry, with_values
+from provisioner.sinks.file_text import (
+    FileFormat,
+    FileText,
+    effective_entry,
+    with_values,
+    without_value,
+)
 from provisioner.sinks.file_write import DiskFile, Folders, file_failure
 from provisioner.sinks.git import Git
 from provisioner.sinks.kind import (
@@ -90,6 +96,11 @@ class FileAddress(Address):
         """Return whether the path is relative; an absolute one may be on a shared volume."""
         return not self.path.startswith("/")
 
+    @property
+    def removes(self) -> bool:
+        """Return True: the sink can remove a token."""
+        return True
+
     def __str__(self) -> str:
         return f"file {self.path} {self.variable}".rstrip()
 
@@ -114,7 +125,7 @@ class Files:
         timestamp_resolution: int = _TIMESTAMP_RESOLUTION,
     ) -> None:
         self._root = root.absolute()
-        self._shared_locations = _shared_locations(self._root, declared)
+        self._locations = _locations(self._root, declared)
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, FileFormat], _File] = {}
         self.folders = folders or Folders()
@@ -135,15 +146,38 @@ class Files:
                 )
             path = self._root / address.file
             real = Path(os.path.realpath(path))
-            for other in self._shared_locations.get((str(real), address.variable), ()):
-                if other.place != address.place:
-                    reason = f"leads to the same place as {other} through a symbolic link"
-                    remedy = "Give each key its own file or variable."
-                    raise unsuitable(reason, remedy).error(address)
+            at_location = self._locations.get((str(real), address.variable), ())
+            other = next((one for one in at_location if one.place != address.place), None)
+            how = "through a symbolic link"
+            if not at_location:
+                other, how = self._same_file(real, address.variable), "under another name"
+            if other is not None:
+                reason = f"leads to the same place as {other} {how}"
+                remedy = "Give each key its own file or variable."
+                raise unsuitable(reason, remedy).error(address)
         with self._lock:
             if (real, address.format) not in self._files:
                 self._files[real, address.format] = _File(real, path, address.format, self)
         return FileSink(address, self._files[real, address.format])
+
+    @cached_property
+    def _declared_files(self) -> Mapping[str, Mapping[str, FileAddress]]:
+        """The first address of each real path, by the variable."""
+        found: dict[str, dict[str, FileAddress]] = {}
+        for (path, variable), addresses in self._locations.items():
+            found.setdefault(variable, {})[path] = addresses[0]
+        return found
+
+    def _same_file(self, path: Path, variable: str) -> FileAddress | None:
+        """Return the declared address that leads to the file under another name; None without one.
+
+        A file system may ignore case, or be mounted twice.
+        """
+        for other, address in self._declared_files.get(variable, {}).items():
+            with suppress(OSError):
+                if path.samefile(other):
+                    return address
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +221,21 @@ class FileSink:
         for error in self.group.write({self.address: token}).values():
             raise error
 
+    def remove(self, token: Secret) -> bool:
+        """Remove the variable from the file, which stays even if it becomes empty.
 
-def _shared_locations(
+        Raises:
+            SinkError: the token was not removed, or a power failure may bring it back.
+        """
+        with _as_sink_errors(self.address):
+            return self.group.remove(self.address.variable, token)
+
+
+def _locations(
     root: Path, declared: Iterable[FileAddress]
 ) -> dict[tuple[str, str], tuple[FileAddress, ...]]:
-    """Return the variables, by real path, that several addresses reach by symbolic links."""
-    first: dict[tuple[str, str], FileAddress] = {}
-    shared: dict[tuple[str, str], tuple[FileAddress, ...]] = {}
+    """Return the addresses of each variable by real path: several if there are symbolic links."""
+    found: dict[tuple[str, str], tuple[FileAddress, ...]] = {}
     folders: dict[str, str] = {}
     for address in declared:
         folder, name = os.path.split(os.path.join(root, address.file))  # noqa: PTH118 - for many
@@ -205,11 +247,11 @@ def _shared_locations(
                 real = os.path.realpath(real)
         except ValueError:  # not a valid path, which opening its sink reports
             continue
-        place = (real, address.variable)
-        other = first.setdefault(place, address)
-        if other is not address and other.place != address.place:
-            shared[place] = (*shared.get(place, (other,)), address)
-    return shared
+        at = (real, address.variable)
+        others = found.setdefault(at, (address,))
+        if others[0] is not address and others[0].place != address.place:
+            found[at] = (*others, address)
+    return found
 
 
 @contextmanager
@@ -231,6 +273,10 @@ def _sink_error(address: FileAddress, error: Exception) -> SinkError:
         case _:
             reason, remedy = "has a path or a value that cannot be encoded", "Choose another path."
             return unsuitable(reason, remedy).error(ascii(str(address)))
+
+
+class _NotThisValueError(Exception):
+    """A variable does not have the value that was to be removed, so its file stays as it is."""
 
 
 class _File(DiskFile):
@@ -288,6 +334,29 @@ class _File(DiskFile):
         except (UnusableError, OSError, UnicodeEncodeError) as error:
             return {address: _sink_error(address, error) for address in tokens} | errors
         return errors
+
+    def remove(self, variable: str, token: Secret) -> bool:
+        """Remove a variable if it has this value; return whether the value is gone."""
+        self.check_usable()
+        if isinstance(self.value(variable), NoToken):
+            return True  # in particular, no folder is created
+        with suppress(_NotThisValueError):
+            self.rewrite(lambda: self._without_token(variable, token))
+            return True
+        return isinstance(self.value(variable), NoToken)
+
+    def _without_token(self, variable: str, token: Secret) -> bytes:
+        """Return the content of the file without a variable.
+
+        Raises:
+            _NotThisValueError: the variable has another value, or none.
+        """
+        new = without_value(self._parse(self._text()), variable, token.reveal())
+        if new is None:
+            raise _NotThisValueError
+        with self._parse_lock:
+            self._parsed, self._fingerprint = new, ()
+        return new.text.encode("utf-8", "surrogateescape")
 
     def _with_tokens(
         self, tokens: Mapping[FileAddress, Secret]

@@ -136,6 +136,40 @@ def with_values(before: FileText, values: Mapping[str, Secret]) -> FileText:
     return after
 
 
+def without_value(before: FileText, variable: str, value: str) -> FileText | None:
+    """Return a text without a variable if its readers get this value; None if they do not.
+
+    Of a dotenv file, each line that assigns this value is left out. Of a JSON object, the member is
+    left out.
+
+    Raises:
+        UnusableError: the text is ambiguous, or another value would change.
+    """
+    found = before.entries.get(variable, ())
+    entry = effective_entry(found, before.format)
+    if entry is None or entry.value != value:
+        return None
+    expected = values_of(before.entries)
+    left = [one for one in expected.pop(variable) if one != value]
+    if left:
+        expected[variable] = left
+    text = before.text
+    if before.format == "json":
+        cuts = [_member_span(text, before.entries, entry)]
+    else:
+        cuts = [_line_span(text, one) for one in found if one.value == value]
+    for start, end in reversed(cuts):
+        text = text[:start] + text[end:]
+    try:
+        after = FileText.of(text, before.format)
+    except UnusableError:  # the rest has the format only together with this variable
+        after = None
+    if after is None or values_of(after.entries) != expected:
+        reason = "cannot be removed without damaging the rest of its file"
+        raise UnusableError(unsuitable(reason, "Remove it by hand."))
+    return after
+
+
 def values_of(entries: Entries) -> dict[str, list[str]]:
     """Return the values of each variable, without their positions."""
     return {name: [entry.value for entry in found] for name, found in entries.items()}
@@ -230,6 +264,24 @@ def _appended_lines(text: str, _: Entries, added: Mapping[str, str]) -> tuple[in
     gap = end if text and not text.endswith("\n") else ""
     lines = (f"{variable}={quoted}{end}" for variable, quoted in added.items())
     return len(text), len(text), gap + "".join(lines)
+
+
+def _line_span(text: str, entry: Entry) -> tuple[int, int]:
+    """Return the positions of the line, or lines, of an assignment, with the last line break."""
+    end = text.find("\n", entry.end)
+    return text.rfind("\n", 0, entry.start) + 1, len(text) if end < 0 else end + 1
+
+
+def _member_span(text: str, entries: Entries, entry: Entry) -> tuple[int, int]:
+    """Return the positions of a JSON member, with one of the commas around it."""
+    members = sorted(
+        (one for found in entries.values() for one in found), key=lambda one: one.start
+    )
+    number = members.index(entry)
+    if number:
+        return members[number - 1].end, entry.end
+    start = text.index("{") + 1
+    return start, text.index(",", entry.end) + 1 if len(members) > 1 else text.rindex("}")
 
 
 def _appended_members(

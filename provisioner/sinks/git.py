@@ -1,4 +1,7 @@
-"""Detects files that git would publish: in a work tree, and tracked there or not ignored."""
+"""Detects files that git would publish: in a work tree, and tracked there or not ignored.
+
+The files of a work tree may come from a stranger's pull request, so git is started at its root.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +123,12 @@ class Git:
 
 def _exit_code(program: str, path: Path, tree: Path, *command: str) -> int | None:
     """Return the exit code of a git command about one path; None if git does not finish."""
-    # The leading dot turns pathspec magic off; check-ignore has no option for that.
-    words = (*command, "--", f"./{path.relative_to(tree).as_posix()}")
-    process = run_git(program, tree, *words)
-    return None if process is None else process.returncode
+    # The leading dot turns pathspec magic off; check-ignore has no option for that. After the
+    # dashes a path is no option. Git must not search above the tree.
+    answer = run_git(
+        program,
+        tree,
+        *(*command, "--", f"./{path.relative_to(tree).as_posix()}"),
+        variables={"GIT_CEILING_DIRECTORIES": str(tree.parent)},
+    )
+    return None if answer is None else answer.exit_code

@@ -60,6 +60,22 @@ class GitlabAddress(Address):
         """Return the project or group."""
         return (self.project,)
 
+    @property
+    def neighbourhood(self) -> tuple[str, ...]:
+        """Return the name of the variable."""
+        return ("gitlab", self.variable)
+
+    def may_be(self, other: Address) -> bool:
+        """Return whether the paths are equal, or one of them may be the number of a project."""
+        if not isinstance(other, GitlabAddress):
+            return False
+        return self.place == other.place or self.project.isdigit() != other.project.isdigit()
+
+    @property
+    def removes(self) -> bool:
+        """Return True: the sink can remove a token."""
+        return True
+
     def __str__(self) -> str:
         return f"gitlab {self.project} {self.variable}"
 
@@ -143,6 +159,20 @@ class GitlabVariable:
             remedy = "Choose another sink, because jobs would print the token."
             raise self._error(Code.SINK_UNSUITABLE, "GitLab cannot mask this token", remedy)
         raise unexpected_status(self._address, reply)
+
+    def remove(self, token: Secret) -> bool:
+        """Delete the variable for all environments; those for one environment stay.
+
+        The API cannot make the deletion depend on the value, which is therefore read right before.
+        """
+        reply = self._get()
+        if reply is not None:
+            if reply.body.get("value") != token.reveal():
+                return False
+            reply = self._api.call(self._address, "DELETE", self._path)
+            if reply.status not in (204, 404):  # deleted now, or before by another run
+                raise unexpected_status(self._address, reply)
+        return True
 
     def _get(self) -> Reply | None:
         """Return the variable for all environments; None without one."""

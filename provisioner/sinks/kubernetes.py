@@ -11,6 +11,7 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.errors.codes import Code
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _MANAGER = "twenty-provisioner"
 _MANAGER_LENGTH = 128
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
+_MERGE = "application/merge-patch+json"
+_MAX_REMOVALS = 8
 _RETRY_STATUSES = frozenset(
     {409}
 )  # another writer interfered; with `force` it is never a conflict of owners
@@ -55,6 +58,11 @@ class KubernetesAddress(Address):
     def targets(self) -> tuple[str, ...]:
         """Return the Secret with its namespace."""
         return (f"{self.namespace}/{self.secret}",)
+
+    @property
+    def removes(self) -> bool:
+        """Return True: the sink can remove a token."""
+        return True
 
     def __str__(self) -> str:
         return f"kubernetes {self.namespace}/{self.secret} {self.key}"
@@ -138,7 +146,39 @@ class KubernetesSecret:
 
     def write(self, token: Secret) -> None:
         """Apply the key, and create the Secret if it is missing; other keys stay unchanged."""
-        self._check_reply(self._apply(base64.b64encode(token.reveal().encode()).decode()))
+        self._check_reply(self._apply(_encoded(token)))
+
+    def remove(self, token: Secret) -> bool:
+        """Remove the key from the Secret, which stays even if it was the only key.
+
+        The change names the version of the Secret that it is based on, so the cluster refuses it if
+        another writer was faster.
+        """
+        key = self._address.key
+        for attempt in range(1, _MAX_REMOVALS + 1):
+            found = self._get()
+            value = (found.body.get("data") or {}).get(key) if found else None
+            if found is None or value is None:
+                return True
+            if value != _encoded(token):
+                return False
+            version = found.body.get("metadata", {}).get("resourceVersion")
+            body = {"metadata": {"resourceVersion": version}, "data": {key: None}}
+            reply = self._api().call(
+                self._address,
+                "PATCH",
+                self._path,
+                body,
+                content_type=_MERGE,
+                returned_statuses=_EXPLAINED_STATUSES,
+            )
+            if reply.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+                self._check_reply(reply)
+                return True
+            self._api().wait(attempt)
+        reason = f"another writer changed the Secret {_MAX_REMOVALS} times"
+        remedy = "Run the command again once nothing else is writing to this Secret."
+        raise unusable(Code.SINK_FAILED, reason, remedy).error(self._address)
 
     def _apply(self, value: str, query: str = "") -> Reply:
         address = self._address
@@ -204,6 +244,10 @@ class KubernetesSecret:
             code, reason = Code.SINK_UNSUITABLE, "the Secret is immutable"
             remedy = "Create a Secret without `immutable`, under this name or another."
             raise unusable(code, reason, remedy).error(self._address)
+
+
+def _encoded(token: Secret) -> str:
+    return base64.b64encode(token.reveal().encode()).decode()
 
 
 def _is_dry_run_unsupported(reply: Reply) -> bool:

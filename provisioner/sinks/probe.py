@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.errors.codes import Code
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from provisioner.model.token_claims import TokenClaims
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
-    from provisioner.sinks.sink import OpenSink
+    from provisioner.sinks.sink import Content, OpenSink
 
 _PARALLEL = 8
 
@@ -50,17 +51,28 @@ def read_all(
             content = open_sink(address).read()
         except SinkError as error:
             return Unavailable(error.failure)
-        if not isinstance(content, StoredValue):
-            return content
+        found = content_of(content)
+        if prove is None or not isinstance(content, StoredValue):
+            return found
         claims = claims_of(content.value)
-        if claims is None or claims.key is None:
-            return NotAToken()
-        failure = prove(content.value, claims) if prove is not None else None
+        if claims is None or not isinstance(found, ApiKeyToken):
+            return found
+        failure = prove(content.value, claims)
         if failure is not None and failure.code is not Code.TOKEN_REFUSED:
             return Unavailable(failure)
-        return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at, failure is None)
+        return replace(found, accepted=failure is None)
 
     return _each(addresses, read)
+
+
+def content_of(content: Content) -> SinkContent:
+    """Return the content of a sink without the token itself."""
+    if not isinstance(content, StoredValue):
+        return content
+    claims = claims_of(content.value)
+    if claims is None or claims.key is None:
+        return NotAToken()
+    return ApiKeyToken(claims.key, claims.expires_at, claims.issued_at, workspace=claims.workspace)
 
 
 def check_all(

@@ -59,6 +59,23 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class RemovingSink(Sink, Protocol):
+    """A sink that can remove the token that it holds."""
+
+    def remove(self, token: Secret) -> bool:
+        """Remove a token from the sink if it still holds it, and change nothing else there.
+
+        Returns:
+            True if the token is no longer in the sink; False if the sink holds something else,
+            which was left.
+
+        Raises:
+            SinkError: the token was not removed, or may not have been.
+        """
+        ...
+
+
 class SinkGroup(Protocol[A]):
     """Sinks that are parts of one whole, which is read and written at once, such as a file.
 

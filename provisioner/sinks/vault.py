@@ -67,6 +67,11 @@ class VaultAddress(Address):
         """Return the path of the secret."""
         return (f"{self.mount}/{self.path}",)
 
+    @property
+    def removes(self) -> bool:
+        """Return True: the sink can remove a token."""
+        return True
+
     def __str__(self) -> str:
         return f"vault {self.mount}/{self.path} {self.field}"
 
@@ -226,16 +231,51 @@ class _Field:
 
     def write(self, token: Secret) -> None:
         """Create a version that differs from the latest one only in this field."""
-        path, name = self._data_path(), self._address.field
+        name, value = self._address.field, token.reveal()
+
+        def changed(fields: Mapping[str, object], attempt: int) -> dict[str, object] | None:
+            is_written = attempt > 1 and fields.get(name) == value
+            return None if is_written else {**fields, name: value}
+
+        self._change(changed)
+
+    def remove(self, token: Secret) -> bool:
+        """Create a version without this field; one without any fields if it was the only one.
+
+        Older versions keep the token, as they keep the other fields of their time.
+        """
+        name, value = self._address.field, token.reveal()
+
+        def changed(fields: Mapping[str, object], _attempt: int) -> dict[str, object] | None:
+            if fields.get(name) != value:
+                return None
+            return {field: other for field, other in fields.items() if field != name}
+
+        return self._change(changed).get(name) is None
+
+    def _change(
+        self, changed: Callable[[Mapping[str, object], int], dict[str, object] | None]
+    ) -> Mapping[str, object]:
+        """Create a version, based on the latest one, and return its fields.
+
+        Args:
+            changed: returns the new fields for those of the latest version and the number of the
+                attempt, from 1; None to leave them as they are.
+
+        Raises:
+            SinkError: the version was not created, or may not have been.
+        """
+        path = self._data_path()
         with self._server.write_lock(path):
             for attempt in range(1, _MAX_WRITES + 1):
                 number, fields = self._latest_version(path)
-                if attempt > 1 and fields.get(name) == token.reveal():
-                    return
-                body = {"data": {**fields, name: token.reveal()}, "options": {"cas": number}}
+                new = changed(fields, attempt)
+                if new is None:
+                    return fields
+                body = {"data": new, "options": {"cas": number}}
                 reply = self._server.call(self._address, "POST", path, body)
                 if reply.status in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
-                    return
+                    return new
                 if _MISMATCH_TEXT not in str(_at(reply, "errors")):
                     if reply.status == HTTPStatus.FORBIDDEN:
                         raise _denied(path).error(self._address)
@@ -246,10 +286,11 @@ class _Field:
                     raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
                 self._server.wait(attempt)
             _, fields = self._latest_version(path)
-            if fields.get(name) != token.reveal():
+            if changed(fields, _MAX_WRITES + 1) is not None:
                 reason = f"was not written: another writer changed the secret {_MAX_WRITES} times"
                 remedy = "Run the command again once nothing else is writing to this secret."
                 raise SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
+            return fields
 
     def _latest_version(
         self, path: str, denied: SinkFailure | None = None

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _QUERY_ONE = "query($input:GetApiKeyInput!){apiKey(input:$input){%s}}"
 _REVOKE = "mutation($input:RevokeApiKeyInput!){revokeApiKey(input:$input){id revokedAt}}"
 _UPDATE = "mutation($input:UpdateApiKeyInput!){updateApiKey(input:$input){id expiresAt}}"
+_RENAME = "mutation($input:UpdateApiKeyInput!){updateApiKey(input:$input){id name}}"
 _ASSIGN = "mutation($key:UUID!,$role:UUID!){assignRoleToApiKey(apiKeyId:$key,roleId:$role)}"
 _LIST = "{apiKeys{%s} %s{id label canBeAssignedToApiKeys apiKeys{id}}}"
 _PERMISSIONS = (
@@ -157,6 +158,15 @@ class CoreWorkspace(ServerWorkspace):
         with suppress(WorkspaceError):  # the records then lack the permissions
             self._read_permissions(depths.values())
         return super().records(depths)
+
+    def rename(self, key_id: str, name: str) -> None:
+        """Send one mutation with nothing but the name (`C-gql-rename`).
+
+        A `revokedAt: null` in it would undo a revocation (`C-gql-update-unrevoke`).
+        """
+        answer = self._client.graphql(_RENAME, {"input": {"id": key_id, "name": name}})
+        if answer.errors or answer.result("updateApiKey", "name") != name:
+            raise self._client.refusal(answer)
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> None:
         """Send one mutation (`922`, `926`)."""

@@ -87,6 +87,10 @@ class LegacyWorkspace(ServerWorkspace):
         bulk_create = _LegacyBulkCreate(self._client, self._limits.parallel, observer)
         bulk_create.send_groups(batches(keys, self._limits.batch, one_depth=True))
 
+    def rename(self, key_id: str, name: str) -> None:
+        """Send one PATCH with nothing but the name (`C-rest-rename`)."""
+        self._change(key_id, {"name": name})
+
     def set_expiry(self, key_id: str, expires_at: datetime) -> None:
         """Send one PATCH (`928`)."""
         self._change(key_id, {"expiresAt": format_milliseconds(expires_at)})

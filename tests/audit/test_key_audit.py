@@ -178,6 +178,16 @@ def test_only_declared_names_have_duplicates() -> None:
     assert set(notes(observe(old, new)).values()) == {("unmanaged",)}
 
 
+def test_a_key_that_will_be_renamed_is_declared() -> None:
+    """It is listed under the name that it has, and its new name is not missing."""
+    moved = (declared("new", SINK)._replace(moved_from=("svc",)),)
+    observed = observe(live(), desired=moved, sink_contents={SINK: NoToken()})
+    for only in ((), ("new",)):
+        [one] = audit([observed], NOW, DAY, only).observed
+        assert [(key.name, key.declared, key.delivery) for key in one.keys] == [("svc", True, "no")]
+        assert one.missing == ()
+
+
 @pytest.mark.parametrize(
     ("first", "second", "delivery", "note"),
     [

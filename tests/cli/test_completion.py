@@ -141,7 +141,7 @@ def test_commands_options_and_choices_are_completed(ask) -> None:
     """Commands, options, choices, schemas, shells and codes are offered."""
     assert ask("") == list(COMMANDS)
     assert ask("pl") == ["plan"]
-    assert ask("plan", "--pr") == ["--prune"]
+    assert ask("plan", "--pru") == ["--prune"]
     assert ask("plan", "--color", "a") == ["auto", "always"]
     assert ask("schema", "") == list(schemas.NAMES)
     assert ask("completion", "") == list(SHELLS)

@@ -60,8 +60,8 @@ def test_the_end_of_an_old_key_is_announced_by_every_command_and_then_comes(
         for command in ("plan", "report", "apply"):
             assert text in run(command)[1]
         assert old_id in run("plan", "--format", "markdown")[1].partition("### Later")[2]
-        for form in ("markdown", "html"):
-            assert "is revoked in 5 h, when its overlap" in run("report", "--format", form)[1]
+        for form, verb in (("markdown", "is revoked"), ("html", "</b>")):
+            assert f"{verb} in 5 h, when its overlap" in run("report", "--format", form)[1]
         clock.shift(timedelta(hours=6))
         [due] = upcoming("report")
         assert due == announced | {"hours_left": 0}

@@ -737,10 +737,12 @@ def test_the_document_of_a_result_with_deliveries_follows_its_schema() -> None:
     assert environment["summary"] == {
         "created": 2,
         "updated": 0,
+        "renamed": 0,
         "rotated": 0,
         "delivered": 1,
         "undelivered": 1,
         "revoked": 0,
+        "cleaned": 0,
         "kept": 2,
         "failed": 2,
         "skipped": 1,

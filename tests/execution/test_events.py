@@ -45,9 +45,11 @@ class EnvironmentView:
 PAST = {
     "create": "created",
     "update": "updated",
+    "rename": "renamed",
     "rotate": "rotated",
     "deliver": "delivered",
     "revoke": "revoked",
+    "clean": "cleaned",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from provisioner.runtime.cancellation import Cancellation
-from provisioner.sinks.sink import sink_error
+from provisioner.sinks.sink import RemovingSink, sink_error
 from provisioner.twenty.transport import Transport
 
 if TYPE_CHECKING:
@@ -119,9 +119,18 @@ class KillableSink:
 
     Args:
         unavailable: true if every write fails.
+        on_write: called with every token before it is written.
     """
 
-    def __init__(self, sink: Sink, process: Process, *, unavailable: bool = False) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        process: Process,
+        *,
+        unavailable: bool = False,
+        on_write: Callable[[Secret], object] = lambda _: None,
+    ) -> None:
+        self._on_write = on_write
         self._sink = sink
         self._process = process
         self._unavailable = unavailable
@@ -131,7 +140,13 @@ class KillableSink:
     def write(self, token: Secret) -> None:
         if self._unavailable:
             raise sink_error("sink_unavailable", "The sink does not answer.", "Wait.")
+        self._on_write(token)
         self._process.run_step(lambda: self._sink.write(token))
+
+    def remove(self, token: Secret) -> bool:
+        assert isinstance(self._sink, RemovingSink)
+        remove = self._sink.remove
+        return self._process.run_step(lambda: remove(token))
 
 
 class use_run_marker:  # noqa: N801 - a context manager

@@ -232,7 +232,7 @@ def handles(fault: Fault | None) -> bool:
             assert_never(fault)
 
 
-def is_write(request: Request) -> bool:
+def is_write(request: Request | Exchange) -> bool:
     """Return whether a request may change the workspace."""
     if request.method != "POST":
         return request.method not in ("GET", "OPTIONS")

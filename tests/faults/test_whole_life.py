@@ -2,14 +2,18 @@
 
 The guarantee of `test_exactly_once` also holds for rotation, updates, pruning and deduplication.
 In addition: keys that `owns` does not match are never changed, every revocation has a reason, and
-no run removes a valid token. During all of this, a person creates, renames and revokes keys with
-declared names and changes their expiry: none of that replaces a reviewed key, and all of it is
-reported. LIVES random lives are run (50 by default), a quarter of them on each dialect.
+no run removes a valid token from a declared sink. From sinks that the manifests no longer declare,
+runs remove tokens that a run has delivered, and never what somebody else put there or beside them.
+During all of this, a person creates, renames and revokes keys with declared names, changes their
+expiry, and writes to sinks: none of that replaces a reviewed key, and all of it is reported. LIVES
+random lives are run (50 by default), a quarter of them on each dialect.
 """
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 import os
 import re
 import tempfile
@@ -45,7 +49,7 @@ from provisioner.model.environment import Environment, SessionToken
 from provisioner.model.expiry import ExpiresAfter, parse_expiry
 from provisioner.model.globs import matches
 from provisioner.model.token_claims import TokenClaims, claims_of
-from provisioner.plan import GuardOverrides, PlanOptions, Revoke
+from provisioner.plan import GuardOverrides, PlanOptions, Revoke, former_sinks
 from provisioner.reconcile.proposal import PlanRequest
 from provisioner.reconcile.reconciler import Reconciler
 from provisioner.runtime.executor import ThreadExecutor
@@ -66,6 +70,8 @@ OWNS = ("svc-*",)
 OWNED = ("svc-a", "svc-b", "svc-c")
 OTHERS = ("zapier", "Svc-a")
 NEW_YEAR = datetime(2027, 1, 1, 4, 0, 0, tzinfo=UTC)
+FOLDERS = ("here", "there")
+OTHER_WORKSPACE = "20202020-0000-4000-8000-000000000000"
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 FAULTS: tuple[Fault, ...] = (
     *(fault for fault in TRANSIENT if not isinstance(fault, Slow)),
@@ -80,6 +86,8 @@ class KeySpec(NamedTuple):
     expires: str
     rotates: bool
     sinks: int
+    folder: str
+    clean: bool
 
 
 key_specs = st.builds(
@@ -87,14 +95,19 @@ key_specs = st.builds(
     st.sampled_from(("30d", "90d", "2027-09-01", "2028-01-01")),
     st.booleans(),
     st.integers(0, 2),
+    st.sampled_from(FOLDERS),
+    st.booleans(),
 )
 manifests = st.dictionaries(st.sampled_from((*OWNED, *OTHERS)), key_specs, min_size=1)
 kills = st.none() | st.builds(Kill, st.integers(0, 24), st.sampled_from(("before", "after")))
 faults = st.tuples(st.integers(0, 2**16), st.sampled_from((0.0, 0.0, 0.1, 0.3)))
 plan_options = st.builds(
-    lambda prune, dedupe, redeliver: PlanOptions(prune=prune, dedupe=dedupe, redeliver=redeliver),
-    *(st.sampled_from((False, False, True)) for _ in range(3)),
+    lambda prune, dedupe, redeliver, clean: PlanOptions(
+        prune=prune, dedupe=dedupe, redeliver=redeliver, clean=clean
+    ),
+    *(st.sampled_from((False, False, True)) for _ in range(4)),
 )
+NO_CLAIMS = TokenClaims(None, None, None, None, None)
 LABORATORIES: dict[Dialect, Laboratory] = {}
 
 
@@ -103,6 +116,21 @@ def laboratory(dialect: Dialect) -> Laboratory:
     if dialect not in LABORATORIES:
         LABORATORIES[dialect] = Laboratory(dialect).__enter__()
     return LABORATORIES[dialect]
+
+
+def sinks_in(folder: str, name: str) -> tuple[FileAddress, FileAddress]:
+    """Return the sinks of a name in a folder."""
+    return (
+        FileAddress(f"{folder}/{name}.json", "token", "json"),
+        FileAddress(f"{folder}/{name}.env", "TOKEN"),
+    )
+
+
+ALL_SINKS = tuple(
+    sink for folder in FOLDERS for name in (*OWNED, *OTHERS) for sink in sinks_in(folder, name)
+)
+addresses = st.sampled_from(ALL_SINKS)
+sources = addresses | st.sampled_from(("a password", "another workspace"))
 
 
 class WholeLife(RuleBasedStateMachine):
@@ -120,6 +148,9 @@ class WholeLife(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.root = Path(self.folder.name)
         self.desired: tuple[DesiredKey, ...] = ()
+        self.previous: tuple[DesiredKey, ...] = ()
+        self.specs: dict[str, KeySpec] = {}
+        self.written: set[str] = set()
         self.manual_user = ManualUser(self.sandbox)
         self.adopted: set[str] = set()
         self.allowed_duplicates: set[str] = set()
@@ -134,7 +165,9 @@ class WholeLife(RuleBasedStateMachine):
 
     @rule(specs=manifests)
     def merge_manifests(self, specs: dict[str, KeySpec]) -> None:
-        """Change the manifests."""
+        """Change the manifests; the next runs know those before."""
+        self.previous = self.desired
+        self.specs = specs
         self.desired = tuple(
             desired_key(
                 name,
@@ -142,10 +175,8 @@ class WholeLife(RuleBasedStateMachine):
                 expiry=spec.expires,
                 role=None if self.dialect is Dialect.LEGACY else "Admin",
                 line=line,
-                deliver=(
-                    FileAddress(f"{name}.json", "token", "json"),
-                    FileAddress(f"{name}.env", "TOKEN"),
-                )[: spec.sinks],
+                deliver=sinks_in(spec.folder, name)[: spec.sinks],
+                clean=sinks_in(spec.folder, name)[: spec.sinks] if spec.clean else (),
                 rotation=rotation_with()
                 if spec.rotates
                 and name in OWNED
@@ -155,6 +186,39 @@ class WholeLife(RuleBasedStateMachine):
             )
             for line, (name, spec) in enumerate(specs.items(), 1)
         )
+
+    @rule(
+        names=st.sets(st.sampled_from((*OWNED, *OTHERS)), min_size=3),
+        gone=st.sampled_from((None, *OWNED)),
+        stored=st.lists(st.tuples(st.integers(0, 99), sources), max_size=4),
+        faults=faults,
+        kill=kills,
+        options=plan_options,
+    )
+    def sinks_move(
+        self,
+        names: set[str],
+        gone: str | None,
+        stored: list[tuple[int, FileAddress | str]],
+        faults: tuple[int, float],
+        kill: Kill | None,
+        options: PlanOptions,
+    ) -> None:
+        """Deliver, then move sinks, remove a key and store things by hand, and run a pipeline."""
+        self._run_and_check((0, 0.0), (None,), PlanOptions())
+        moved = {
+            name: spec._replace(folder=FOLDERS[spec.folder == FOLDERS[0]])
+            if name in names
+            else spec
+            for name, spec in self.specs.items()
+            if name != gone
+        }
+        if moved:
+            self.merge_manifests(moved)
+            left = [address for _, address in self._former()]
+            for which, source in stored if left else ():
+                self.someone_stores(left[which % len(left)], source)
+            self._run_and_check(faults, (kill,), options)
 
     @rule(name=st.sampled_from((*OWNED, *OTHERS)), lifetime=st.sampled_from(LIFETIMES))
     def someone_creates(self, name: str, lifetime: timedelta) -> None:
@@ -193,10 +257,45 @@ class WholeLife(RuleBasedStateMachine):
         rows = [row for row in self._rows().values() if self._live(row, now)]
         return rows[which % len(rows) :][:1] if rows else []
 
-    @rule(name=st.sampled_from(OWNED), form=st.sampled_from(("json", "env")))
-    def someone_deletes_a_file(self, name: str, form: str) -> None:
+    @rule(address=addresses)
+    def someone_deletes_a_file(self, address: FileAddress) -> None:
         """Delete the file of a sink."""
-        (self.root / f"{name}.{form}").unlink(missing_ok=True)
+        (self.root / address.path).unlink(missing_ok=True)
+
+    @rule(address=addresses, source=sources)
+    def someone_stores(self, address: FileAddress, source: FileAddress | str) -> None:
+        """Store something in a sink by hand: the token of a sink, or what no run has delivered."""
+        match source:
+            case FileAddress():
+                value = self._value(source)
+            case "another workspace":
+                claims = {"type": "API_KEY", "workspaceId": OTHER_WORKSPACE, "jti": address.path}
+                parts = ({"alg": "HS256", "typ": "JWT"}, claims)
+                encoded = (base64.urlsafe_b64encode(json.dumps(one).encode()) for one in parts)
+                value = ".".join((*(one.decode().rstrip("=") for one in encoded), "x" * 43))
+            case _:
+                value = "hunter2"
+        self._put(address, value)
+
+    def _value(self, address: FileAddress) -> str | None:
+        """Return the value of a sink, by a reader of the test's own."""
+        file = self.root / address.path
+        text = file.read_text() if file.exists() else ""
+        if address.format == "json":
+            return (json.loads(text or "{}") or {}).get(address.variable) or None
+        found = re.findall(rf"^{address.variable}=(.*)$", text, re.MULTILINE)
+        return (found or [""])[-1].strip("'") or None
+
+    def _put(self, address: FileAddress, value: str | None) -> None:
+        """Write the file of a sink with a value and a neighbour, which no run may touch."""
+        file = self.root / address.path
+        file.parent.mkdir(exist_ok=True)
+        if address.format == "json":
+            members = {"neighbour": "kept"} | ({} if value is None else {address.variable: value})
+            file.write_text(json.dumps(members))
+        else:
+            line = "" if value is None else f"{address.variable}={value}\n"
+            file.write_text(f"# kept\nNEIGHBOUR=kept\n{line}# the end\n")
 
     @rule(days=st.sampled_from((1, 3, 9, 18, 25)))
     def days_pass(self, days: int) -> None:
@@ -242,17 +341,84 @@ class WholeLife(RuleBasedStateMachine):
 
     def _converge(self) -> None:
         for _ in range(3):
-            [result] = self._run_and_check((0, 0.0), (None,), PlanOptions())
+            [result] = self._run_and_check((0, 0.0), (None,), PlanOptions(clean=True))
             assert result is not None
             assert not result.incomplete, result
         before = len(self.laboratory.journal)
-        self._run_and_check((0, 0.0), (None,), PlanOptions())
+        stored = self._stored()
+        self._run_and_check((0, 0.0), (None,), PlanOptions(clean=True))
         assert not any(map(writes, self.laboratory.journal[before:]))
+        assert self._stored() == stored
         now = datetime.now(UTC)
         rows = self._rows()
         live = {row.name for row in rows.values() if self._live(row, now)}
         assert {key.name for key in self.desired} <= live
         assert self._working(rows) == {address for key in self.desired for address in key.deliver}
+        for key, address in self._former():
+            value = self._value(address)
+            claims = claims_of(Secret(value)) if value else None
+            row = rows.get((claims and claims.key) or "")
+            if value in self.written and not (row and self._live(row, now)):
+                self._require(holds=False, details=("a dead token was left behind", address, key))
+            if value in self.written and row and row.name == key.name:
+                self._require(holds=False, details=("a token was left behind", address, key))
+
+    def _former(self) -> list[tuple[DesiredKey, FileAddress]]:
+        """Return the sinks that only the previous manifests declare."""
+        declared = {address for key in self.desired for address in key.deliver}
+        return [
+            (key, address)
+            for key in self.previous
+            for address in key.deliver
+            if address not in declared and isinstance(address, FileAddress)
+        ]
+
+    def _stored(self) -> dict[str, str]:
+        """Return the texts of all files, by their paths."""
+        return {str(file): file.read_text() for file in self.root.rglob("*.*") if file.is_file()}
+
+    def _check_sinks(
+        self,
+        stored: dict[str, str],
+        values: dict[FileAddress, str | None],
+        before: dict[str, ApiKey],
+        options: PlanOptions,
+    ) -> None:
+        """Check that runs removed nothing except tokens of this tool from their old places.
+
+        Args:
+            stored: the files before the runs.
+            values: the values of all sinks before the runs.
+            before: the keys before the runs.
+            options: the options of the runs.
+        """
+        declared = {address for key in self.desired for address in key.deliver}
+        former = {address: key for key, address in self._former()}
+        present = {key.name: key for key in self.desired}
+        now = datetime.now(UTC)
+        for address, value in values.items():
+            after = self._value(address)
+            if value == after:
+                continue
+            if address in declared:
+                self._require(after is not None, ("a declared sink was emptied", address, options))
+                continue
+            key = former.get(address)
+            self._require(after is None and key is not None, ("written", address, after))
+            assert key is not None
+            asked = options.clean or address in key.clean
+            asked = asked or any(
+                one.kind == address.kind for one in getattr(present.get(key.name), "clean", ())
+            )
+            self._require(asked, ("removed although nobody asked", address, options))
+            self._require(value in self.written, ("not delivered by a run", address, value))
+            row = before.get((claims_of(Secret(str(value))) or NO_CLAIMS).key or "")
+            foreign = row is not None and self._live(row, now) and row.name != key.name
+            self._require(not foreign, ("the token of another name", address, row))
+        for path, text in stored.items():
+            kept = [line for line in ("NEIGHBOUR=kept\n", '"neighbour": "kept"') if line in text]
+            after_text = Path(path).read_text()
+            self._require(all(line in after_text for line in kept), ("a neighbour is gone", path))
 
     def _run_and_check(
         self, faults: tuple[int, float], kill_points: tuple[Kill | None, ...], options: PlanOptions
@@ -260,6 +426,8 @@ class WholeLife(RuleBasedStateMachine):
         """Start runs at the same time, and check everything that they changed."""
         before = self._rows()
         working_before = self._working(before)
+        stored = self._stored()
+        values = {address: self._value(address) for address in ALL_SINKS}
         delivered = self._delivered_ids()
         self._note_adopted(before, delivered)
         self.laboratory.use(seeded(*faults, FAULTS))
@@ -283,6 +451,7 @@ class WholeLife(RuleBasedStateMachine):
         }
         for result in results:
             self._check_reported(result, before, of_others)
+        self._check_sinks(stored, values, before, options)
         lost = working_before - self._working(after)
         self._require(not lost, ("a valid token was removed", lost, options))
         return results
@@ -442,20 +611,27 @@ class WholeLife(RuleBasedStateMachine):
             stack.callback(workspace.close)
             return workspace
 
-        sinks = SinkRegistry(self.root, {}, stop)
+        declared = [address for key in self.desired for address in key.deliver]
+        sinks = SinkRegistry(self.root, {}, stop, declared)
         desired = {name: tuple(key._replace(environment=name) for key in self.desired)}
         try:
             with closing(
                 Reconciler(
                     (environment,),
                     open_workspace,
-                    lambda address: KillableSink(sinks.open(address), process),
+                    lambda address: KillableSink(
+                        sinks.open(address),
+                        process,
+                        on_write=lambda token: self.written.add(token.reveal()),
+                    ),
                     ThreadExecutor(1),
                     stop,
                 )
             ) as reconciler:
                 now = datetime.now(UTC).replace(microsecond=0)
-                request = PlanRequest(desired, now, options, GuardOverrides(max_revoke=100))
+                former = former_sinks(desired, {name: self.previous})
+                overrides = GuardOverrides(max_revoke=100)
+                request = PlanRequest(desired, now, options, overrides, former=former)
                 proposal = reconciler.propose(request)
                 assert proposal.refusal is None, proposal.refusal
                 with use_run_marker(process.run_marker):

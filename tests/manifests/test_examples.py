@@ -127,6 +127,7 @@ def test_a_valid_manifest_gives_exactly_its_keys(path: Path, tmp_path: Path) -> 
         f" role={key.role} {key.place.line}:{key.place.column}"
         f"{f' rotate={key.rotation.written}' if key.rotation else ''}"
         f"{' protect' if key.protect else ''}"
+        f"{' was ' if key.moved_from else ''}{', '.join(key.moved_from)}"
         f"{''.join(f' -> {address}' for address in key.deliver)}"
         for keys in manifests.desired.values()
         for key in keys

@@ -548,9 +548,11 @@ def test_changes_count_actions_and_steps_count_their_parts() -> None:
     assert plan_summary(part) == {
         "create": 2,
         "update": 0,
+        "rename": 0,
         "rotate": 0,
         "deliver": 1,
         "revoke": 0,
+        "clean": 0,
         "keep": 1,
         "findings": 0,
     }
@@ -719,9 +721,11 @@ def test_the_document_of_a_plan_with_deliveries_follows_its_schema() -> None:
     assert environment["summary"] == {
         "create": 2,
         "update": 0,
+        "rename": 0,
         "rotate": 0,
         "deliver": 1,
         "revoke": 0,
+        "clean": 0,
         "keep": 1,
         "findings": 1,
     }

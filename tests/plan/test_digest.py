@@ -13,6 +13,7 @@ from builders import (
     desired_key,
     file_sink,
     part_with,
+    rename,
     revoke,
     rotate,
     rotation_with,
@@ -23,7 +24,7 @@ from builders import (
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.key import Annotations
-from provisioner.plan import Unobserved, desired_key_json, digest
+from provisioner.plan import Unobserved, desired_key_json, digest, digest_content
 
 FILE = {"kind": "file", "path": "a.env", "variable": "A", "format": "dotenv"}
 BLOCKED = Failure(Code.ROLE_UNKNOWN, "There is no such role.")
@@ -66,6 +67,22 @@ def test_what_a_manifest_says_for_people_does_not_count() -> None:
         for one in (None, about)
     )
     assert plain == annotated
+
+
+def test_former_names_count_only_if_there_are_any() -> None:
+    """The digests of plans without them are those of versions that did not know them."""
+    key = desired_key("svc-a")
+    assert desired_key_json(key._replace(moved_from=("b", "a"))) == {
+        **desired_key_json(key),
+        "moved_from": ["b", "a"],
+    }
+
+
+def test_a_rename_counts_with_both_names_and_the_key() -> None:
+    """So another key that gets the name is another plan."""
+    expected = ["rename", "svc-a", "former-svc-a", "old-svc-a", None]
+    content = digest_content(part_with(rename("svc-a")), ())
+    assert content["actions"] == [tuple(expected)]
 
 
 def test_a_plan_counts_with_these_actions() -> None:

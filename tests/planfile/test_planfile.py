@@ -1019,7 +1019,7 @@ DESIRED = st.builds(
     ),
     protect=st.booleans(),
 )
-OBSERVED = st.lists(st.tuples(NAMES, st.integers(-5, 100)), max_size=6)
+OBSERVED = st.lists(st.tuples(NAMES | st.just("sold"), st.integers(-5, 100)), max_size=6)
 
 
 class Options(NamedTuple):
@@ -1085,6 +1085,9 @@ def current_plan(
 @st.composite
 def plans(draw: st.DrawFn, options: st.SearchStrategy[Options] = OPTIONS) -> PlanFileInput:
     desired = draw(st.lists(DESIRED, unique_by=lambda one: one.name, max_size=4))
+    desired[:1] = [
+        one._replace(moved_from=draw(st.sampled_from([(), ("sold",)]))) for one in desired[:1]
+    ]
     keys = tuple(
         key(number, name, expires_at=TIMESTAMP + timedelta(days=days))
         for number, (name, days) in enumerate(draw(OBSERVED))
@@ -1254,6 +1257,24 @@ def test_the_passing_of_time_can_make_a_plan_stale() -> None:
     before = current_plan(rotated, keys=both, contents=contents)
     after = current_plan(rotated, keys=both, contents=contents, elapsed=elapsed)
     assert "'sa' has a successor whose overlap is over" in message_of(before, after)
+
+
+def test_a_key_that_is_renamed_before_the_plan_is_applied_makes_it_stale() -> None:
+    """The message says who has which name now, or that the plan seems to have been applied."""
+    moved = desired_key("sa", moved_from=("sold",))
+    before = current_plan(moved, keys=(key(1, "sold"),))
+    message = message_of(before, current_plan(moved, keys=(key(1, "other"),)))
+    assert "'sa' (id-1) was renamed to 'other' (planned: rename; now: create)" in message
+    applied = error_for(current_plan(moved, keys=(key(1, "sa"),)), loaded(before))
+    assert applied is not None
+    assert applied.code == "plan_applied"
+    message = message_of(before, current_plan(moved, keys=(key(2, "sold"),)))
+    assert "'sa' (id-1) was revoked or deleted, has another live key (id-2)" in message
+    message = message_of(before, current_plan(desired_key("sa"), keys=(key(1, "sold"),)))
+    assert "the manifests changed 'sa': moved_from from [sold] to none" in message
+    only = Options(plan=PlanOptions(only=("sa",)))
+    before = current_plan(moved, keys=(key(1, "sold"),), options=only)
+    assert [one["id"] for one in loaded(before).environments["shop"]["observed"]] == ["id-1"]
 
 
 def test_a_blocked_key_that_is_no_longer_blocked_is_named() -> None:

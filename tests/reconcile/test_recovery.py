@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from builders import create, deliver, observation_with, observed_key, part_with, revoke, rotate
+from builders import (
+    clean,
+    create,
+    deliver,
+    file_sink,
+    observation_with,
+    observed_key,
+    part_with,
+    rename,
+    revoke,
+    rotate,
+)
 from builders import update as update_of
 
 from provisioner.errors.codes import Code
@@ -19,8 +30,12 @@ FAILURE = Failure(Code.SINK_UNAVAILABLE, "The sink does not answer.")
 
 def test_the_rest_of_a_lost_plan_may_be_carried_out() -> None:
     """A key that the lost worker created may still need its token."""
-    lost = part_with(create("svc-a"), create("svc-b"), update_of("svc-c"), revoke("svc-d"))
-    assert may_replace(lost, part_with(create("svc-b"), deliver("svc-a"), revoke("svc-d")))
+    lost = part_with(
+        *(create("svc-a"), create("svc-b"), update_of("svc-c"), revoke("svc-d")),
+        *(rename("svc-e"), rename("svc-f"), clean("svc-d"), clean("svc-d", file_sink("2.env"))),
+    )
+    left = (create("svc-b"), deliver("svc-a"), revoke("svc-d"), rename("svc-f"), clean("svc-d"))
+    assert may_replace(lost, part_with(*left))
     assert may_replace(lost, part_with())
 
 
@@ -30,6 +45,9 @@ def test_the_rest_of_a_lost_plan_may_be_carried_out() -> None:
         (create("svc-a"), create("svc-b")),
         (create("svc-a"), revoke("svc-a")),
         (revoke("svc-a"), revoke("svc-a", key_id="another")),
+        (rename("svc-a"), rename("svc-a", key_id="another")),
+        (rename("svc-a"), create("svc-a")),
+        (clean("svc-a"), clean("svc-a", file_sink("another.env"))),
         (deliver("svc-a"), create("svc-a")),
         (create("svc-a", blocked=FAILURE), create("svc-a")),
     ],
@@ -47,7 +65,8 @@ def test_a_lost_rotation_is_not_repeated() -> None:
 def test_the_report_counts_what_the_lost_worker_did() -> None:
     """Whatever the new plan no longer contains was done, and the rest is as it ended."""
     lost = part_with(
-        create("svc-a"), create("svc-b"), create("svc-c"), update_of("svc-d"), revoke("svc-e")
+        *(create("svc-a"), create("svc-b"), create("svc-c"), update_of("svc-d")),
+        *(revoke("svc-e"), rename("svc-f"), clean("svc-e")),
     )
     failed = Failed(create("svc-b"), FAILURE)
     undelivered = Failed(deliver("svc-c"), FAILURE)
@@ -63,6 +82,8 @@ def test_the_report_counts_what_the_lost_worker_did() -> None:
             Unfinished(create("svc-c"), "old-svc-c", None, FAILURE),
             Done(update_of("svc-d"), "old-svc-d", None),
             Done(revoke("svc-e"), "old-svc-e", None),
+            Done(rename("svc-f"), "old-svc-f", None),
+            Done(clean("svc-e"), "old-svc-e", None),
         ),
         upcoming=later,
     )

@@ -480,8 +480,8 @@ def test_markdown_of_a_result_shows_the_outcome_of_each_action() -> None:
     part = Executed(planned("dev", a, b, c, d, e, revoke), results)
     page = result_markdown(RunResult(NOW, "sha256:0", (part,)))
     [summary, errors, acts] = tables_of(page)
-    assert summary[0][5] == "undelivered"
-    assert summary[1] == ["dev", "2", "0", "0", "0", "0", "0", "2", "2", "2"]
+    assert summary[0][6] == "undelivered"
+    assert summary[1] == ["dev", "2", "0", "0", "0", "0", "0", "0", "0", "2", "2", "2"]
     assert [row[2] for row in acts[1:]] == [
         "done",
         "created by another run",

@@ -15,7 +15,7 @@ import pytest
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.secret import Secret
-from provisioner.sinks.sink import StoredValue
+from provisioner.sinks.sink import RemovingSink, StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +33,12 @@ class Backend(ABC):
 
     Attributes:
         readable: whether the sink can be read back.
+        compares: whether a removal compares and removes in one step.
         credential: the secret that opens the place, if there is one; it must never be shown.
     """
 
     readable: bool = True
+    compares: bool = True
     credential: str | None = None
 
     @abstractmethod
@@ -166,6 +168,53 @@ class Compliance:
         backend.sink().write(Secret(SECOND))
         assert backend.stored() == SECOND
 
+    def test_only_the_token_itself_is_removed(self, backend: Backend) -> None:
+        """A token is removed if the sink holds it; its neighbours and any other value stay."""
+        for place in (0, 1):
+            backend.sink(place).write(Secret(FIRST))
+        sink = _removing(backend)
+        assert not sink.remove(Secret(SECOND))
+        assert backend.stored() == FIRST
+        assert sink.remove(Secret(FIRST))
+        assert (backend.stored(0), backend.stored(1)) == (None, FIRST)
+        assert isinstance(backend.sink().read(), NoToken)
+        assert sink.remove(Secret(FIRST))
+        assert _removing(backend, 2).remove(Secret(FIRST))
+        assert (backend.stored(1), backend.stored(2)) == (FIRST, None)
+
+    def test_a_token_written_during_a_removal_stays(self, backend: Backend) -> None:
+        """If one process removes a token while another replaces it, the new token remains."""
+        if not backend.compares:
+            pytest.skip("this sink cannot compare and remove in one step")
+        start = threading.Barrier(2)
+        backend.sink().write(Secret(FIRST))
+        remover, writer = _removing(backend), backend.sink()
+
+        def remove() -> None:
+            start.wait(30)
+            remover.remove(Secret(FIRST))
+
+        def write() -> None:
+            start.wait(30)
+            writer.write(Secret(SECOND))
+
+        with ThreadPoolExecutor(2) as threads:
+            for done in (threads.submit(remove), threads.submit(write)):
+                done.result()
+        assert backend.stored() == SECOND
+
+    def test_a_failed_removal_loses_nothing(self, backend: Backend) -> None:
+        """A removal that fails says why, without the token, and the next one succeeds."""
+        _removing(backend)
+        backend.sink().write(Secret(FIRST))
+        with backend.unreachable(), pytest.raises(SinkError) as caught:
+            _removing(backend).remove(Secret(FIRST))
+        assert caught.value.code == "sink_unavailable"
+        assert FIRST not in caught.value.message + caught.value.remedy
+        assert backend.stored() == FIRST
+        assert _removing(backend).remove(Secret(FIRST))
+        assert backend.stored() is None
+
     def test_an_update_time_is_the_time_of_the_write(self, backend: Backend) -> None:
         """The update time that a sink reports is the time of the write."""
         if backend.readable:
@@ -176,6 +225,13 @@ class Compliance:
         assert isinstance(content, Unreadable)
         if content.updated_at is not None:
             assert before <= content.updated_at <= datetime.now(UTC)
+
+
+def _removing(backend: Backend, place: int = 0) -> RemovingSink:
+    sink = backend.sink(place)
+    if not isinstance(sink, RemovingSink):
+        pytest.skip("this sink cannot remove a token")
+    return sink
 
 
 def _value(sink: Sink) -> str:

@@ -69,9 +69,19 @@ class GitlabServer(TlsServer):
             return HttpResponse(404, {"message": "404 Variable Not Found"})
         if len(found) > 1 and kind == "projects":
             return HttpResponse(409, {"message": {"base": ["There are multiple variables"]}})
-        if request.method == "PUT":
-            return _save(found[0], request.body, 200)
-        return HttpResponse(200, _variable_body(found[0]))
+        return _handle(request, variables, found[0])
+
+
+def _handle(
+    request: HttpRequest, variables: list[dict[str, Any]], variable: dict[str, Any]
+) -> HttpResponse:
+    """Answer a request for one variable."""
+    if request.method == "DELETE":
+        variables.remove(variable)
+        return HttpResponse(204, None)
+    if request.method == "PUT":
+        return _save(variable, request.body, 200)
+    return HttpResponse(200, _variable_body(variable))
 
 
 def _create(variables: list[dict[str, Any]], body: dict[str, Any]) -> HttpResponse:

@@ -26,6 +26,25 @@ class StoredSecret:
     owners: dict[str, set[str]] = field(default_factory=dict)
     type: str = "Opaque"
     immutable: bool = False
+    version: int = 1
+
+    def merge(self, version: str, data: dict[str, str | None]) -> HttpResponse | None:
+        """Merge data if this is the current version; return None on success, or else the refusal.
+
+        A key that is removed has no owner any more.
+        """
+        if version != str(self.version):
+            return _refusal(409, "Conflict", "the object has been modified")
+        if self.immutable:
+            return _refusal(422, "Invalid")
+        for key, value in data.items():
+            for keys in self.owners.values():
+                keys.discard(key)
+            self.data.pop(key, None)
+            if value is not None:
+                self.data[key] = value
+        self.version += 1
+        return None
 
     def apply(self, manager: str, data: dict[str, str], *, force: bool) -> HttpResponse | None:
         """Apply the complete data of a manager; return None on success, or else the refusal."""
@@ -46,6 +65,7 @@ class StoredSecret:
         for key in removed - set().union(*self.owners.values()):
             del self.data[key]
         self.data |= data
+        self.version += 1
         return None
 
 
@@ -84,6 +104,14 @@ class KubernetesServer(TlsServer):
                 _refusal(404, "NotFound")
                 if secret is None
                 else _secret_body(namespace, name, secret)
+            )
+        if request.headers["Content-Type"] == "application/merge-patch+json":
+            if secret is None:
+                return _refusal(404, "NotFound")
+            return (
+                self._admission_refusal(namespace, name, request)
+                or secret.merge(request.body["metadata"]["resourceVersion"], request.body["data"])
+                or _secret_body(namespace, name, secret)
             )
         if request.headers["Content-Type"] != "application/apply-patch+yaml":
             return _refusal(415, "UnsupportedMediaType")
@@ -149,7 +177,7 @@ def _secret_body(
 ) -> HttpResponse:
     for value in secret.data.values():
         base64.b64decode(value, validate=True)
-    metadata = {"namespace": namespace, "name": name}
+    metadata = {"namespace": namespace, "name": name, "resourceVersion": str(secret.version)}
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type}
     extra = {"immutable": True} if secret.immutable else {}
     return HttpResponse(status, body | extra | ({"data": secret.data} if secret.data else {}))

@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,7 @@ def _versions(vendor: Any, name: str = SVC.secret) -> list[str]:
 
 class AwsBackend(Backend):
     credential = SECRET_KEY
+    compares = False
 
     def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.url = url
@@ -113,7 +115,9 @@ class AwsBackend(Backend):
         found = get_backend("secretsmanager")[DEFAULT_ACCOUNT_ID][REGION].secrets.get(
             f"twenty/shop/place-{place}"
         )
-        return found and found.versions[found.default_version_id]["secret_string"]
+        if found is None or found.is_deleted():
+            return None
+        return found.versions[found.default_version_id]["secret_string"]
 
     def strange_names(self):
         names = ("a/_+=.@-Z9", "a" * 512, "/with/slashes/", "-AbCdEf")
@@ -274,14 +278,34 @@ def test_a_secret_without_a_value_is_empty(vendor) -> None:
 
 
 def test_a_secret_scheduled_for_deletion_is_refused(vendor) -> None:
-    """The check and the read report it, and say how to restore it."""
+    """The check reports it, and says how to restore it; nothing can be read there."""
     vendor.create_secret(Name=SVC.secret, SecretString="x")
     vendor.delete_secret(SecretId=SVC.secret)
     sink = _manager().sink(SVC)
     error = _error_of(sink.check)
     assert error.code == "sink_unsuitable"
     assert "restore-secret" in error.remedy
-    assert _error_of(sink.read).code == "sink_unsuitable"
+    assert sink.read() == NoToken()
+
+
+def test_a_removed_secret_can_be_restored(vendor) -> None:
+    """A removal only schedules the deletion, for as long as AWS allows to restore the secret."""
+    sink = _manager().sink(SVC)
+    sink.write(Secret(FIRST))
+    assert sink.remove(Secret(FIRST))
+    described = vendor.describe_secret(SecretId=SVC.secret)
+    assert (described["DeletedDate"] - datetime.now(UTC)).days in (29, 30)
+    assert sink.remove(Secret(FIRST))
+    vendor.restore_secret(SecretId=SVC.secret)
+    assert sink.read() == StoredValue(Secret(FIRST))
+
+
+def test_a_removal_needs_the_permission_to_delete(vendor, aws, monkeypatch) -> None:
+    """A removal that is not allowed names the permission."""
+    _manager().sink(SVC).write(Secret(FIRST))
+    with AwsBackend(aws, monkeypatch).denied():
+        error = _error_of(lambda: _manager().sink(SVC).remove(Secret(FIRST)))
+    assert (error.code, "DeleteSecret" in error.remedy) == ("sink_denied", True)
 
 
 def test_a_replica_is_refused(vendor) -> None:

@@ -31,9 +31,16 @@ from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
 from provisioner.sinks import file_text, file_write
 from provisioner.sinks.file import FileAddress, Files
-from provisioner.sinks.file_text import FileText, entries_of, quote_value, values_of, with_values
+from provisioner.sinks.file_text import (
+    FileText,
+    entries_of,
+    quote_value,
+    values_of,
+    with_values,
+    without_value,
+)
 from provisioner.sinks.file_write import Folders, LockWait
-from provisioner.sinks.sink import StoredValue, UnusableError
+from provisioner.sinks.sink import RemovingSink, StoredValue, UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +112,82 @@ def error_of_check_and_write(sink: Sink, code: str) -> SinkError:
     assert checked.value.code == written.value.code == code
     assert written.value.remedy
     return written.value
+
+
+# Removals
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("A=1\nKEY=t\nB=2\n", "A=1\nB=2\n"),
+        ("# about KEY\nexport KEY='t'  # old\n\nB=2", "# about KEY\n\nB=2"),
+        ("A=1\nKEY=t", "A=1\n"),
+        ("KEY=t\r\nA=1\r\n", "A=1\r\n"),
+        ("KEY=t\n", ""),
+        ("KEY=theirs\nA=1\nKEY=t\n", "KEY=theirs\nA=1\n"),
+        ("KEY=t\nA=1\nKEY=t\n", "A=1\n"),
+        ("KEY=t\nKEY=theirs\n", None),
+        ("KEY_2=t\nMY_KEY=t\n#KEY=t\n", None),
+        ("KEY=\nA=t\n", None),
+    ],
+)
+def test_only_the_line_of_the_variable_is_removed(before: str, after: str | None) -> None:
+    """Comments, other variables and other values stay byte for byte."""
+    found = without_value(FileText.of(before, "dotenv"), "KEY", "t")
+    assert (found and found.text) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"KEY": "t", "A": 1}', '{ "A": 1}'),
+        ('{"A": [1,2], "KEY" : "t" , "B": {}}', '{"A": [1,2] , "B": {}}'),
+        ('{\n  "A": "x,}",\n  "KEY": "t"\n}\n', '{\n  "A": "x,}"\n}\n'),
+        ('{\n  "KEY": "t"\n}\n', "{}\n"),
+        ('{"KEY": "theirs", "A": "t"}', None),
+        ('{"KEY": null}', None),
+    ],
+)
+def test_only_the_member_is_removed(before: str, after: str | None) -> None:
+    """The other members stay byte for byte, and the text stays a JSON object."""
+    found = without_value(FileText.of(before, "json"), "KEY", "t")
+    assert (found and found.text) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "file_format"),
+    [
+        ('{"KEY": "t", "KEY": "t"}', "json"),
+        ('{"KEY": {"a": "t"}}', "json"),
+        ("KEY=t\nthis is no dotenv file\n", "dotenv"),
+    ],
+)
+def test_a_text_that_would_be_damaged_is_left(before: str, file_format: FileFormat) -> None:
+    """An ambiguous text, or one whose rest could not be read, keeps its token."""
+    with pytest.raises(UnusableError):
+        without_value(FileText.of(before, file_format), "KEY", "t")
+
+
+def test_nothing_is_created_to_remove_a_token(tmp_path: Path) -> None:
+    """Neither the file nor its folder appears."""
+    sink = Files(tmp_path).sink(FileAddress("secrets/a.env", "KEY"))
+    assert isinstance(sink, RemovingSink)
+    assert sink.remove(Secret(FIRST))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_an_old_address_of_a_declared_file_is_refused(tmp_path: Path, link: str) -> None:
+    """A path that no manifest declares any more may still lead to one that is declared."""
+    new = FileAddress("new.env", "KEY")
+    files = Files(tmp_path, (new,))
+    files.sink(new).write(Secret(FIRST))
+    old = tmp_path / "old.env"
+    old.symlink_to("new.env") if link == "symbolic" else old.hardlink_to(tmp_path / "new.env")
+    with pytest.raises(SinkError, match=r"leads to the same place as file new\.env KEY"):
+        files.sink(FileAddress("old.env", "KEY"))
+    assert value_of(files.sink(new)) == FIRST
 
 
 # Texts of dotenv files

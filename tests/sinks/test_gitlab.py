@@ -27,6 +27,8 @@ GROUP = ("groups", "acme/all-of-it")
 
 
 class GitlabBackend(Backend):
+    compares = False
+
     def __init__(self, server: GitlabServer) -> None:
         self.server = server
         self.credential = server.token
@@ -289,3 +291,31 @@ def test_an_endless_rate_limit_changes_nothing(backend: GitlabBackend) -> None:
     assert caught.value.code == "sink_unavailable"
     assert "too many requests" in caught.value.message
     assert backend.stored() == FIRST
+
+
+def test_only_the_variable_for_all_environments_is_removed(backend: GitlabBackend) -> None:
+    """A variable with the same key for one environment is another place."""
+    add(backend, value=FIRST, environment_scope="production")
+    add(backend, value=FIRST)
+    sink = backend.open_sink(GitlabAddress("acme/billing", "KEY"))
+    assert sink.remove(Secret(FIRST))
+    [left] = backend.server.variables[PROJECT]
+    assert left["environment_scope"] == "production"
+
+
+def test_a_hidden_variable_is_not_removed(backend: GitlabBackend) -> None:
+    """A value that cannot be compared stays."""
+    add(backend, value=FIRST, hidden=True)
+    assert not backend.open_sink(GitlabAddress("acme/billing", "KEY")).remove(Secret(FIRST))
+    assert len(backend.server.variables[PROJECT]) == 1
+
+
+@pytest.mark.parametrize("outcome", ["lose", HttpResponse(502, {})])
+def test_a_removal_whose_answer_was_lost_is_complete(backend: GitlabBackend, outcome) -> None:
+    """The repeat finds no variable, which is what was wanted."""
+    add(backend, value=FIRST)
+    sink = backend.open_sink(GitlabAddress("acme/billing", "KEY"))
+    sink.read()
+    backend.server.outcomes = [None, outcome]
+    assert sink.remove(Secret(FIRST))
+    assert backend.server.variables[PROJECT] == []

@@ -662,3 +662,39 @@ def test_a_cluster_that_stays_busy_changes_nothing(backend: KubernetesBackend) -
     assert caught.value.code == "sink_unavailable"
     assert "too many requests" in caught.value.message
     assert backend.stored() == FIRST
+
+
+def test_a_removal_is_based_on_the_version_that_was_read(backend: KubernetesBackend) -> None:
+    """If another writer changes the Secret in between, it is read and compared again."""
+    backend.sink().write(Secret(FIRST))
+    backend.sink(1).write(Secret(SECOND))
+    secret = backend.server.secrets[SECRET]
+    merge = secret.merge
+
+    def overtaken(version: str, data: dict[str, str | None]) -> HttpResponse | None:
+        secret.merge = merge
+        secret.apply("kubectl", {"key-0": encode("theirs")}, force=True)
+        return merge(version, data)
+
+    secret.merge = overtaken
+    assert not backend.sink().remove(Secret(FIRST))
+    assert secret.data == {"key-0": encode("theirs"), "key-1": encode(SECOND)}
+
+
+def test_a_key_can_be_written_again_after_its_removal(backend: KubernetesBackend) -> None:
+    """A removal leaves no owner behind, and the Secret stays."""
+    backend.sink().write(Secret(FIRST))
+    assert backend.sink().remove(Secret(FIRST))
+    assert backend.server.secrets[SECRET].data == {}
+    backend.sink().write(Secret(SECOND))
+    assert backend.stored() == SECOND
+
+
+def test_an_immutable_secret_keeps_its_token(backend: KubernetesBackend) -> None:
+    """The removal fails and says why."""
+    backend.sink().write(Secret(FIRST))
+    backend.server.secrets[SECRET].immutable = True
+    with pytest.raises(SinkError, match="immutable") as caught:
+        backend.sink().remove(Secret(FIRST))
+    assert caught.value.code == "sink_unsuitable"
+    assert backend.stored() == FIRST

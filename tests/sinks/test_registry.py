@@ -24,7 +24,8 @@ def test_the_schema_of_manifests_contains_each_kind(name: str) -> None:
     assert kind.name == name
     definitions = schemas.load("manifest")["$defs"]
     options = {one.name: (one.title, one.description) for one in kind.options}
-    properties = definitions[name]["properties"]
+    properties = dict(definitions[name]["properties"])
+    assert properties.pop("clean")["$ref"] == "#/$defs/clean"
     assert {one: (it["title"], it["description"]) for one, it in properties.items()} == options
     assert definitions["sink"]["anyOf"] == [{"$ref": f"#/$defs/{one}"} for one in KINDS]
 

@@ -613,3 +613,25 @@ def test_a_path_arrives_unchanged(vault, open_server, path) -> None:
     """No character of a path is special on the way."""
     open_server().sink(VaultAddress("secret", path, "svc")).write(Secret(FIRST))
     assert vault.latest(f"secret/{path}") == {"svc": FIRST}
+
+
+def test_a_removal_keeps_the_other_fields(vault, open_server) -> None:
+    """Other fields keep their values of any type; the last field leaves an empty secret."""
+    vault.put(PATH, {"other": [1], "svc": FIRST})
+    vault.secret_at(PATH).custom_metadata = {"owner": "ops"}
+    assert open_server().sink(SVC).remove(Secret(FIRST))
+    assert vault.latest(PATH) == {"other": [1]}
+    vault.put(PATH, {"svc": FIRST})
+    assert open_server().sink(SVC).remove(Secret(FIRST))
+    assert vault.latest(PATH) == {}
+    assert vault.secret_at(PATH).custom_metadata == {"owner": "ops"}
+    assert open_server().sink(SVC).read() == NoToken()
+
+
+def test_a_removal_overtaken_by_another_writer_compares_again(vault, open_server) -> None:
+    """The field that another writer has set in the meantime stays."""
+    vault.put(PATH, {"svc": FIRST})
+    theirs = lambda: vault.put(PATH, {"svc": "theirs"})  # noqa: E731 - a short hook
+    vault.faults.append(Fault("POST", "secret/data/*", before=theirs, passed_on=True))
+    assert not open_server().sink(SVC).remove(Secret(FIRST))
+    assert vault.latest(PATH) == {"svc": "theirs"}

@@ -162,7 +162,7 @@ def _server(owner: TlsServer, context: ssl.SSLContext | None) -> ThreadingHTTPSe
             self.end_headers()
             self.wfile.write(answer.raw)
 
-        do_GET = do_PUT = do_POST = do_PATCH = serve  # noqa: N815 - http.server's names
+        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = serve  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             pass

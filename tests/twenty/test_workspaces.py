@@ -1568,7 +1568,7 @@ def documents() -> list[str]:
     creates = [core_bulk_create._document(keys[:count])[0] for count in (1, 2, 3)]
     reads = [core._QUERY_ONE % selection for selection in core_bulk_create.SELECTION.values()]
     lists = [core._LIST % (core_bulk_create.KEY, "getRoles"), core._PERMISSIONS]
-    return [*creates, *reads, *lists, core._REVOKE]
+    return [*creates, *reads, *lists, core._REVOKE, core._RENAME]
 
 
 @pytest.mark.parametrize("dialect", CORES)
@@ -1604,6 +1604,24 @@ def test_the_expiry_of_a_key_is_set_with_milliseconds(serve, dialect) -> None:
     assert replace(after, expires_at=before.expires_at, updated_at=before.updated_at) == before
 
 
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_key_is_renamed_and_nothing_else_of_it_changes(serve, dialect) -> None:
+    """The request has no other field: a null in it could undo a revocation."""
+    served = serve(dialect)
+    [key] = served.sandbox.seed(["a"])
+    before = served.sandbox.keys()[0]
+    workspace = served.workspace()
+    workspace.observe()
+    for name in ('b "\u5927"', "c" * 1000):
+        workspace.rename(key, name)
+        workspace.rename(key, name)
+        [found] = workspace.observe().keys
+        assert (found.id, found.name) == (key, name)
+    after = served.sandbox.keys()[0]
+    assert replace(after, name="a", updated_at=before.updated_at) == before
+    assert not any(b"revokedAt" in one.body for one in served.writes())
+
+
 @pytest.mark.parametrize("dialect", CORES)
 def test_a_key_gets_a_role_whether_it_has_one_or_not(serve, dialect) -> None:
     """`assignRoleToApiKey` repairs a key that was stored without its role."""
@@ -1624,6 +1642,8 @@ def test_a_change_of_an_unknown_key_is_an_error(serve, dialect) -> None:
     unknown_id = "20202020-1c25-4d02-bf25-6aeccf7ea419"
     with pytest.raises(WorkspaceError):
         workspace.set_expiry(unknown_id, datetime(2032, 1, 1, tzinfo=UTC))
+    with pytest.raises(WorkspaceError):
+        workspace.rename(unknown_id, "a")
     if dialect is not Dialect.LEGACY:
         with pytest.raises(WorkspaceError):
             workspace.assign_role(unknown_id, unknown_id)
@@ -1639,6 +1659,8 @@ def test_a_change_that_is_not_confirmed_is_an_error(
     server = scripted(*[answer(*reply) if reply else None] * 8)
     with pytest.raises(WorkspaceError):
         to(server.url, generation).set_expiry(key, datetime(2032, 1, 1, tzinfo=UTC))
+    with pytest.raises(WorkspaceError):
+        to(server.url, generation).rename(key, "a")
     if generation == "core":
         with pytest.raises(WorkspaceError):
             to(server.url, generation).assign_role(key, key)

@@ -90,6 +90,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
                 selection.environments,
                 plan_document(new_plan),
                 selection.shard,
+                None if prepared.previous is None else prepared.previous.source,
             )
             try:
                 if plan_file.write(file, content, console, stopped=signals.exit_code is not None):

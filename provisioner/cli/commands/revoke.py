@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command(cls=DocumentedCommand)
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID...", shell_complete=key_names)
 @option("--yes", "Do not ask for confirmation.")
+@option("--clean", "Also remove the tokens from all sinks of the keys.")
 @add_run_options
 @stoppable
 def revoke(  # noqa: PLR0913 - one for each part of a command line
@@ -29,13 +30,15 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
     *,
     signals: Signals,
     yes: bool,
+    clean: bool,
 ) -> int:
     """Revoke live keys immediately.
 
     Passing a name revokes all live keys with that name in every environment, unless -e selects
     only some of them. Passing an id revokes one key. Only keys that match the `owns` globs of
     their environment are revoked, and never the key that this run is signed in with. If a
-    manifest declares a revoked key, the next `provision apply` creates it again.
+    manifest declares a revoked key, the next `provision apply` creates it again. The token is
+    removed from sinks with `clean: true`, or with --clean from all that can do that.
 
     Examples:
         # Revoke all live keys named svc-billing in staging:
@@ -53,7 +56,7 @@ def revoke(  # noqa: PLR0913 - one for each part of a command line
             "A NAME is empty; check that its variable is set. To revoke a key without a name, "
             "use its id."
         )
-    options = PlanOptions(only=selection.only, revoke=frozenset(names))
+    options = PlanOptions(only=selection.only, revoke=frozenset(names), clean=clean)
     return carry_out(
         "revoke",
         lambda: Job.now(prepare(selection), options, overrides),

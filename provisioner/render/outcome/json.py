@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
-from provisioner.plan import Drift, ReportedFinding, Unobserved, Update
+from provisioner.plan import Clean, Drift, Rename, ReportedFinding, Unobserved, Update
 from provisioner.render.json import annotations_document, failure_document, upcoming_document
 from provisioner.render.outcome.rows import (
     describe_action,
@@ -37,9 +37,11 @@ def result_document(result: RunResult, refusal: Failure | None = None) -> Docume
 
 
 def action_identity(action: Action) -> Document:
-    """Return the fields that identify an action in its environment: kind, name and key ids."""
+    """Return the fields that identify an action in its environment: kind, name, key ids, sink."""
     description = describe_action(action)
-    return {"action": description.kind, "name": action.name, "ids": list(description.key_ids)}
+    identity: Document = {"action": description.kind, "name": action.name}
+    identity["ids"] = list(description.key_ids)
+    return identity | ({"sink": str(action.sink)} if isinstance(action, Clean) else {})
 
 
 def environment_error(part: Planned | Executed | Unobserved) -> Document | None:
@@ -109,7 +111,7 @@ def _action(action: Action) -> Document:
         "name": action.name,
         "reason": action.reason,
         "depth": action.depth,
-        "expires_at": format_timestamp(action.expires_at),
+        "expires_at": None if action.expires_at is None else format_timestamp(action.expires_at),
         "role": action.role,
         "manifest": place.file if place else None,
         "line": place.line if place else None,
@@ -117,6 +119,10 @@ def _action(action: Action) -> Document:
         "ids": list(description.key_ids),
         **annotations_document(action.annotations),
     }
+    if isinstance(action, Rename):
+        document["old_name"] = action.old_name
+    if isinstance(action, Clean):
+        document["sink"] = str(action.sink)
     if isinstance(action, Update):
         document["changes"] = [
             {"what": change.field, "from": change.actual, "to": change.desired}

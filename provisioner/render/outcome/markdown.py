@@ -255,7 +255,7 @@ def _action_cells(environment: str, action: Action) -> tuple[str, ...]:
         description.kind,
         key_cell(action.name, action.annotations),
         message_cell(description.details),
-        _time_cell(action.expires_at),
+        "never" if action.expires_at is None else _time_cell(action.expires_at),
         name_cell(action.role) if action.role else "-",
         name_cell(sinks) if action.sinks else sinks,
         name_cell(f"{place.file}:{place.line}") if place else "-",

@@ -22,12 +22,15 @@ from provisioner.execution import (
 from provisioner.model.expiry import parse_timestamp
 from provisioner.model.key import Annotations
 from provisioner.model.sink_address import Address
+from provisioner.model.sink_content import ApiKeyToken
 from provisioner.plan import (
     Change,
+    Clean,
     Create,
     Deliver,
     Estimate,
     Planned,
+    Rename,
     ReportedFinding,
     Revoke,
     Rotate,
@@ -129,16 +132,22 @@ def _planned(
     )
 
 
-def _action(row: Json, *, at_once: bool) -> Action:
+def _action(row: Json, *, at_once: bool) -> Action:  # noqa: PLR0911 - one a kind
     name, reason, depth, role, ids = (
         row[field] for field in ("name", "reason", "depth", "role", "ids")
     )
-    expires_at = parse_timestamp(row["expires_at"])
+    kind = row["action"]
+    expires_at = None if row["expires_at"] is None else parse_timestamp(row["expires_at"])
     sinks = tuple(map(_ReportedAddress, row["sinks"]))
     place = None if row["manifest"] is None else Place(row["manifest"], row["line"])
     # In a result, the error of an action that a plan blocked is the failure of its result.
     blocked = None if "status" in row else read_failure(row.get("error"))
     kind, annotations = row["action"], read_annotations(row)
+    if kind == "clean":
+        token = ApiKeyToken(ids[0], expires_at)
+        sink = _ReportedAddress(row["sink"])
+        return Clean(name, reason, token, sink, place, blocked, annotations)
+    assert expires_at is not None  # noqa: S101 - every other action is about a key
     if kind == "revoke":
         return Revoke(name, reason, ids[0], expires_at, role, place, blocked, annotations)
     assert place is not None  # noqa: S101 - every other action is of a declared key
@@ -151,6 +160,11 @@ def _action(row: Json, *, at_once: bool) -> Action:
             if kind == "rotate":
                 return Rotate(reason, create, tuple(ids), at_once)
             return create._replace(reason=reason)
+        case "rename":
+            return Rename(
+                *(name, row["old_name"], reason, depth, expires_at, role, ids[0], place),
+                *(blocked, annotations),
+            )
         case "deliver":
             return Deliver(
                 *(name, reason, depth, expires_at, role, ids[0], sinks, place),

@@ -18,13 +18,17 @@ from provisioner.execution import (
 )
 from provisioner.model.uuids import is_uuid
 from provisioner.plan import (
+    Clean,
     Create,
     Deliver,
     DeliveryUnknown,
     Drift,
     Duplicate,
     Expiring,
+    LeftBehind,
+    MovedConflict,
     Planned,
+    Rename,
     ReportedFinding,
     Revoke,
     Rotate,
@@ -43,6 +47,16 @@ if TYPE_CHECKING:
     from provisioner.render.text import Tone
 
 
+_PLAN_COUNTS = ("create", "update", "rename", "rotate", "deliver", "revoke", "clean", "keep")
+"""The counts of a plan that its summary line shows, in this order."""
+
+_DONE_COUNTS = (
+    *("created", "updated", "renamed", "rotated", "delivered", "revoked", "cleaned"),
+    *("kept", "failed"),
+)
+"""The counts of a result that its summary line shows, in this order."""
+
+
 class Description(NamedTuple):
     """The parts of an action that its type determines.
 
@@ -54,7 +68,7 @@ class Description(NamedTuple):
         details: what it does, in a few words.
     """
 
-    kind: Literal["create", "update", "rotate", "deliver", "revoke"]
+    kind: Literal["create", "update", "rename", "rotate", "deliver", "revoke", "clean"]
     symbol: str
     tone: Tone
     key_ids: tuple[str, ...]
@@ -87,7 +101,7 @@ def rows_of(part: Planned | Executed) -> Iterator[Row]:
             yield Row(action, "failed" if action.blocked else "planned", action.blocked)
 
 
-def describe_action(action: Action) -> Description:
+def describe_action(action: Action) -> Description:  # noqa: PLR0911 - one a kind
     """Return the parts of an action that its type determines."""
     match action:
         case Create(depth=depth):
@@ -98,6 +112,8 @@ def describe_action(action: Action) -> Description:
                 for change in changes
             )
             return Description("update", "~", "warn", (key_id,), details)
+        case Rename(key_id=key_id, old_name=old_name):
+            return Description("rename", "~", "warn", (key_id,), f"rename from {old_name}")
         case Rotate(reason=reason, predecessors=key_ids, at_once=at_once):
             details = f"rotate, {reason}" + (", revoke the old key at once" if at_once else "")
             return Description("rotate", "~", "warn", key_ids, details)
@@ -106,6 +122,9 @@ def describe_action(action: Action) -> Description:
             return Description("deliver", ">", "good", (key_id,), details)
         case Revoke(reason=reason, key_id=key_id):
             return Description("revoke", "-", "bad", (key_id,), f"revoke {key_id}, {reason}")
+        case Clean(reason=reason, sink=sink, key_id=key_id):
+            details = f"remove the token of {key_id} from {sink}, {reason}"
+            return Description("clean", "-", "bad", (key_id,), details)
         case _:
             assert_never(action)
 
@@ -134,19 +153,23 @@ def describe_result(result: Result) -> Row:
             assert_never(result)
 
 
-def finding_kind(finding: Finding | ReportedFinding) -> str:
+def finding_kind(finding: Finding | ReportedFinding) -> str:  # noqa: PLR0911 - one a kind
     """Return the code of a finding, as in docs/errors.md."""
     match finding:
         case Unmanaged():
             return "unmanaged"
         case Duplicate():
             return "duplicate"
+        case MovedConflict():
+            return "moved_conflict"
         case Drift():
             return "drift"
         case Expiring():
             return "expiring"
         case DeliveryUnknown():
             return "delivery_unknown"
+        case LeftBehind():
+            return "left_behind"
         case ReportedFinding(kind=kind):
             return kind
         case _:
@@ -227,9 +250,11 @@ def plan_summary(part: EnvironmentPlan) -> dict[str, int]:
     return {
         "create": kinds[Create],
         "update": kinds[Update],
+        "rename": kinds[Rename],
         "rotate": kinds[Rotate],
         "deliver": kinds[Deliver],
         "revoke": kinds[Revoke],
+        "clean": kinds[Clean],
         "keep": len(planned.kept) if planned else 0,
         "findings": len(planned.findings) if planned else 0,
     }
@@ -249,10 +274,12 @@ def result_summary(part: Executed | Unobserved) -> dict[str, int]:
     return {
         "created": done[Create],
         "updated": done[Update],
+        "renamed": done[Rename],
         "rotated": done[Rotate],
         "delivered": done[Deliver],
         "undelivered": sum(map(undelivered, results)),
         "revoked": done[Revoke],
+        "cleaned": done[Clean],
         "kept": kept + outcomes[CreatedByAnotherRun],
         "failed": outcomes[Failed] + outcomes[Unfinished],
         "skipped": outcomes[Skipped],
@@ -266,7 +293,7 @@ def plan_summary_line(plan: Plan) -> str:
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
     counts = [
         f"{totals[kind]} to {kind}"
-        for kind in ("create", "update", "rotate", "deliver", "revoke", "keep")
+        for kind in _PLAN_COUNTS
         if totals[kind] or kind in {"create", "keep"}
     ]
     counts += [f"{blocked} blocked"] if blocked else []
@@ -297,7 +324,7 @@ def result_summary_line(result: RunResult, *, refused: bool) -> str:
     notes = {"created": without_token[Create], "rotated": without_token[Rotate]}
     counts = [
         f"{totals[kind]} {kind}" + (f" ({notes[kind]} undelivered)" if notes.get(kind) else "")
-        for kind in ("created", "updated", "rotated", "delivered", "revoked", "kept", "failed")
+        for kind in _DONE_COUNTS
         if totals[kind] or kind in {"created", "kept"}
     ]
     if totals["skipped"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed
 from provisioner.model.expiry import format_timestamp
-from provisioner.plan import Unobserved
+from provisioner.plan import Clean, Unobserved
 from provisioner.render.outcome.rows import (
     describe_action,
     describe_sinks,
@@ -131,11 +131,15 @@ def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
 def _cells(action: Action, *, any_sinks: bool) -> tuple[str, ...]:
     sinks = (visible(describe_sinks(action)),) if any_sinks else ()
     place = action.place
+    role = "" if isinstance(action, Clean) else "no role"  # a removal is not about the role
+    if action.role:
+        role = f"role {visible(action.role)}"
+    expires = "never" if action.expires_at is None else format_timestamp(action.expires_at)
     return (
         visible(action.name),
         visible(describe_action(action).details),
-        f"expires {format_timestamp(action.expires_at)}",
-        f"role {visible(action.role)}" if action.role else "no role",
+        f"expires {expires}",
+        role,
         *sinks,
         f"{visible(place.file)}:{place.line}" if place else "in no manifest",
     )
