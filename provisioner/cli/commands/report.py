@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -34,11 +35,21 @@ def _duration(
     "Exit with code 2 if a key is missing, or is due within this time, such as 36h, 14d or 12w.",
     callback=_duration,
 )
+@option(
+    "--to FILE",
+    "Write the report to this file, completely or not at all, instead of stdout.",
+    name="file",
+    type=click.Path(path_type=Path),
+)
 @add_selection(revokes=False)
 @add_output(*formats_of("report"))
 @stoppable
 def report(
-    selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
+    selection: Selection,
+    expiring_within: timedelta | None,
+    file: Path | None,
+    output: OutputOptions,
+    signals: Signals,
 ) -> int:
     """Report when keys expire and which ones need attention.
 
@@ -50,8 +61,8 @@ def report(
         # Exit with code 2 if a key expires within two weeks:
         $ provision report --expiring-within 14d
 
-        # Write the report as one HTML page:
-        $ provision report --format html > report.html
+        # Write metrics for the textfile collector of node_exporter:
+        $ provision report --format openmetrics --to /var/lib/node_exporter/keys.prom
     """
     import logging
 
@@ -95,7 +106,10 @@ def report(
     content = ReportInput(
         prepared.now, outcome=fleet_audit, quiet=output.quiet, shard=prepared.shard_label()
     )
-    console.print_report(content)
+    if file is None or str(file) == "-":
+        console.print_report(content)
+    else:
+        console.write_report(content, file)
     for one in fleet_audit.unobserved:
         console.print_failure(one.failure, one.environment)
     code = early_exit_code(signals, guard_workspaces(observed), outcomes)
