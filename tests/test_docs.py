@@ -44,6 +44,7 @@ COMMANDS = (
 )
 NEVER_IN_JSON = {
     *("operations/bulk_create.py", "operations/mint_token.py", "operations/request_body.py"),
+    "operations/notify.py",
     *("planfile/read.py", "cli", "manifests", "errors", "model", "render"),
 }
 """Modules whose errors are only printed as text on stderr, or are problems of the input."""

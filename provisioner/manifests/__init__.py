@@ -13,6 +13,7 @@ from provisioner.manifests.environments import (
     with_secrets,
 )
 from provisioner.manifests.load import ENVIRONMENTS, Manifests, environment_names, load, look_alikes
+from provisioner.manifests.notify import resolve_targets
 from provisioner.manifests.reach import newly_reached
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "look_alikes",
     "newly_reached",
     "resolve",
+    "resolve_targets",
     "secrets_declared",
     "url_of",
     "with_secrets",

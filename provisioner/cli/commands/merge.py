@@ -20,7 +20,7 @@ from provisioner.render.formats import formats_of
     "Exit with code 2 if a plan has changes, or if a report has keys that are due or missing.",
 )
 @options.add_output(*formats_of("report"))
-@options.add_output_targets(events=False)
+@options.add_output_targets(is_run=False)
 def merge(
     files: tuple[Path, ...],
     output: options.OutputOptions,
