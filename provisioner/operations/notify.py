@@ -145,7 +145,7 @@ class Notifier:
             client.close()
         if isinstance(received, NoAnswer):
             return _failure(target, received.reason)
-        _LOG.debug("told %s: %d", target, received.status)
+        _LOG.info("told %s: %d", target, received.status)
         if not 200 <= received.status < 300:  # noqa: PLR2004 - the statuses of success
             return _failure(target, f"it responded with HTTP status {received.status}")
         return None

@@ -21,9 +21,9 @@ from provisioner.execution import (
 )
 from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Planned, Unobserved
-from provisioner.render.json import failure_document
 from provisioner.render.outcome.rows import finding_kind, plan_summary, result_summary
 from provisioner.render.text import visible
+from provisioner.secret import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -197,7 +197,7 @@ def notification_document(told: Notification) -> Document:
         "time": format_timestamp(told.time),
         "exit_code": told.exit_code,
         "reasons": list(told.reasons),
-        "error": failure_document(told.failure),
+        "error": _error(told.failure),
         "shard": None if told.shard is None else str(told.shard),
         "pipeline": told.pipeline,
         "environments": list(map(_environment, shown)),
@@ -208,12 +208,19 @@ def notification_document(told: Notification) -> Document:
 def _environment(one: EnvironmentNews) -> Document:
     return {
         "environment": one.environment,
-        "error": failure_document(one.failure),
+        "error": _error(one.failure),
         "counts": dict(one.counts),
         "changed": _names(one.changed),
         "failed": _names(one.failed),
         "due": _names(one.due),
     }
+
+
+def _error(failure: Failure | None) -> Document | None:
+    """Return a failure, whose text is masked as on stderr, because a server may have sent it."""
+    if failure is None:
+        return None
+    return {"code": failure.code, "message": masked(failure.text)}
 
 
 def _names(names: tuple[str, ...]) -> Document:
@@ -233,7 +240,7 @@ def _text(told: Notification) -> str:
     shard = "" if told.shard is None else f", shard {told.shard}"
     lines = [f"*provision {told.command}*: {reasons} (exit code {told.exit_code}{shard})"]
     if told.failure is not None:
-        lines.append(_plain(told.failure.text))
+        lines.append(_plain(masked(told.failure.text)))
     lines += map(_line, told.environments[:_MAX_ENVIRONMENTS_OF_TEXT])
     if (more := len(told.environments) - _MAX_ENVIRONMENTS_OF_TEXT) > 0:
         lines.append(f"and {pluralize(more, 'more environment')}")
@@ -251,7 +258,7 @@ _HEADS: Mapping[Reason, str] = {
 
 def _line(one: EnvironmentNews) -> str:
     if one.failure is not None:
-        return f"• {one.environment} could not be read: {_plain(one.failure.text)}"
+        return f"• {one.environment} could not be read: {_plain(masked(one.failure.text))}"
     counted = {"changed": one.changed, "failed": one.failed, "due": one.due}
     parts = [f"{len(names)} {word} ({_listed(names)})" for word, names in counted.items() if names]
     return f"• {one.environment}: {', '.join(parts)}"

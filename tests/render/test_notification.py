@@ -33,6 +33,7 @@ from provisioner.render.notification import (
     notification_document,
     slack_document,
 )
+from provisioner.secret import Secret
 
 if TYPE_CHECKING:
     from provisioner.render.report import Outcome
@@ -140,6 +141,18 @@ def test_keys_that_are_due_are_told_by_every_command() -> None:
     assert (shop["due"]["names"], shop["counts"]) == (["svc"], {"keys": 1, "due": 1, "missing": 0})
     assert down["error"]["code"] == "unreachable"
     assert "• down could not be read: It is off." in text(one)
+
+
+def test_a_short_secret_in_an_error_is_masked() -> None:
+    """A server may repeat a password that is too short to be masked in other data."""
+    Secret("hunter2")
+    failure = Failure(Code.REJECTED, "The server said hunter2.")
+    for one in (
+        told(None, exit_code=4, failure=failure),
+        told(plan_with(Unobserved("down", "", failure)), exit_code=4),
+    ):
+        assert "hunter2" not in str(document(one)) + text(one)
+        assert "The server said ***." in text(one)
 
 
 def test_an_error_without_an_outcome_is_told() -> None:
