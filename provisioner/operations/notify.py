@@ -105,9 +105,9 @@ class Notifier:
         self._stop.wait_for(tuple(told), graceful=False, timeout=self._limit)
         if self._stop.requested:
             wait(told, timeout=_LIMIT_AFTER_STOP)
+        results = [_result(future, target) for future, target in told.items()]
         self._over.set()
         self._commands.processes.close()
-        results = (_result(future, target) for future, target in told.items())
         return tuple(one for one in results if one is not None)
 
     def _tell(self, target: NotifyTarget, document: object) -> Failure | None:

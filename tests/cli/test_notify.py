@@ -16,6 +16,7 @@ from programs import wait_until_ended
 
 from provisioner import schemas
 from provisioner.model.notify import HttpTarget, ProgramTarget
+from provisioner.operations import notify
 from provisioner.operations.notify import Notifier
 from provisioner.runtime.cancellation import Cancellation
 from provisioner.secret import Secret
@@ -235,8 +236,11 @@ def test_a_server_that_stays_broken_is_asked_twice(scripted, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_a_target_that_hangs_does_not_hold_the_run(stopped, scripted, tmp_path) -> None:
+def test_a_target_that_hangs_does_not_hold_the_run(
+    stopped, scripted, tmp_path, monkeypatch
+) -> None:
     """At the limit, or soon after a signal, the run goes on, and its program is killed."""
+    monkeypatch.setattr(notify, "_PROGRAM_TIMEOUT", 600.0)
     never = threading.Event()
     server = scripted(never)
     stop = Cancellation()
