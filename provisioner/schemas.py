@@ -18,6 +18,7 @@ NAMES = (
     "report",
     "log",
     "events",
+    "notification",
 )
 """The names that `provision schema NAME` accepts; each is `schemas/NAME.schema.json`."""
 

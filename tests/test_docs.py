@@ -44,6 +44,7 @@ COMMANDS = (
 )
 NEVER_IN_JSON = {
     *("operations/bulk_create.py", "operations/mint_token.py", "operations/request_body.py"),
+    "operations/notify.py",
     *("planfile/read.py", "cli", "manifests", "errors", "model", "render"),
 }
 """Modules whose errors are only printed as text on stderr, or are problems of the input."""
@@ -441,7 +442,8 @@ def errors_of(schema, example):
 @pytest.mark.parametrize("page", PAGES)
 def test_json_examples_are_valid(page):
     """Every JSON block parses; a complete output is valid by its schema."""
-    by_format = {f"provision/{name}/v1": name for name in ("plan", "result", "problems")}
+    names = ("plan", "result", "problems", "notification")
+    by_format = {f"provision/{name}/v1": name for name in names}
     for block in blocks(page, "json"):
         example = json.loads(block)
         if isinstance(example, dict) and "format" in example:

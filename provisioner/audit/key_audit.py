@@ -49,6 +49,9 @@ Note = Literal[
 ]
 """A note on a key; the section "report" of docs/commands.md explains each."""
 
+DUE_NOTES: frozenset[Note] = frozenset({"expiring", "rotation_due"})
+"""The notes of a key that the user or the next run must act on."""
+
 Delivery = Literal["yes", "no", "unknown", "no_sink", "none"]
 """The state of the sinks of a key: `yes` if all hold its token, `no` if one does not, `unknown` if
 that cannot be verified, `no_sink` if its manifest declares none, `none` if no sink should hold it:
@@ -117,7 +120,7 @@ class KeyAudit:
     @property
     def due(self) -> bool:
         """Return whether the user or the next run must act on it."""
-        return "expiring" in self.notes or "rotation_due" in self.notes
+        return not DUE_NOTES.isdisjoint(self.notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

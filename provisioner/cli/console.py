@@ -16,7 +16,7 @@ from provisioner import __version__
 from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
-from provisioner.cli.output_file import discard_output, write_all
+from provisioner.cli.output_file import discard_output, replace_file, write_all
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
     InvalidInputError,
@@ -25,7 +25,7 @@ from provisioner.errors.exceptions import (
     WorkspaceError,
     WrongUsageError,
 )
-from provisioner.render.formats import render
+from provisioner.render.formats import FORMATS, render
 from provisioner.render.json import as_json, problems_document
 from provisioner.render.text import COLOUR, PLAIN, Palette, problems_text, visible
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
@@ -34,6 +34,7 @@ from provisioner.secret import MIN_DATA_LENGTH, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from provisioner.cli.options import OutputOptions
     from provisioner.errors.failure import Failure
@@ -93,7 +94,18 @@ class Console:
             OutputError: as `print_text`.
         """
         format_ = self.output.format
-        _write(sys.stdout, without_commands(render(report, format_, self.palette), format_))
+        text = without_commands(render(report, format_, self.palette), format_)
+        _write(sys.stdout, text, "utf-8" if FORMATS[format_].syntax == "lines" else None)
+
+    def write_report(self, report: ReportInput, file: Path) -> None:
+        """Write a report to a file in the format of the output, as `--to` says.
+
+        Raises:
+            WrongUsageError: if it cannot be written.
+        """
+        replace_file(file, render(report, self.output.format), "--to")
+        if not self.output.quiet:
+            self.print_stderr(f"wrote {visible(file.as_posix())}\n")
 
     @contextmanager
     def problems_as_data(self) -> Iterator[None]:
@@ -183,10 +195,10 @@ def write_stderr(text: str) -> None:
         _write(sys.stderr, without_commands(masked(text)))
 
 
-def _write(stream: TextIO | None, text: str) -> None:
+def _write(stream: TextIO | None, text: str, encoding: str | None = None) -> None:
     if stream is None:  # closed before the program started
         return
-    encoding = stream.encoding or "utf-8"
+    encoding = encoding or stream.encoding or "utf-8"
     try:
         stream.flush()
         # An unbuffered stream may write only a part when a signal arrives.

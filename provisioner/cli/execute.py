@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from provisioner.cli.console import Console
 from provisioner.cli.exit_codes import INCOMPLETE
+from provisioner.cli.notify import AfterRun
 from provisioner.cli.outputs import open_outputs
 from provisioner.cli.run import early_exit_code, pipeline_of
 from provisioner.cli.show import (
@@ -105,6 +106,8 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             selected_names.require_declared(prepared.names)
         shard = prepared.shard_label(job.request)
         outputs.start(prepared.manifests.sources, prepared.environments, shard)
+        after_run = AfterRun(command, console.run_id, prepared, signals.stop)
+        outputs.notify_with(after_run, wanted=output_targets.notify)
         with pipeline_of(prepared, signals.stop, outputs.emit) as pipeline:
             proposal = job.propose(pipeline)
             plan = proposal.plan

@@ -20,7 +20,8 @@ _MAX_SUMMARY_BYTES = 1024 * 1024
 """The longest summary of a step; GitHub shows nothing of a longer one."""
 
 
-_HASH_SIGNS = {"json": r"\u0023", "markup": "&#35;"}
+_HASH_SIGNS = {"json": r"\u0023", "markup": "&#35;", "lines": "#\u200b"}
+_COLONS = {"text": r"\x3a:", "lines": ":\u200b:"}
 _COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
 
 
@@ -37,7 +38,8 @@ def without_commands(text: str, format_: str = "text") -> str:
         return text
     syntax = FORMATS[format_].syntax
     text = text.replace("##[", _HASH_SIGNS.get(syntax, r"\x23") + "#[")
-    return _COMMAND.sub(r"\1\\x3a:", text) if syntax == "text" else text
+    colons = _COLONS.get(syntax)
+    return text if colons is None else _COMMAND.sub(lambda found: found[1] + colons, text)
 
 
 def in_github_actions() -> bool:

@@ -284,11 +284,13 @@ class OutputTargets(NamedTuple):
         reports: the format and the file of each report.
         ci: True to write annotations, a summary and outputs for GitHub Actions.
         events: the file to write events to, or None.
+        notify: True to tell the targets of `notify` in the environments files.
     """
 
     reports: tuple[tuple[str, str], ...]
     ci: bool
     events: str | None = None
+    notify: bool = True
 
 
 def _report(text: str) -> tuple[str, str]:
@@ -314,19 +316,27 @@ _OUTPUT_TARGETS = (
         name="ci",
         callback=lambda _context, _option, value: not value,
     ),
-    common_option(
-        "--events FILE", "Write events to a file as they happen, one JSON object per line."
-    ),
 )
 
+add_notify = common_option(
+    "--no-notify",
+    "Do not tell the targets of `notify` in environments.yaml about this run.",
+    name="notify",
+    callback=lambda _context, _option, value: not value,
+)
+"""Add the option `--no-notify`, which the command names `notify`."""
 
-def add_output_targets(*, events: bool) -> Decorator:
+
+def add_output_targets(*, is_run: bool) -> Decorator:
     """Add the options of `OutputTargets`, which the command names `output_targets`.
 
     Args:
-        events: True if the command has events to write.
+        is_run: True if the command is a run, which has events and is told about.
     """
-    return _add(*_OUTPUT_TARGETS if events else _OUTPUT_TARGETS[:-1])
+    events = common_option(
+        "--events FILE", "Write events to a file as they happen, one JSON object per line."
+    )
+    return _add(*_OUTPUT_TARGETS, *((events, add_notify) if is_run else ()))
 
 
 class OutputOptions(NamedTuple):
@@ -390,7 +400,7 @@ add_run_options = _add(
     add_selection(revokes=True),
     _add_executor,
     add_output(*formats_of("result")),
-    add_output_targets(events=True),
+    add_output_targets(is_run=True),
 )
 """Add the options that `plan`, `apply`, `rotate` and `revoke` share."""
 

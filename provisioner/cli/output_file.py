@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WrongUsageError
+from provisioner.runtime.atomic_write import write_atomically
 
 _STREAM = re.compile(r"/dev/(?:fd/(\d+)|stdout|stderr)")
 
@@ -40,6 +42,29 @@ def open_output(file: str, option: str) -> BinaryIO:
             Code.REPORT_UNWRITABLE,
             f"{file!r} cannot be written: {reason}.",
             remedy=f"Use {option} with a file in an existing folder. Nothing was changed.",
+        ) from None
+
+
+def replace_file(file: Path, text: str, option: str) -> None:
+    """Write a file that others may read while it is written: they find the old text or the new one.
+
+    Args:
+        file: the path as it was typed; its folder is created.
+        text: its new content, without secrets.
+        option: the option that named it.
+
+    Raises:
+        WrongUsageError: if it cannot be written; an existing file is unchanged.
+    """
+    path = Path(os.path.realpath(file))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode(), mode=0o666, secret=False)
+    except OSError as error:
+        raise WrongUsageError(
+            Code.NOT_WRITABLE,
+            f"{file.as_posix()} cannot be written: {error.strerror}.",
+            remedy=f"Use {option} with a file that you can write to.",
         ) from None
 
 

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from provisioner.cli.console import Console
+    from provisioner.cli.notify import AfterRun
     from provisioner.cli.options import OutputTargets
     from provisioner.cli.signals import Signals
     from provisioner.errors.failure import Failure
     from provisioner.execution import Emit, RunResult
     from provisioner.model.environment import Environment
     from provisioner.plan import Plan
-    from provisioner.render.report import ShardLabel
+    from provisioner.render.report import Outcome, ShardLabel
 
 
 class Outputs:
@@ -75,6 +76,8 @@ class Outputs:
         self._started = False
         self._stdout_error: OutputError | None = None
         self._refusal: Failure | None = None
+        self._outcome: Outcome | None = None
+        self._after_run: AfterRun | None = None
         self.emit: Emit = ignore if events is None else events.emit
         self.exit_code = UNEXPECTED
 
@@ -149,6 +152,7 @@ class Outputs:
             OutputError: if a report, or stdout before it, could not be written; the other reports
                 are written.
         """
+        self._outcome = report.outcome
         if self._in_ci:
             if report.outcome is not None or report.problems:
                 github_actions.append_summary(render(report, "markdown"))
@@ -174,11 +178,21 @@ class Outputs:
         self.exit_code = exit_code
         return exit_code
 
-    def close(self) -> None:
-        """Emit that the run ended."""
+    def notify_with(self, after_run: AfterRun, *, wanted: bool) -> None:
+        """Tell the targets of `notify` when the run ends, if the command line wants that."""
+        self._after_run = after_run if wanted else None
+
+    def close(self, failure: Failure | None = None) -> None:
+        """Emit that the run ended, and tell the targets of `notify`.
+
+        Args:
+            failure: the error that ended the command.
+        """
         if not self._started:
             self.start(())
         self.emit(RunEnded(self.exit_code, self._refusal))
+        if self._after_run is not None:
+            self._after_run.tell(self._outcome, self.exit_code, self._refusal or failure)
 
 
 @contextmanager
@@ -216,11 +230,13 @@ def open_outputs(
             event_file = EventFile(events, console.run_id)
             stack.callback(event_file.close)
         outputs = Outputs(command, console, reports, event_file, ci=output_targets.ci)
+        failure = None
         try:
             yield outputs
         except BaseException as error:
             match error:
                 case ProvisionError():
+                    failure = error.failure
                     signal_code = signals.exit_code if signals else None
                     outputs.exit_code = signal_code or error.exit_code
                 case click.UsageError():
@@ -231,7 +247,7 @@ def open_outputs(
                     outputs.exit_code = INTERRUPTED
             raise
         finally:
-            outputs.close()
+            outputs.close(failure)
 
 
 def _require_distinct(*files: str) -> None:

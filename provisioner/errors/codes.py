@@ -22,6 +22,7 @@ class Code(StrEnum):
     SHARD_MISSING = auto()
     OUTPUT_FAILED = auto()
     REPORT_UNWRITABLE = auto()
+    NOT_NOTIFIED = auto()
     INVALID_INPUT = auto()
     ROLE_UNSUPPORTED = auto()
     # environments and keys

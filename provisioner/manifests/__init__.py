@@ -20,6 +20,7 @@ from provisioner.manifests.load import (
     load,
     look_alikes,
 )
+from provisioner.manifests.notify import resolve_targets
 from provisioner.manifests.previous import PreviousManifests, load_previous
 from provisioner.manifests.reach import newly_reached
 
@@ -36,6 +37,7 @@ __all__ = [
     "look_alikes",
     "newly_reached",
     "resolve",
+    "resolve_targets",
     "secrets_declared",
     "url_of",
     "with_secrets",

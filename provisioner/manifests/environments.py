@@ -24,6 +24,7 @@ from provisioner.manifests.causes import Affected, Cause, Causes, identified
 from provisioner.manifests.document import Document, Mapping, Position, Sequence
 from provisioner.manifests.document import read as read_document
 from provisioner.manifests.matrix import EnvironmentsFile, Expanded, ValueLists, expand, fill
+from provisioner.manifests.notify import DeclaredTarget, declared_targets
 from provisioner.manifests.policy_check import DeclaredPolicy, PolicyCheck, policy_of, rules_of
 from provisioner.manifests.schema import published
 from provisioner.manifests.schema_errors import schema_problems
@@ -133,11 +134,13 @@ class Declarations(NamedTuple):
         names: the names of all environments, with or without problems; None if they are not known.
         environments: the environments without problems, in the order of the files.
         policy_checks: their requirements for keys, without those that depend on variables.
+        notify: who is told after a run, each once.
     """
 
     names: EnvironmentNames | None
     environments: tuple[DeclaredEnvironment, ...]
     policy_checks: dict[str, PolicyCheck]
+    notify: tuple[DeclaredTarget, ...]
 
 
 def declare(
@@ -156,7 +159,8 @@ def declare(
     problems += found.duplicates.problems()
     names = EnvironmentNames(found.places, found.of_matrix)
     known = names if found.complete and found.places else None
-    return Declarations(known, tuple(found.environments), found.policy_checks)
+    targets = tuple(dict.fromkeys(found.notify))
+    return Declarations(known, tuple(found.environments), found.policy_checks, targets)
 
 
 class _Declared:
@@ -168,6 +172,7 @@ class _Declared:
         complete: whether all names are known.
         environments: the environments without problems.
         policy_checks: their requirements for keys.
+        notify: who is told after a run.
         duplicates: the names that are declared twice.
     """
 
@@ -177,6 +182,7 @@ class _Declared:
         self.complete = True
         self.environments: list[DeclaredEnvironment] = []
         self.policy_checks: dict[str, PolicyCheck] = {}
+        self.notify: list[DeclaredTarget] = []
         self.duplicates = Causes()
         self._lists = lists
         self._problems = problems
@@ -191,6 +197,9 @@ class _Declared:
         content = root if isinstance(root, Mapping) else Mapping()
         own, faults = rules_of(document, content.get("policy"))
         found += faults
+        targets = content.get("notify")
+        if isinstance(targets, Sequence):
+            self.notify += declared_targets(document, targets, found)
         self._problems += found
         self._common = own if self._common is None else self._common
         common = {**self._common, **own}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.manifests.causes import Affected
+    from provisioner.manifests.notify import DeclaredTarget
     from provisioner.model.key import DesiredKey
 
 ENVIRONMENTS = "environments.yaml"
@@ -56,6 +57,7 @@ class Manifests:
         environments_files: the paths of environments.yaml, which may be missing, of the other
             environments files and of the lists that they name.
         environments_root: the absolute directory where relative paths in these files start.
+        notify: who is told after a run.
     """
 
     directory: Path
@@ -67,6 +69,7 @@ class Manifests:
     sources: tuple[str, ...]
     environments_files: tuple[Path, ...]
     environments_root: Path
+    notify: tuple[DeclaredTarget, ...] = ()
 
     @property
     def problems_of_environments(self) -> tuple[Problem, ...]:
@@ -157,6 +160,7 @@ def load(
         tuple(sources),
         environments_files,
         environments_root,
+        declared.notify,
     )
 
 

@@ -1,8 +1,8 @@
 """Finds servers, sinks and programs that a change of manifests adds.
 
-Environments files decide which servers get credentials, `deliver` and `check` decide which sinks
-are opened and which programs run. A plan for a pull request may run before anyone has reviewed its
-changes to them.
+Environments files decide which servers get credentials and who is told about a run, `deliver` and
+`check` decide which sinks are opened and which programs run. A plan for a pull request may run
+before anyone has reviewed its changes to them.
 """
 
 from __future__ import annotations

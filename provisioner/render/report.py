@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from provisioner.model.shard import Shard
     from provisioner.plan import Plan
 
+    Outcome = Plan | RunResult | FleetAudit
+
 
 class ShardLabel(NamedTuple):
     """What the JSON of a shard says in addition, so that `provision merge` can join it.
@@ -64,7 +66,7 @@ class ReportInput:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     summary: str = ""
-    outcome: Plan | RunResult | FleetAudit | None = None
+    outcome: Outcome | None = None
     refusal: Failure | None = None
     quiet: bool = False
     shard: ShardLabel | None = None

@@ -159,7 +159,7 @@ def test_git_gets_no_variable_of_the_run(checkout, tmp_path):
     process = checkout.run("plan", PATH=f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
     assert process.returncode == 0, process.stderr
     names = {line.partition("=")[0] for line in checkout.marker.read_text().splitlines()}
-    ours = {"GIT_CEILING_DIRECTORIES", "GIT_ALLOW_PROTOCOL"}
+    ours = {"GIT_CEILING_DIRECTORIES", "GIT_ALLOW_PROTOCOL", "GIT_NO_LAZY_FETCH"}
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", *ours}
     assert f"-c core.hooksPath={os.devnull}" in arguments_file.read_text()
 
@@ -299,7 +299,9 @@ def test_validate_reads_the_protected_environments(checkout, tmp_path):
 
 
 @pytest.mark.parametrize("command", [*RESTRICTED, ("list",), ("export",)], ids=" ".join)
-@pytest.mark.parametrize("change", ["url", "check", "folder", "arguments", "line end", "problem"])
+@pytest.mark.parametrize(
+    "change", ["url", "notify", "check", "folder", "arguments", "line end", "problem"]
+)
 def test_a_change_that_reaches_something_new_is_refused(
     checkout, listener, tmp_path, command, change
 ):
@@ -315,6 +317,12 @@ def test_a_change_that_reaches_something_new_is_refused(
         case "url":
             auth = "token: '${TWENTY_TOKEN}'"
             checkout.write(sink, ELSEWHERE.format(port=listener.port, auth=auth))
+        case "notify":
+            hook = "[{webhook: '${HOOK:-}'}, {command: [./take]}]"
+            (manifest.parent / "environments").mkdir()
+            (manifest.parent / "environments" / "more.yaml").write_text(
+                f"version: 1\nnotify: {hook}\nenvironments: {{other: {{url: 'sandbox:'}}}}\n"
+            )
         case "check":
             checkout.write("{command: [./take], check: [./check]}")
         case "folder":

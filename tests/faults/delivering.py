@@ -359,11 +359,12 @@ class Project:
         self,
         environments: Mapping[str, Mapping[str, Any]],
         keys: Mapping[str, Iterable[tuple[str, list[Item]]]],
+        notify: Iterable[Item] = (),
         **manifest_fields: Any,
     ) -> None:
         """Write a manifest for each environment, with its keys and their sinks."""
         self.manifests.mkdir(exist_ok=True)
-        document = {"version": 1, "environments": environments}
+        document = {"version": 1, "environments": environments, "notify": list(notify)}
         (self.manifests / "environments.yaml").write_text(json.dumps(document))
         for environment, deliveries in keys.items():
             manifest = {

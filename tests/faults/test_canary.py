@@ -296,8 +296,35 @@ class RecordingLaboratory(Laboratory):
         return super()._around(request, record_tokens)
 
 
+class Hook:
+    """A server that refuses whatever it is told after a run, and writes it to a file."""
+
+    def __init__(self, heard: Path) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with heard.open("ab") as file:
+                    file.write(body)
+                self.send_error(404, self.path)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 # One run of the matrix
 
+HOOK_PATH = "/services/T0/B0/path-canary-of-a-webhook"
 MAIN = "import sys\nfrom provisioner.cli import main\nsys.exit(main())\n"
 FAST_CLOCK = """
 from provisioner.runtime.cancellation import Cancellation
@@ -544,7 +571,12 @@ class Stage:
             keys[environment] = [
                 (self.name(kind, environment), self.items(kind, environment)) for kind in ALL_KINDS
             ]
-        self.project.write(environments, keys)
+        hook = self.stack.enter_context(Hook(self.root / "heard"))
+        self.project.environ["HOOK"] = hook.url + HOOK_PATH
+        self.fixed.add(HOOK_PATH)
+        notify: list[Item] = [{"slack": "${HOOK}"}, {"webhook": "${HOOK}"}]
+        notify += [{"command": ["sh", "-c", "cat >> told-a-program"]}]
+        self.project.write(environments, keys, notify)
 
     def meet_faults(self) -> None:
         for environment, laboratory in self.laboratories.items():
@@ -632,6 +664,8 @@ def play(row: Row, root: Path, aws: Aws) -> tuple[list[tuple[str, str]], set[str
         leaks_ += stage.leaked_variables()
         met = {step for plan in stage.plans for step in plan.met}
         assert stage.minted, row
+        assert (stage.root / "heard").exists(), row
+        assert (stage.root / "told-a-program").exists(), row
         delivered = stage.delivered()
         shown = places["stdout"].decode() + places["stderr"].decode()
         assert not row.heals or row.sound() <= delivered, (row, row.sound() - delivered, shown)

@@ -581,7 +581,7 @@ def outputs_of(file: Path) -> dict[str, str]:
 def test_report_option_offers_every_format() -> None:
     """`--report` accepts exactly the formats that can show the problems of manifests."""
     assert options.REPORT_FORMATS == OUTPUT_FORMATS
-    assert {*FORMATS} - {*OUTPUT_FORMATS} == {"html"}
+    assert {*FORMATS} - {*OUTPUT_FORMATS} == {"html", "openmetrics", "ics"}
 
 
 @pytest.mark.parametrize("form", ["github", "gitlab", "junit", "sarif", "markdown", "json", "text"])

@@ -202,7 +202,7 @@ def test_the_reports_of_shards_are_the_report_of_one_run() -> None:
     whole = audit([inputs[0], down, inputs[1]], NOW, 20 * DAY)
     assert whole.notes["shared_admin"] == 2
     assert len(whole.observed[0].upcoming) == 1
-    for name in ("json", "text", "markdown", "html"):
+    for name in ("json", "text", "markdown", "html", "openmetrics", "ics"):
         one_run, shards = (render(ReportInput(NOW, outcome=one), name) for one in (whole, found))
         assert shards == one_run
 

@@ -30,6 +30,7 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     """
     from provisioner.audit.doctor import Doctor
     from provisioner.cli.console import Console
+    from provisioner.cli.notify import AfterRun
     from provisioner.cli.run import open_backends, prepare
     from provisioner.render.doctor import diagnosis_document, diagnosis_text
     from provisioner.render.shards import labelled
@@ -42,6 +43,7 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
         examiner = Doctor(connect, open_sink, executor, signals.stop)
         desired = None if manifests.problems else manifests.desired
         diagnoses = examiner.examine(prepared.environments, desired, selection.only)
+    AfterRun("doctor", console.run_id, prepared, signals.stop).check()
     if console.json:
         document = diagnosis_document(diagnoses)
         shard = prepared.shard_label()

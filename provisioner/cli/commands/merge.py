@@ -21,7 +21,7 @@ from provisioner.render.formats import formats_of
 )
 @options.unmanaged_option
 @options.add_output(*formats_of("report"))
-@options.add_output_targets(events=False)
+@options.add_output_targets(is_run=False)
 def merge(
     files: tuple[Path, ...],
     output: options.OutputOptions,

@@ -57,6 +57,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
     """
     from provisioner.cli import plan_file
     from provisioner.cli.console import Console
+    from provisioner.cli.notify import AfterRun
     from provisioner.cli.outputs import open_outputs
     from provisioner.cli.run import early_exit_code, pipeline_of, prepare
     from provisioner.cli.show import log_notes, show_plan
@@ -75,6 +76,8 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         request = prepared.request(options, overrides)
         shard = prepared.shard_label(request)
         outputs.start(prepared.manifests.sources, prepared.environments, shard)
+        after_run = AfterRun("plan", console.run_id, prepared, signals.stop)
+        outputs.notify_with(after_run, wanted=output_targets.notify)
         with pipeline_of(prepared, signals.stop, outputs.emit) as pipeline:
             proposal = pipeline.propose(request)
         new_plan, refusal = proposal.plan, proposal.refusal

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from provisioner.cli.command_help import DocumentedCommand, option
 from provisioner.cli.exit_codes import CHANGES, INCOMPLETE
-from provisioner.cli.options import OutputOptions, Selection, add_output, add_selection
+from provisioner.cli.options import (
+    OutputOptions,
+    OutputTargets,
+    Selection,
+    add_notify,
+    add_output,
+    add_selection,
+)
 from provisioner.cli.signals import Signals, stoppable
 from provisioner.errors.codes import Code
 from provisioner.render.formats import formats_of
@@ -34,11 +42,24 @@ def _duration(
     "Exit with code 2 if a key is missing, or is due within this time, such as 36h, 14d or 12w.",
     callback=_duration,
 )
+@option(
+    "--to FILE",
+    "Write the report to this file, completely or not at all, instead of stdout.",
+    name="file",
+    type=click.Path(path_type=Path),
+)
 @add_selection(revokes=False)
 @add_output(*formats_of("report"))
+@add_notify
 @stoppable
-def report(
-    selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
+def report(  # noqa: PLR0913 - one for each part of a command line
+    selection: Selection,
+    expiring_within: timedelta | None,
+    file: Path | None,
+    output: OutputOptions,
+    *,
+    notify: bool,
+    signals: Signals,
 ) -> int:
     """Report when keys expire and which ones need attention.
 
@@ -50,13 +71,15 @@ def report(
         # Exit with code 2 if a key expires within two weeks:
         $ provision report --expiring-within 14d
 
-        # Write the report as one HTML page:
-        $ provision report --format html > report.html
+        # Write metrics for the textfile collector of node_exporter:
+        $ provision report --format openmetrics --to /var/lib/node_exporter/keys.prom
     """
     import logging
 
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console
+    from provisioner.cli.notify import AfterRun
+    from provisioner.cli.outputs import open_outputs
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
@@ -68,46 +91,55 @@ def report(
     from provisioner.render.report import ReportInput
 
     console = Console(output)
-    with console.problems_as_data():
-        prepared = prepare(selection)
-    request = prepared.request(PlanOptions(only=selection.only))
-    with reconciler_of(prepared, signals.stop) as reconciler:
-        observed = reconciler.observe()
-        outcomes = reconciler.read_key_sinks(observed, request)
-    read = [one for one in outcomes if not isinstance(one, Unobserved)]
-    found = [content for _, contents in read for content in contents.values()]
-    if unavailable := sum(isinstance(one, Unavailable) for one in found):
-        logging.getLogger("provisioner").warning(
-            "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
+    with open_outputs("report", OutputTargets((), ci=False), console, signals) as outputs:
+        with console.problems_as_data():
+            prepared = prepare(selection)
+        outputs.start(prepared.manifests.sources, prepared.environments)
+        after_run = AfterRun("report", console.run_id, prepared, signals.stop)
+        outputs.notify_with(after_run, wanted=notify)
+        request = prepared.request(PlanOptions(only=selection.only))
+        with reconciler_of(prepared, signals.stop) as reconciler:
+            observed = reconciler.observe()
+            outcomes = reconciler.read_key_sinks(observed, request)
+        read = [one for one in outcomes if not isinstance(one, Unobserved)]
+        found = [content for _, contents in read for content in contents.values()]
+        if unavailable := sum(isinstance(one, Unavailable) for one in found):
+            logging.getLogger("provisioner").warning(
+                "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
+            )
+        inputs = (
+            one
+            if isinstance(one, Unobserved)
+            else AuditInput(
+                one[0].environment,
+                request.desired.get(one[0].environment.name, ()),
+                one[0].observation,
+                one[1],
+            )
+            for one in outcomes
         )
-    inputs = (
-        one
-        if isinstance(one, Unobserved)
-        else AuditInput(
-            one[0].environment,
-            request.desired.get(one[0].environment.name, ()),
-            one[0].observation,
-            one[1],
+        within = expiring_within or EXPIRING_WITHIN
+        fleet_audit = audit(inputs, prepared.now, within, selection.only)
+        content = ReportInput(
+            prepared.now, outcome=fleet_audit, quiet=output.quiet, shard=prepared.shard_label()
         )
-        for one in outcomes
-    )
-    fleet_audit = audit(inputs, prepared.now, expiring_within or EXPIRING_WITHIN, selection.only)
-    content = ReportInput(
-        prepared.now, outcome=fleet_audit, quiet=output.quiet, shard=prepared.shard_label()
-    )
-    console.print_report(content)
-    for one in fleet_audit.unobserved:
-        console.print_failure(one.failure, one.environment)
-    code = early_exit_code(signals, guard_workspaces(observed), outcomes)
-    if code is not None:
-        return code
-    empty = not any(one.keys or one.missing for one in fleet_audit.observed)
-    if selection.only and selection.shard is None and empty:
-        message = f"No key matches --only {' '.join(selection.only)}."
-        if expiring_within is not None and not fleet_audit.unobserved:
-            raise RefusedError(Code.NOTHING_SELECTED, message, remedy="Correct the glob.")
-        console.print_failure(Failure(Code.NOTHING_SELECTED, message))
-    if fleet_audit.unobserved:
-        return INCOMPLETE
-    overdue = fleet_audit.due or fleet_audit.missing
-    return CHANGES if expiring_within is not None and overdue else 0
+        outputs.write_reports(content)
+        if file is None or str(file) == "-":
+            console.print_report(content)
+        else:
+            console.write_report(content, file)
+        for one in fleet_audit.unobserved:
+            console.print_failure(one.failure, one.environment)
+        code = early_exit_code(signals, guard_workspaces(observed), outcomes)
+        if code is not None:
+            return outputs.finish(code)
+        empty = not any(one.keys or one.missing for one in fleet_audit.observed)
+        if selection.only and selection.shard is None and empty:
+            message = f"No key matches --only {' '.join(selection.only)}."
+            if expiring_within is not None and not fleet_audit.unobserved:
+                raise RefusedError(Code.NOTHING_SELECTED, message, remedy="Correct the glob.")
+            console.print_failure(Failure(Code.NOTHING_SELECTED, message))
+        if fleet_audit.unobserved:
+            return outputs.finish(INCOMPLETE)
+        overdue = fleet_audit.due or fleet_audit.missing
+        return outputs.finish(CHANGES if expiring_within is not None and overdue else 0)

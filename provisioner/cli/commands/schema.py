@@ -21,6 +21,7 @@ def schema(name: str | None) -> None:
     Results with --format json:    plan, result, problems, keys, doctor, report
     Lines of --events:             events
     Lines of --log-format json:    log
+    Messages after a run:          notification
 
     Examples:
         # List the names of all schemas:

@@ -17,7 +17,7 @@ from provisioner.render.formats import formats_of
 @options.manifests_option
 @options.environments_option
 @options.add_output(*formats_of("problems"))
-@options.add_output_targets(events=False)
+@options.add_output_targets(is_run=False)
 def validate(
     paths: tuple[Path, ...],
     manifests: Path,

@@ -21,12 +21,13 @@ class Format(NamedTuple):
     Attributes:
         shows: the contents that it can show. A format that shows only problems shows those of the
             manifests of any command.
-        syntax: text for people, commands for a CI runner, Markdown, HTML and XML, or JSON. It
-            decides how a name is kept from being a command for a runner.
+        syntax: text for people, commands for a CI runner, Markdown, HTML and XML, JSON, or lines
+            for programs, always in UTF-8, that have no escape for a character. It decides how a
+            name is kept from being a command for a runner.
     """
 
     shows: tuple[Content, ...]
-    syntax: Literal["text", "commands", "markup", "json"]
+    syntax: Literal["text", "commands", "markup", "json", "lines"]
 
 
 FORMATS = {
@@ -34,6 +35,8 @@ FORMATS = {
     "json": Format(_ALL, "json"),
     "markdown": Format(_ALL, "markup"),
     "html": Format(("report",), "markup"),
+    "openmetrics": Format(("report",), "lines"),
+    "ics": Format(("report",), "lines"),
     "github": Format(("problems",), "commands"),
     "gitlab": Format(("problems",), "json"),
     "junit": Format(("problems",), "markup"),
