@@ -19,7 +19,7 @@ from provisioner.render.formats import formats_of
     "--detailed-exitcode",
     "Exit with code 2 if a plan has changes, or if a report has keys that are due or missing.",
 )
-@options.add_output(*formats_of("report"))
+@options.add_output(*formats_of("report"), times=True)
 @options.add_output_targets(events=False)
 def merge(
     files: tuple[Path, ...],

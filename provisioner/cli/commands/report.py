@@ -35,7 +35,7 @@ def _duration(
     callback=_duration,
 )
 @add_selection(revokes=False)
-@add_output(*formats_of("report"))
+@add_output(*formats_of("report"), times=True)
 @stoppable
 def report(
     selection: Selection, expiring_within: timedelta | None, output: OutputOptions, signals: Signals
@@ -58,6 +58,7 @@ def report(
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.show import show_audit
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
     from provisioner.errors.pluralize import pluralize
@@ -95,7 +96,7 @@ def report(
     content = ReportInput(
         prepared.now, outcome=fleet_audit, quiet=output.quiet, shard=prepared.shard_label()
     )
-    console.print_report(content)
+    show_audit(content, fleet_audit, console)
     for one in fleet_audit.unobserved:
         console.print_failure(one.failure, one.environment)
     code = early_exit_code(signals, guard_workspaces(observed), outcomes)

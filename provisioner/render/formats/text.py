@@ -13,6 +13,7 @@ from provisioner.plan import Plan, Unobserved
 from provisioner.render.audit.rows import KeyRow, describe_key, summary_parts
 from provisioner.render.outcome.text import plan_text, result_text
 from provisioner.render.text import align_columns, failure_line, heading, problems_text, visible
+from provisioner.render.times import UTC_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from provisioner.audit.key_audit import EnvironmentAudit
     from provisioner.render.report import ReportInput
     from provisioner.render.text import Palette
+    from provisioner.render.times import Times
 
 _HEAD = KeyRow("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
 
@@ -42,16 +44,19 @@ def render(report: ReportInput, palette: Palette) -> str:
             assert_never(other)
 
 
-def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
+def audit_text(
+    audit: FleetAudit, palette: Palette, times: Times = UTC_TIMES, *, quiet: bool
+) -> str:
     """Return a table for each environment, and a summary line.
 
     Args:
         audit: the audit.
         palette: the colours.
+        times: the way to write times.
         quiet: whether to omit keys without a note; when no key has one, the text is empty.
     """
     parts = [
-        "\n".join(_environment(one, palette, quiet=quiet))
+        "\n".join(_environment(one, palette, times, quiet=quiet))
         for one in audit.environments
         if not quiet or isinstance(one, Unobserved) or one.missing or one.notes
     ]
@@ -62,7 +67,7 @@ def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
 
 
 def _environment(
-    one: EnvironmentAudit | Unobserved, palette: Palette, *, quiet: bool
+    one: EnvironmentAudit | Unobserved, palette: Palette, times: Times, *, quiet: bool
 ) -> Iterator[str]:
     if isinstance(one, Unobserved):
         yield heading(one.environment, one.url, None, palette)
@@ -73,7 +78,7 @@ def _environment(
         yield palette.paint("bad", f"  ! {visible(name)}  missing: declared, but not live")
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
-        rows = (KeyRow(*map(visible, describe_key(key))) for key in keys)
+        rows = (KeyRow(*map(visible, describe_key(key, times))) for key in keys)
         head, *lines = align_columns([_HEAD, *rows])
         yield palette.paint("dim", f"    {head}")
         for key, line in zip(keys, lines, strict=True):

@@ -59,6 +59,11 @@ class Description(NamedTuple):
     key_ids: tuple[str, ...]
     details: str
 
+    @property
+    def specifics(self) -> str:
+        """Return the details without the kind, for a table that has a column for it."""
+        return self.details.removeprefix(self.kind).lstrip(", ")
+
 
 class Row(NamedTuple):
     """An action of a plan, or its result.
@@ -96,15 +101,15 @@ def describe_action(action: Action) -> Description:
                 f"{change.field} {change.actual or 'none'} -> {change.desired}"
                 for change in changes
             )
-            return Description("update", "~", "warn", (key_id,), details)
+            return Description("update", "~", "change", (key_id,), details)
         case Rotate(reason=reason, predecessors=key_ids, at_once=at_once):
             details = f"rotate, {reason}" + (", revoke the old key at once" if at_once else "")
-            return Description("rotate", "~", "warn", key_ids, details)
+            return Description("rotate", "~", "change", key_ids, details)
         case Deliver(reason=reason, key_id=key_id):
             details = f"deliver, {reason.replace('_', ' ')}"
             return Description("deliver", ">", "good", (key_id,), details)
         case Revoke(reason=reason, key_id=key_id):
-            return Description("revoke", "-", "bad", (key_id,), f"revoke {key_id}, {reason}")
+            return Description("revoke", "-", "loss", (key_id,), f"revoke {key_id}, {reason}")
         case _:
             assert_never(action)
 
@@ -194,7 +199,7 @@ def result_summary(part: Executed | Unobserved) -> dict[str, int]:
 
 def plan_summary_line(plan: Plan) -> str:
     """Return the counts of a plan, in one line."""
-    totals = _totals(map(plan_summary, plan.environments))
+    totals = total_of(map(plan_summary, plan.environments))
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
     counts = [
@@ -220,7 +225,7 @@ def result_summary_line(result: RunResult, *, refused: bool) -> str:
         result: the result of a run.
         refused: whether a guard refused the run, so that nothing was done.
     """
-    totals = _totals(map(result_summary, result.environments))
+    totals = total_of(map(result_summary, result.environments))
     results = [
         one for part in result.environments if isinstance(part, Executed) for one in part.results
     ]
@@ -244,7 +249,8 @@ def _unobserved(parts: Iterable[object]) -> list[str]:
     return [f"{pluralize(count, 'environment')} not reached"] if count else []
 
 
-def _totals(summaries: Iterable[dict[str, int]]) -> Counter[str]:
+def total_of(summaries: Iterable[dict[str, int]]) -> Counter[str]:
+    """Return the sums of summaries."""
     totals: Counter[str] = Counter()
     for summary in summaries:
         totals.update(summary)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed
-from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Unobserved
 from provisioner.render.outcome.rows import (
     describe_action,
@@ -17,6 +16,7 @@ from provisioner.render.outcome.rows import (
     rows_of,
 )
 from provisioner.render.text import align_columns, failure_line, heading, visible
+from provisioner.render.times import UTC_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,27 +25,37 @@ if TYPE_CHECKING:
     from provisioner.plan import Action, Plan, Planned
     from provisioner.render.outcome.rows import Row
     from provisioner.render.text import Palette
+    from provisioner.render.times import Times
 
 
-def plan_text(plan: Plan, palette: Palette) -> str:
+def plan_text(plan: Plan, palette: Palette, times: Times = UTC_TIMES) -> str:
     """Return the actions that each environment needs, and a summary line."""
-    return _text(plan.environments, plan_summary_line(plan), palette, keep="to keep")
+    return _text(plan.environments, plan_summary_line(plan), palette, times, keep="to keep")
 
 
-def result_text(result: RunResult, palette: Palette, *, refused: bool = False) -> str:
+def result_text(
+    result: RunResult, palette: Palette, times: Times = UTC_TIMES, *, refused: bool = False
+) -> str:
     """Return the outcome of each action by environment, and a summary line."""
     summary = result_summary_line(result, refused=refused)
-    return _text(result.environments, summary, palette, keep="kept")
+    return _text(result.environments, summary, palette, times, keep="kept")
 
 
 def _text(
-    parts: Iterable[Planned | Executed | Unobserved], summary: str, palette: Palette, *, keep: str
+    parts: Iterable[Planned | Executed | Unobserved],
+    summary: str,
+    palette: Palette,
+    times: Times,
+    *,
+    keep: str,
 ) -> str:
-    paragraphs = ["\n".join(_lines(part, palette, keep=keep)) for part in parts]
+    paragraphs = ["\n".join(_lines(part, palette, times, keep=keep)) for part in parts]
     return "\n\n".join([*paragraphs, palette.paint("strong", summary)]) + "\n"
 
 
-def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str) -> Iterator[str]:
+def _lines(
+    part: Planned | Executed | Unobserved, palette: Palette, times: Times, *, keep: str
+) -> Iterator[str]:
     if isinstance(part, Unobserved):
         yield heading(part.environment, part.url, None, palette)
         yield failure_line(part.failure, palette)
@@ -54,7 +64,7 @@ def _lines(part: Planned | Executed | Unobserved, palette: Palette, *, keep: str
     yield heading(planned.environment, planned.url, planned.generation, palette)
     rows = tuple(rows_of(part))
     any_sinks = any(row.action.sinks for row in rows)
-    lines = align_columns([_cells(row.action, any_sinks=any_sinks) for row in rows])
+    lines = align_columns([_cells(row.action, times, any_sinks=any_sinks) for row in rows])
     for row, line in zip(rows, lines, strict=True):
         yield from _row_lines(row, line, palette)
     if planned.kept:
@@ -83,13 +93,13 @@ def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
             assert_never(row.status)
 
 
-def _cells(action: Action, *, any_sinks: bool) -> tuple[str, ...]:
+def _cells(action: Action, times: Times, *, any_sinks: bool) -> tuple[str, ...]:
     sinks = (visible(describe_sinks(action)),) if any_sinks else ()
     place = action.place
     return (
         visible(action.name),
         visible(describe_action(action).details),
-        f"expires {format_timestamp(action.expires_at)}",
+        f"expires {times.exact(action.expires_at)}",
         f"role {visible(action.role)}" if action.role else "no role",
         *sinks,
         f"{visible(place.file)}:{place.line}" if place else "in no manifest",
