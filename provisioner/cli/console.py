@@ -279,7 +279,8 @@ def report_error(error: Exception, printed_codes: list[str]) -> int:
                 _LOG.error("%s: %s", problem.place, problem.message, extra=extra(code=problem.code))
         case InvalidInputError():
             printed_codes += [problem.code for problem in error.problems]
-            write_stderr(problems_text(error.problems, PLAIN))
+            text = problems_text(error.problems, PLAIN)
+            write_stderr("".join(f"{fit(line, sys.stderr)}\n" for line in text.splitlines()))
         case ProvisionError():
             print_failure(error.failure, printed_codes)
         case _:

@@ -1,12 +1,14 @@
 """The layout of a terminal: views and messages, laid out for its width.
 
-Nothing is cut off. Text is divided between words only, so an address or a name that is wider than
-the terminal stays in one piece, which the terminal itself wraps and copies as one.
+Nothing is cut off. Text is divided between words only, and a name that is wider than the terminal
+after its hyphens and dots. An address or a path that is wider stays in one piece, which the
+terminal itself wraps and copies as one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TextIO
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from provisioner.render.text import Palette, Tone
     from provisioner.render.view import Section, View
+
+_NAME_PARTS = re.compile(r"[^-._/:@ ]*[-._/:@ ]*")
+"""The parts of a name, each with the signs after it."""
 
 _DEFAULT_WIDTH = 80
 
@@ -197,49 +202,76 @@ class _Layout(NamedTuple):
             [_clean(row.cells[index], column) for row in rows]
             for index, column in enumerate(columns)
         ]
-        sizes = {
-            index: _sizes(columns[index], texts, room)
-            for index, texts in enumerate(cells)
-            if any(texts)
-        }
-        short, gone = set(), []
+        filled = {index: texts for index, texts in enumerate(cells) if any(texts)}
+        sizes, short = _select(columns, filled, room)
+        gone = [index for index in filled if index not in sizes]
+        return cls(
+            _widths(columns, filled, sizes, room),
+            short,
+            tuple(index for index in gone if columns[index].narrow == "below"),
+            tuple(columns[index].label for index in gone if columns[index].narrow == "omit"),
+        )
 
-        def total() -> int:
-            return sum(least for least, _ in sizes.values()) + _GAP * (len(sizes) - 1)
 
-        movable = [index for index in sizes if columns[index].narrow != "keep"]
-        for index in sorted(movable, key=lambda index: columns[index].rank):
-            if total() <= room:
-                break
-            column = columns[index]
-            if column.shorten is not None:
-                sizes[index] = _sizes(column, list(map(column.shorten, cells[index])), room)
+class _Size(NamedTuple):
+    """The least and the most width that a column can use."""
+
+    least: int
+    most: int
+
+
+def _select(
+    columns: tuple[Column, ...], cells: Mapping[int, list[str]], room: int
+) -> tuple[dict[int, _Size], frozenset[int]]:
+    """Return the sizes of the columns that fit, and which of them have shortened cells."""
+    sizes = {index: _size(columns[index], texts, room) for index, texts in cells.items()}
+    gone: dict[int, _Size] = {}
+    short = set()
+    movable = [index for index in sizes if columns[index].narrow != "keep"]
+    for index in sorted(movable, key=lambda index: columns[index].rank):
+        if _free(sizes, room) >= 0:
+            break
+        column = columns[index]
+        gone[index] = sizes.pop(index)
+        if column.shorten is not None:
+            shortened = _size(column, list(map(column.shorten, cells[index])), room)
+            if shortened.least + _GAP <= _free(sizes, room):
+                sizes[index] = shortened
                 short.add(index)
-                if total() <= room:
-                    break
-                short.remove(index)
-            del sizes[index]
-            gone.append(index)
-        widths, left = {index: least for index, (least, _) in sizes.items()}, room - total()
-        for index in sorted(sizes, key=lambda index: not columns[index].strong):
-            least, most = sizes[index]
-            best = min(most, least + left)
-            if columns[index].strong:
-                # A name that does not fit takes a line of its own and needs no room here.
-                fitting = (width for text in cells[index] if (width := _width(text)) <= best)
-                best = max(fitting, default=1) if left < 0 else max(least, *fitting)
-            elif left < 0:
-                continue
-            widths[index], left = best, left - best + least
-        moved = {
-            way: tuple(index for index in sorted(gone) if columns[index].narrow == way)
-            for way in ("below", "omit")
-        }
-        omitted = tuple(columns[index].label for index in moved["omit"])
-        return cls(widths, frozenset(short), moved["below"], omitted)
+                del gone[index]
+    # A column that is narrow may fit although a more important one did not.
+    for index in reversed(tuple(gone)):
+        if gone[index].least + _GAP <= _free(sizes, room):
+            sizes[index] = gone.pop(index)
+    return sizes, frozenset(short)
 
 
-def _sizes(column: Column, texts: Sequence[str], room: int) -> tuple[int, int]:
+def _free(sizes: Mapping[int, _Size], room: int) -> int:
+    """Return the width that columns of the least width leave; negative if they do not fit."""
+    return room - sum(size.least for size in sizes.values()) - _GAP * (len(sizes) - 1)
+
+
+def _widths(
+    columns: tuple[Column, ...],
+    cells: Mapping[int, list[str]],
+    sizes: Mapping[int, _Size],
+    room: int,
+) -> dict[int, int]:
+    """Return the width of each column: names use what is left first, then columns that wrap."""
+    widths, left = {index: sizes[index].least for index in sorted(sizes)}, _free(sizes, room)
+    for index, least in tuple(widths.items()):
+        if columns[index].strong:
+            fitting = (wide for text in cells[index] if (wide := _width(text)) <= least + left)
+            widths[index] = max(fitting, default=1)
+            left += least - widths[index]
+    for index, least in tuple(widths.items()):
+        if columns[index].wraps and left > 0:
+            widths[index] = min(least + left, sizes[index].most)
+            left += least - widths[index]
+    return widths
+
+
+def _size(column: Column, texts: Sequence[str], room: int) -> _Size:
     """Return the least and the most width that a column can use.
 
     A few long names take a line of their own, and a few long texts more than one line, so they do
@@ -248,12 +280,14 @@ def _sizes(column: Column, texts: Sequence[str], room: int) -> tuple[int, int]:
     widths = sorted(_width(text) for text in texts if text)
     label, most = len(column.label), max(len(column.label), widths[-1])
     if not column.wraps and not column.strong:
-        return most, most
+        return _Size(most, most)
     long = -(-len(widths) // _LONG) if len(widths) >= _FEW else 0
-    usual = widths[-1 - long]
-    least = most if most <= _MUCH_LONGER * usual else usual
+    least = max(width for width in widths if width <= _MUCH_LONGER * widths[-1 - long])
     limit = max(_MIN_WRAPPED, room // 3) if column.narrow == "below" else room // 2
-    return max(label, min(least, limit)), most
+    if column.strong and least > limit:
+        # A name that does not fit takes a line of its own and needs no room here.
+        least = max((width for width in widths if width <= limit), default=0)
+    return _Size(max(label, min(least, limit)), most)
 
 
 def _table_lines(table: Table, layout: _Layout, width: int, palette: Palette) -> list[str]:
@@ -304,14 +338,26 @@ def _lines_of_cells(
     if name is not None and (wide := _width(parts[name][0].text)) > widths[name]:
         before = {index: cells[0] for index, cells in parts.items() if index < name}
         position = sum(widths[index] + _GAP for index in before)
-        if position + wide <= room or not before:
+        if position + wide <= room:
             yield before | {name: parts[name][0]}
         else:
-            yield before
-            yield {0: parts[name][0]}
+            if before:
+                yield before
+            text, tone = parts[name][0]
+            yield from ({0: _Cell(line, tone)} for line in _wrapped_name(text, room))
         parts = {index: cells for index, cells in parts.items() if index > name and cells[0].text}
     for number in range(max(map(len, parts.values()), default=0)):
         yield {index: cells[number] for index, cells in parts.items() if number < len(cells)}
+
+
+def _wrapped_name(name: str, room: int) -> list[str]:
+    """Return the lines of a name that is wider than the terminal, divided after its signs."""
+    lines = [""]
+    for part in _NAME_PARTS.findall(name):
+        if lines[-1] and _width(lines[-1] + part) > room:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def _tone(row: Row, index: int, column: Column) -> Tone | None:

@@ -53,8 +53,16 @@ class Times:
         return f"{words} ({self._moment(timestamp) if near else self.date(timestamp)})"
 
     def in_sentence(self, text: str) -> str:
-        """Return a message with each RFC 3339 timestamp as `2027-02-21 04:00 UTC`."""
-        return _TIMESTAMP.sub(lambda match: self._moment(parse_timestamp(match[0])), text)
+        """Return a message with each RFC 3339 timestamp as `2027-02-21 04:00 UTC`.
+
+        The start of a day is the day alone, as manifests write it: `2027-02-21`.
+        """
+        return _TIMESTAMP.sub(lambda match: self._shortest(parse_timestamp(match[0])), text)
+
+    def _shortest(self, timestamp: datetime) -> str:
+        here = self._here(timestamp)
+        midnight = here.replace(hour=0, minute=0, second=0, microsecond=0)
+        return self.date(timestamp) if here == midnight else self._moment(timestamp)
 
     def _moment(self, timestamp: datetime) -> str:
         here = self._here(timestamp)

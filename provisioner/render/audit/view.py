@@ -98,7 +98,8 @@ def _mark(key: KeyAudit) -> tuple[str, Tone | None]:
 def _sentence(audit: FleetAudit) -> str:
     where = pluralize(len(audit.observed), "environment")
     within = f"within {format_duration(audit.within)}"
-    found = [f"{audit.due} need attention {within}"] if audit.due else []
+    verb = "needs" if audit.due == 1 else "need"
+    found = [f"{audit.due} {verb} attention {within}"] if audit.due else []
     found += [f"{audit.missing} declared but missing"] if audit.missing else []
     start = f"Report: {pluralize(audit.keys, 'key')} in {where}; "
     sentence = start + (enumerate_words(found) if found else f"none is due {within}") + "."

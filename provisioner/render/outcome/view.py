@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed, Skipped
-from provisioner.plan import Create, Planned, Unobserved
+from provisioner.model.expiry import parse_timestamp
+from provisioner.plan import Create, Expiring, Planned, Unobserved
 from provisioner.render.outcome.rows import (
     describe_action,
     describe_sinks,
@@ -105,7 +106,7 @@ def _blocks(
         verb = "stays as it is" if kept == 1 else "stay as they are"
         yield Line(f"{pluralize(kept, 'key')} {verb}", "dim", "=")
     if planned.findings:
-        findings = tuple(_finding_row(finding, times) for finding in planned.findings)
+        findings = tuple(_finding_row(finding, now, times) for finding in planned.findings)
         yield Table(_FINDING_COLUMNS, findings)
     if not rows and not kept and not planned.findings:
         yield Line("nothing to do", "dim", "=")
@@ -142,11 +143,17 @@ def _mark(row: Row) -> tuple[str, Tone]:
 def _cells(row: Row, now: datetime, times: Times) -> tuple[str, ...]:
     action, description = row.action, describe_action(row.action)
     place = action.place
+    word = _word(row, description.kind)
+    # The depth of a create has a column of its own.
+    details = "" if isinstance(action, Create) else description.specifics
+    if row.status in {"failed", "skipped"}:
+        # The first cell does not say what was to be done.
+        details = ", ".join(filter(None, (description.kind, details)))
     return (
-        _progress(row, description.kind),
+        word,
         action.name,
         times.distance(action.expires_at, now),
-        "" if isinstance(action, Create) else times.in_sentence(description.specifics),
+        times.in_sentence(details),
         action.role or "",
         describe_sinks(action),
         "" if action.depth is None else str(action.depth),
@@ -154,26 +161,29 @@ def _cells(row: Row, now: datetime, times: Times) -> tuple[str, ...]:
     )
 
 
-def _progress(row: Row, kind: str) -> str:
-    """Return an action and what became of it: `create`, `created`, `create failed`."""
+def _word(row: Row, kind: str) -> str:
+    """Return the word for an action or for what became of it: `create`, `created`, `failed`."""
     match row.status:
         case "planned":
             return kind
         case "done":
             return kind + ("d" if kind.endswith("e") else "ed")
         case "created by another run":
-            return "keep"
+            return "kept"
         case "failed":
-            return f"{kind} {'blocked' if row.action.blocked else 'failed'}"
+            return "blocked" if row.action.blocked else "failed"
         case "skipped":
-            return f"{kind} skipped"
+            return "skipped"
         case _:
             assert_never(row.status)
 
 
-def _finding_row(finding: Finding | ReportedFinding, times: Times) -> ViewRow:
+def _finding_row(finding: Finding | ReportedFinding, now: datetime, times: Times) -> ViewRow:
     kind = finding_kind(finding).replace("_", " ")
-    return ViewRow("?", "warn", (kind, finding.name, times.in_sentence(finding.message)))
+    message = times.in_sentence(finding.message)
+    if isinstance(finding, Expiring):
+        message = f"expires {times.distance(parse_timestamp(finding.expires_at), now)}"
+    return ViewRow("?", "warn", (kind, finding.name, message))
 
 
 def _plan_sentence(plan: Plan) -> str:
