@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
+from provisioner.model.expiry import EFFECTIVELY_NEVER
 from provisioner.model.observed import NoRoles, by_name
 from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
 from provisioner.plan import (
@@ -56,9 +57,6 @@ Delivery = Literal["yes", "no", "unknown", "no_sink", "none"]
 """The state of the sinks of a key: `yes` if all hold its token, `no` if one does not, `unknown` if
 that cannot be verified, `no_sink` if its manifest declares none, `none` if no sink should hold it:
 no manifest declares it, or it has a successor."""
-
-_NEVER_EXPIRES_AFTER = timedelta(days=50 * 365)
-"""An expiry further away than this means never: Twenty's own pages write 100 years for it."""
 
 _POLICY_TOLERANCE = timedelta(minutes=1)
 """The time that a key may live beyond the policy, as its expiry was set by another clock."""
@@ -321,7 +319,7 @@ def _audit_name(  # noqa: PLR0913, PLR0917 - all inputs of the notes on a key
         notes: dict[Note, bool] = {
             "expiring": left <= within and key.id in in_use,
             "rotation_due": rotation is not None and rotation <= now,
-            "never_expires": left > _NEVER_EXPIRES_AFTER,
+            "never_expires": left > EFFECTIVELY_NEVER,
             "too_long": max_lifetime is not None and lifetime > max_lifetime + _POLICY_TOLERANCE,
             "duplicate": duplicates and (not rotates or key in classified.duplicates),
             "superseded": desired is not None and key in classified.predecessors,

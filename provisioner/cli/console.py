@@ -17,6 +17,7 @@ from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.log import logs_json, set_up_log
 from provisioner.cli.output_file import discard_output, replace_file, write_all
+from provisioner.cli.terminal import fit, lay_out, width_of
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
     InvalidInputError,
@@ -28,6 +29,7 @@ from provisioner.errors.exceptions import (
 from provisioner.render.formats import FORMATS, render
 from provisioner.render.json import as_json, problems_document
 from provisioner.render.text import COLOUR, PLAIN, Palette, problems_text, visible
+from provisioner.render.times import Times
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
 from provisioner.runtime.log_context import extra
 from provisioner.secret import MIN_DATA_LENGTH, masked
@@ -39,12 +41,16 @@ if TYPE_CHECKING:
     from provisioner.cli.options import OutputOptions
     from provisioner.errors.failure import Failure
     from provisioner.render.report import ReportInput
+    from provisioner.render.view import View
     from provisioner.runtime.log_context import LogContext
 
 _LOG = logging.getLogger("provisioner")
 
 _STDOUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of the device behind stdout; they have no file name when click writes to it."""
+
+_ASCII_TICKS = str.maketrans("✓✗", "=!")
+"""The symbols of checks in plain text, for encodings without ticks."""
 
 
 class Console:
@@ -106,6 +112,34 @@ class Console:
         replace_file(file, render(report, self.output.format), "--to")
         if not self.output.quiet:
             self.print_stderr(f"wrote {visible(file.as_posix())}\n")
+
+    def print_view(
+        self,
+        view: Callable[[Times], View],
+        text: Callable[[Palette, Times], str],
+        *,
+        err: bool = False,
+    ) -> None:
+        """Write a view to stdout if that is a terminal, and plain text otherwise.
+
+        Args:
+            view: returns the view.
+            text: returns the plain text.
+            err: True to write to stderr.
+
+        Raises:
+            OutputError: as `print_text`.
+        """
+        stream = sys.stderr if err else sys.stdout
+        width = None if err and logs_json() else width_of(stream)
+        palette, times = self.palette_of(stream), Times(local=self.output.time == "local")
+        shown = text(palette, times) if width is None else lay_out(view(times), width, palette)
+        if stream is not None and not _has_ticks(stream):
+            shown = shown.translate(_ASCII_TICKS)
+        if err:
+            self.print_stderr(shown)
+        else:
+            self.print_text(shown)
 
     @contextmanager
     def problems_as_data(self) -> Iterator[None]:
@@ -186,13 +220,22 @@ def print_failure(
     else:
         printed_codes.append(failure.code)
         place = "" if environment is None else f"{environment}: "
-        write_stderr(visible(f"{place}{failure.code}: {failure.text}") + "\n")
+        write_stderr(fit(visible(f"{place}{failure.code}: {failure.text}"), sys.stderr) + "\n")
 
 
 def write_stderr(text: str) -> None:
     """Write text for people to stderr, even if the log is JSON; an error of stderr is ignored."""
     with suppress(OutputError):
         _write(sys.stderr, without_commands(masked(text)))
+
+
+def _has_ticks(stream: TextIO) -> bool:
+    """Return whether a stream can show the symbols of passed and failed checks."""
+    try:
+        "✓✗".encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write(stream: TextIO | None, text: str, encoding: str | None = None) -> None:
@@ -248,7 +291,8 @@ def report_error(error: Exception, printed_codes: list[str]) -> int:
                 _LOG.error("%s: %s", problem.place, problem.message, extra=extra(code=problem.code))
         case InvalidInputError():
             printed_codes += [problem.code for problem in error.problems]
-            write_stderr(problems_text(error.problems, PLAIN))
+            text = problems_text(error.problems, PLAIN)
+            write_stderr("".join(f"{fit(line, sys.stderr)}\n" for line in text.splitlines()))
         case ProvisionError():
             print_failure(error.failure, printed_codes)
         case _:

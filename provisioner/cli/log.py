@@ -8,6 +8,7 @@ import sys
 import time
 
 from provisioner.cli.github_actions import without_commands
+from provisioner.cli.terminal import fit
 from provisioner.render.text import visible
 from provisioner.runtime.log_context import log_context_of
 from provisioner.secret import masked
@@ -61,7 +62,8 @@ class _JsonLines(logging.Formatter):
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = visible(masked(_message(self, record)))
-        return without_commands(f"{record.levelname.lower()}: {text}")
+        line = fit(f"{record.levelname.lower()}: {text}", sys.stderr)
+        return without_commands(line)
 
 
 def _message(formatter: logging.Formatter, record: logging.LogRecord) -> str:

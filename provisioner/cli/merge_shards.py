@@ -16,7 +16,7 @@ from provisioner.cli.exit_codes import (
     UNEXPECTED,
     most_serious,
 )
-from provisioner.cli.show import show_plan, show_result
+from provisioner.cli.show import show_audit, show_diagnoses, show_plan, show_result
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import (
     InvalidInputError,
@@ -30,7 +30,7 @@ from provisioner.execution import Executed, RunResult
 from provisioner.manifests.text import read_bytes, reason
 from provisioner.plan import Plan
 from provisioner.planfile.read import MAX_BYTES
-from provisioner.render.doctor import diagnosis_document, diagnosis_text
+from provisioner.render.doctor import diagnosis_document
 from provisioner.render.formats import formats_of
 from provisioner.render.report import ReportInput
 from provisioner.render.shards import (
@@ -153,14 +153,13 @@ def show(joined: Joined, console: Console, outputs: Outputs) -> None:
         case FleetAudit():
             report = ReportInput(outcome.created_at, outcome=outcome, quiet=console.output.quiet)
             with outputs.printing():
-                console.print_report(report)
+                show_audit(report, outcome, console)
             outputs.write_reports(report)
         case tuple():
             if console.json:
                 console.print_json(diagnosis_document(outcome))
             else:
-                quiet = console.output.quiet
-                console.print_text(diagnosis_text(outcome, console.palette, quiet=quiet))
+                show_diagnoses(outcome, console)
         case _:
             assert_never(outcome)
     if failure is not None:

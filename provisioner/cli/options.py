@@ -349,6 +349,7 @@ class OutputOptions(NamedTuple):
         color: `auto`, `always` or `never`.
         format: the format of the data on stdout, one of those that the command offers.
         unmanaged: True to list unmanaged keys of a plan or result instead of counting them.
+        time: the time zone of times in text, `utc` or `local`.
     """
 
     quiet: bool
@@ -357,6 +358,7 @@ class OutputOptions(NamedTuple):
     color: str
     format: str = "json"
     unmanaged: bool = False
+    time: str = "utc"
 
 
 _OUTPUT_OPTIONS = (
@@ -382,24 +384,31 @@ unmanaged_option = option(
     "--unmanaged", "List the keys that no manifest declares instead of counting them."
 )
 
+_TIME_OPTION = common_option(
+    "--time [utc|local]",
+    "Write times in text output in UTC or in the time zone of this machine.",
+    default="utc",
+)
 
-def add_output(*formats: str) -> Decorator:
+
+def add_output(*formats: str, times: bool = False) -> Decorator:
     """Add the options of `OutputOptions`, which the command names `output`.
 
     Args:
         formats: the choices of `--format`, the default first; empty for a command without it.
+        times: True if its text has times.
     """
     choices = f"--format [{'|'.join(formats)}]"
     text = "Print results to stdout in this format."
     own = (option(choices, text, default=formats[0]),) if formats else ()
-    return _add(*own, *_OUTPUT_OPTIONS)
+    return _add(*own, *_OUTPUT_OPTIONS, *((_TIME_OPTION,) if times else ()))
 
 
 add_run_options = _add(
     _add_guard_options,
     add_selection(revokes=True),
     _add_executor,
-    add_output(*formats_of("result")),
+    add_output(*formats_of("result"), times=True),
     add_output_targets(is_run=True),
 )
 """Add the options that `plan`, `apply`, `rotate` and `revoke` share."""

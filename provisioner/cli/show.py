@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 import click
 
 from provisioner.cli.log import logs_json
 from provisioner.plan import Clean, Create, Deliver, Planned, Rename, Revoke, Rotate, Update
+from provisioner.render.audit.view import audit_view
+from provisioner.render.doctor import diagnosis_text, diagnosis_view
+from provisioner.render.formats.text import audit_text
 from provisioner.render.outcome.text import plan_text, result_text
+from provisioner.render.outcome.view import plan_view, result_view
 from provisioner.render.report import ReportInput
 from provisioner.render.text import visible
 from provisioner.runtime.log_context import extra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provisioner.audit.check import Diagnosis
+    from provisioner.audit.key_audit import FleetAudit
     from provisioner.cli.console import Console
     from provisioner.cli.options import Selection
     from provisioner.cli.run import Prepared
@@ -38,7 +47,10 @@ def show_plan(
         _print_report(plan, console, refusal, shard)
     elif not console.output.quiet or plan.changes or plan.incomplete:
         unmanaged = console.output.unmanaged
-        console.print_text(plan_text(plan, console.palette, unmanaged=unmanaged))
+        console.print_view(
+            partial(plan_view, plan, unmanaged=unmanaged),
+            partial(plan_text, plan, unmanaged=unmanaged),
+        )
 
 
 def show_result(
@@ -53,9 +65,30 @@ def show_result(
     elif not console.output.quiet or result.incomplete:
         # The reason of a refusal is printed on stderr when the command ends.
         refused, unmanaged = refusal is not None, console.output.unmanaged
-        console.print_text(
-            result_text(result, console.palette, refused=refused, unmanaged=unmanaged)
+        console.print_view(
+            partial(result_view, result, refused=refused, unmanaged=unmanaged),
+            partial(result_text, result, refused=refused, unmanaged=unmanaged),
         )
+
+
+def show_audit(report: ReportInput, audit: FleetAudit, console: Console) -> None:
+    """Print an audit, which is the outcome of the report."""
+    quiet = console.output.quiet
+    if console.output.format != "text":
+        console.print_report(report)
+    else:
+        console.print_view(
+            partial(audit_view, audit, quiet=quiet), partial(audit_text, audit, quiet=quiet)
+        )
+
+
+def show_diagnoses(diagnoses: Sequence[Diagnosis], console: Console) -> None:
+    """Print the diagnoses of environments as text; nothing if it is quiet and all is well."""
+    quiet = console.output.quiet
+    console.print_view(
+        lambda _: diagnosis_view(diagnoses, quiet=quiet),
+        lambda palette, _: diagnosis_text(diagnoses, palette, quiet=quiet),
+    )
 
 
 def _print_report(
@@ -92,8 +125,12 @@ def environments_to_confirm(plan: Plan, prepared: Prepared) -> tuple[str, ...]:
 
 def confirm(plan: Plan, environments: tuple[str, ...], console: Console) -> bool:
     """Show the plan, ask for confirmation, and return the answer."""
-    palette, unmanaged = console.palette_of(sys.stderr), console.output.unmanaged
-    console.print_stderr(plan_text(plan, palette, unmanaged=unmanaged))
+    unmanaged = console.output.unmanaged
+    console.print_view(
+        partial(plan_view, plan, unmanaged=unmanaged),
+        partial(plan_text, plan, unmanaged=unmanaged),
+        err=True,
+    )
     question = f"Apply this to {', '.join(environments)}?"
     if click.confirm(question, default=False, err=True):
         return True

@@ -15,6 +15,9 @@ from typing import assert_never
 NEVER = timedelta(days=36_500)
 """The lifetime that Twenty's own pages use for "never" (legacy-0.60 `910-list-detect`)."""
 
+EFFECTIVELY_NEVER = timedelta(days=50 * 365)
+"""An expiry further away than this means never."""
+
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """The tolerated clock difference: timestamps closer than this have no reliable order."""
 

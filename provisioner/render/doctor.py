@@ -8,6 +8,7 @@ from provisioner.audit.check import Check, Diagnosis
 from provisioner.errors.codes import Code
 from provisioner.errors.pluralize import pluralize
 from provisioner.render.text import heading, visible
+from provisioner.render.view import Column, Row, Section, Table, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,3 +109,44 @@ def _lines(check: Check, palette: Palette) -> Iterator[str]:
     yield palette.paint(tone, f"  {symbol} {head}")
     if check.remedy:
         yield f"    {'':{_CHECK_WIDTH}}  {visible(check.remedy)}"
+
+
+_COLUMNS = (Column(""), Column("", strong=True), Column("", "below", 1, wraps=True))
+
+_TICKS: Mapping[str, str] = {"ok": "✓", "not_checked": "-", "warning": "?", "failed": "✗"}
+"""The symbol of each status on a terminal, where the status stands beside it."""
+
+
+def diagnosis_view(diagnoses: Sequence[Diagnosis], *, quiet: bool) -> View:
+    """Return the checks of each environment, and a summary.
+
+    Args:
+        diagnoses: one for each environment.
+        quiet: whether to omit what passed or was not checked.
+    """
+    sections = []
+    for one in diagnoses:
+        checks = [check for check in one.checks if not quiet or check.status in _ALERTS]
+        if checks or not quiet:
+            facts = (one.url, one.generation) if one.generation else (one.url,)
+            table = Table(_COLUMNS, tuple(map(_row, checks)))
+            sections.append(Section(one.environment, facts, (table,)))
+    return View(tuple(sections), _sentence(diagnoses) if sections or not quiet else "")
+
+
+def _row(check: Check) -> Row:
+    message = f"{check.code}: {check.message}" if check.code else check.message
+    cells = check.status.replace("_", " "), check.check, f"{message} {check.remedy}".rstrip()
+    return Row(_TICKS[check.status], _MARKS[check.status][1], cells)
+
+
+def _sentence(diagnoses: Sequence[Diagnosis]) -> str:
+    statuses = [check.status for one in diagnoses for check in one.checks]
+    failed, warnings = statuses.count("failed"), statuses.count("warning")
+    checked = len(statuses) - statuses.count("not_checked")
+    where = pluralize(len(diagnoses), "environment")
+    if not failed and not warnings:
+        return f"Doctor: all is well in {where} ({pluralize(checked, 'check')})."
+    found = [f"{failed} failed"] if failed else []
+    found += [pluralize(warnings, "warning")] if warnings else []
+    return f"Doctor: {' and '.join(found)} in {pluralize(checked, 'check')} of {where}."

@@ -8,24 +8,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from provisioner.errors.pluralize import pluralize
-from provisioner.model.expiry import format_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
     from provisioner.errors.failure import Failure
     from provisioner.errors.problem import Problem
     from provisioner.model.key import Annotations
-    from provisioner.model.observed import ObservedKey
 
 _MAX_CELL_WIDTH = 60
 _MAX_ANNOTATION_WIDTH = 40
 
-Tone = Literal["good", "bad", "warn", "dim", "strong"]
+Tone = Literal["good", "change", "loss", "warn", "bad", "dim", "strong"]
+"""The meaning of a colour: a gain, a change, a loss that is wanted, something to look at, a failure
+or a refusal, what is not important, and what is."""
 
-
-_COLOURS: Mapping[Tone, int] = {"good": 32, "bad": 31, "warn": 33, "dim": 2, "strong": 1}
+_COLOURS: Mapping[Tone, int] = {
+    "good": 32,
+    "change": 36,
+    "loss": 35,
+    "warn": 33,
+    "bad": 31,
+    "dim": 2,
+    "strong": 1,
+}
 """The parameter of the escape sequence of each tone."""
 
 
@@ -92,26 +98,6 @@ def problems_text(problems: Sequence[Problem], palette: Palette) -> str:
         for problem in problems
     ]
     return "\n".join([*lines, f"{pluralize(len(lines), 'problem')}; nothing was sent."]) + "\n"
-
-
-def keys_text(keys: Iterable[tuple[str, ObservedKey, datetime]], palette: Palette) -> str:
-    """Return a table of observed keys; each comes with its environment and the server's time."""
-    rows = [
-        (
-            environment,
-            visible(key.name),
-            "live" if key.live(now) else "expired" if key.revoked_at is None else "revoked",
-            format_timestamp(key.expires_at),
-            visible(key.role or "-"),
-            visible(key.id),
-        )
-        for environment, key, now in keys
-    ]
-    if not rows:
-        return "no keys\n"
-    head = ("ENVIRONMENT", "NAME", "STATE", "EXPIRES", "ROLE", "ID")
-    first, *rest = align_columns([head, *rows])
-    return "\n".join([palette.paint("strong", first), *rest]) + "\n"
 
 
 def align_columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -406,7 +406,7 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     err = terminal("n\n")
     assert main(["apply", "-m", str(folder)]) == 0
     assert "Apply this to real?" in err.getvalue()
-    assert "+ a" in err.getvalue()
+    assert "Plan: create 4 keys in 2 environments." in err.getvalue()
     assert "Nothing was changed" in err.getvalue()
     assert served.sandbox.keys() == ()
     err = terminal("")

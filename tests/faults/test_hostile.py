@@ -856,8 +856,8 @@ def on_terminal(workdir: Workdir, *arguments: str) -> bytes:
     return bytes(written)
 
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-"""The colours that the program itself writes."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*[mG]")
+"""The colours and the positions of columns that the program itself writes."""
 
 
 @pytest.mark.parametrize(

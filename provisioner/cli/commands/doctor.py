@@ -32,7 +32,8 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     from provisioner.cli.console import Console
     from provisioner.cli.notify import AfterRun
     from provisioner.cli.run import open_backends, prepare
-    from provisioner.render.doctor import diagnosis_document, diagnosis_text
+    from provisioner.cli.show import show_diagnoses
+    from provisioner.render.doctor import diagnosis_document
     from provisioner.render.shards import labelled
 
     console = Console(output)
@@ -49,7 +50,7 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
         shard = prepared.shard_label()
         console.print_json(document if shard is None else labelled(document, shard))
     else:
-        console.print_text(diagnosis_text(diagnoses, console.palette, quiet=output.quiet))
+        show_diagnoses(diagnoses, console)
     if examiner.internal_error is not None:
         raise examiner.internal_error
     return signals.exit_code or (INCOMPLETE if any(one.failed for one in diagnoses) else 0)

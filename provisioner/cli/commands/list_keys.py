@@ -13,7 +13,7 @@ from provisioner.errors.codes import Code
 
 @click.command("list", cls=DocumentedCommand)
 @add_selection(revokes=False)
-@add_output("text", "json")
+@add_output("text", "json", times=True)
 @stoppable
 def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> int:
     """List the keys in each environment.
@@ -28,6 +28,8 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
         # List some keys in production as JSON:
         $ provision list --environment production --only 'svc-*' --format json
     """
+    from functools import partial
+
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.errors.failure import Failure
@@ -35,7 +37,7 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     from provisioner.plan import Unobserved
     from provisioner.reconcile.guards import guard_workspaces
     from provisioner.render.json import key_document
-    from provisioner.render.text import keys_text
+    from provisioner.render.keys import keys_text, keys_view
 
     console = Console(output)
     with console.problems_as_data():
@@ -52,7 +54,7 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     if console.json:
         console.print_json([key_document(*row) for row in rows])
     else:
-        console.print_text(keys_text(rows, console.palette))
+        console.print_view(partial(keys_view, rows), partial(keys_text, rows))
     if selection.only and selection.shard is None and not rows:
         message = f"No key matches --only {' '.join(selection.only)}."
         console.print_failure(Failure(Code.NOTHING_SELECTED, message))

@@ -20,7 +20,7 @@ from provisioner.render.formats import formats_of
     "Exit with code 2 if a plan has changes, or if a report has keys that are due or missing.",
 )
 @options.unmanaged_option
-@options.add_output(*formats_of("report"))
+@options.add_output(*formats_of("report"), times=True)
 @options.add_output_targets(is_run=False)
 def merge(
     files: tuple[Path, ...],

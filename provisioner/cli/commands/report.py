@@ -22,7 +22,11 @@ from provisioner.errors.codes import Code
 from provisioner.render.formats import formats_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import timedelta
+
+    from provisioner.plan import Unobserved
+    from provisioner.reconcile.proposal import ObservedEnvironment, SinkContents
 
 
 def _duration(
@@ -49,7 +53,7 @@ def _duration(
     type=click.Path(path_type=Path),
 )
 @add_selection(revokes=False)
-@add_output(*formats_of("report"))
+@add_output(*formats_of("report"), times=True)
 @add_notify
 @stoppable
 def report(  # noqa: PLR0913 - one for each part of a command line
@@ -74,17 +78,14 @@ def report(  # noqa: PLR0913 - one for each part of a command line
         # Write metrics for the textfile collector of node_exporter:
         $ provision report --format openmetrics --to /var/lib/node_exporter/keys.prom
     """
-    import logging
-
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console
     from provisioner.cli.notify import AfterRun
     from provisioner.cli.outputs import open_outputs
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.show import show_audit
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
-    from provisioner.errors.pluralize import pluralize
-    from provisioner.model.sink_content import Unavailable
     from provisioner.plan import PlanOptions, Unobserved
     from provisioner.plan.findings import EXPIRING_WITHIN
     from provisioner.reconcile.guards import guard_workspaces
@@ -101,12 +102,7 @@ def report(  # noqa: PLR0913 - one for each part of a command line
         with reconciler_of(prepared, signals.stop) as reconciler:
             observed = reconciler.observe()
             outcomes = reconciler.read_key_sinks(observed, request)
-        read = [one for one in outcomes if not isinstance(one, Unobserved)]
-        found = [content for _, contents in read for content in contents.values()]
-        if unavailable := sum(isinstance(one, Unavailable) for one in found):
-            logging.getLogger("provisioner").warning(
-                "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
-            )
+        _warn_of_unavailable(outcomes)
         inputs = (
             one
             if isinstance(one, Unobserved)
@@ -125,7 +121,7 @@ def report(  # noqa: PLR0913 - one for each part of a command line
         )
         outputs.write_reports(content)
         if file is None or str(file) == "-":
-            console.print_report(content)
+            show_audit(content, fleet_audit, console)
         else:
             console.write_report(content, file)
         for one in fleet_audit.unobserved:
@@ -143,3 +139,21 @@ def report(  # noqa: PLR0913 - one for each part of a command line
             return outputs.finish(INCOMPLETE)
         overdue = fleet_audit.due or fleet_audit.missing
         return outputs.finish(CHANGES if expiring_within is not None and overdue else 0)
+
+
+def _warn_of_unavailable(
+    outcomes: Iterable[tuple[ObservedEnvironment, SinkContents] | Unobserved],
+) -> None:
+    """Log how many sinks could not be read."""
+    import logging
+
+    from provisioner.errors.pluralize import pluralize
+    from provisioner.model.sink_content import Unavailable
+    from provisioner.plan import Unobserved
+
+    read = [one for one in outcomes if not isinstance(one, Unobserved)]
+    found = [content for _, contents in read for content in contents.values()]
+    if unavailable := sum(isinstance(one, Unavailable) for one in found):
+        logging.getLogger("provisioner").warning(
+            "%s could not be read; `provision doctor` shows why", pluralize(unavailable, "sink")
+        )

@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.errors.pluralize import pluralize
+from provisioner.render.times import UTC_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from provisioner.audit.key_audit import FleetAudit, KeyAudit, Note
+    from provisioner.render.times import Times
 
 NOTE_MEANINGS: Mapping[Note, str] = {
     "expiring": "it expires soon, and no successor replaces it",
@@ -65,15 +67,15 @@ def note_label(note: Note) -> str:
     return note.replace("_", " ")
 
 
-def describe_key(key: KeyAudit) -> KeyRow:
+def describe_key(key: KeyAudit, times: Times = UTC_TIMES) -> KeyRow:
     """Return the labelled parts of a key."""
     return KeyRow(
         name=key.name,
         age=f"{key.age_days} d",
-        expires=key.expires_at.date().isoformat(),
+        expires=times.date(key.expires_at),
         left="never" if "never_expires" in key.notes else f"{key.days_left} d",
         role=key.role or "-",
-        rotation="-" if key.rotation is None else key.rotation.date().isoformat(),
+        rotation="-" if key.rotation is None else times.date(key.rotation),
         sinks=", ".join(key.sinks) or "-",
         delivered="-" if key.delivery == "none" else key.delivery.replace("_", " "),
         manifest="-" if key.place is None else f"{key.place.file}:{key.place.line}",

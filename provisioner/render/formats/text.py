@@ -20,6 +20,7 @@ from provisioner.render.text import (
     problems_text,
     visible,
 )
+from provisioner.render.times import UTC_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from provisioner.render.audit.rows import KeyRow
     from provisioner.render.report import ReportInput
     from provisioner.render.text import Palette
+    from provisioner.render.times import Times
 
 _HEAD = ("NAME", "AGE", "EXPIRES", "LEFT", "ROLE", "ROTATION", "DELIVERED", "ID", "NOTES")
 
@@ -40,8 +42,8 @@ def render(report: ReportInput, palette: Palette) -> str:
         case Plan() as plan:
             return plan_text(plan, palette, unmanaged=report.unmanaged) + reason
         case RunResult() as result:
-            shown = {"refused": refusal is not None, "unmanaged": report.unmanaged}
-            return result_text(result, palette, **shown) + reason
+            refused, unmanaged = refusal is not None, report.unmanaged
+            return result_text(result, palette, refused=refused, unmanaged=unmanaged) + reason
         case FleetAudit() as audit:
             return audit_text(audit, palette, quiet=report.quiet)
         case None:
@@ -51,16 +53,19 @@ def render(report: ReportInput, palette: Palette) -> str:
             assert_never(other)
 
 
-def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
+def audit_text(
+    audit: FleetAudit, palette: Palette, times: Times = UTC_TIMES, *, quiet: bool
+) -> str:
     """Return a table for each environment, and a summary line.
 
     Args:
         audit: the audit.
         palette: the colours.
+        times: the way to write times.
         quiet: whether to omit keys without a note; when no key has one, the text is empty.
     """
     parts = [
-        "\n".join(_environment(one, palette, quiet=quiet))
+        "\n".join(_environment(one, palette, times, quiet=quiet))
         for one in audit.environments
         if not quiet or isinstance(one, Unobserved) or one.missing or one.notes
     ]
@@ -71,7 +76,7 @@ def audit_text(audit: FleetAudit, palette: Palette, *, quiet: bool) -> str:
 
 
 def _environment(
-    one: EnvironmentAudit | Unobserved, palette: Palette, *, quiet: bool
+    one: EnvironmentAudit | Unobserved, palette: Palette, times: Times, *, quiet: bool
 ) -> Iterator[str]:
     if isinstance(one, Unobserved):
         yield heading(one.environment, one.url, None, palette)
@@ -82,7 +87,7 @@ def _environment(
         yield palette.paint("bad", f"  ! {visible(name)}  missing: declared, but not live")
     keys = [key for key in one.keys if key.notes or not quiet]
     if keys:
-        rows = (_cells(describe_key(key)) for key in keys)
+        rows = (_cells(describe_key(key, times)) for key in keys)
         head, *lines = align_columns([_HEAD, *rows])
         yield palette.paint("dim", f"    {head}")
         for key, line in zip(keys, lines, strict=True):

@@ -74,6 +74,11 @@ class Description(NamedTuple):
     key_ids: tuple[str, ...]
     details: str
 
+    @property
+    def specifics(self) -> str:
+        """Return the details without the kind, for a table that has a column for it."""
+        return self.details.removeprefix(self.kind).lstrip(", ")
+
 
 class Row(NamedTuple):
     """An action of a plan, or its result.
@@ -111,20 +116,20 @@ def describe_action(action: Action) -> Description:  # noqa: PLR0911 - one a kin
                 f"{change.field} {change.actual or 'none'} -> {change.desired}"
                 for change in changes
             )
-            return Description("update", "~", "warn", (key_id,), details)
+            return Description("update", "~", "change", (key_id,), details)
         case Rename(key_id=key_id, old_name=old_name):
-            return Description("rename", "~", "warn", (key_id,), f"rename from {old_name}")
+            return Description("rename", "~", "change", (key_id,), f"rename from {old_name}")
         case Rotate(reason=reason, predecessors=key_ids, at_once=at_once):
             details = f"rotate, {reason}" + (", revoke the old key at once" if at_once else "")
-            return Description("rotate", "~", "warn", key_ids, details)
+            return Description("rotate", "~", "change", key_ids, details)
         case Deliver(reason=reason, key_id=key_id):
             details = f"deliver, {reason.replace('_', ' ')}"
             return Description("deliver", ">", "good", (key_id,), details)
         case Revoke(reason=reason, key_id=key_id):
-            return Description("revoke", "-", "bad", (key_id,), f"revoke {key_id}, {reason}")
+            return Description("revoke", "-", "loss", (key_id,), f"revoke {key_id}, {reason}")
         case Clean(reason=reason, sink=sink, key_id=key_id):
             details = f"remove the token of {key_id} from {sink}, {reason}"
-            return Description("clean", "-", "bad", (key_id,), details)
+            return Description("clean", "-", "loss", (key_id,), details)
         case _:
             assert_never(action)
 
@@ -207,6 +212,9 @@ def finding_list(planned: Iterable[Planned], *, unmanaged: bool = False) -> Find
     return FindingList(others, count, text)
 
 
+_MAX_UPCOMING = 10
+"""Later revocations of an environment that text names."""
+
 _DAYS_FROM = 72
 """Hours from which a time is given in days."""
 
@@ -227,6 +235,18 @@ def describe_end(upcoming: Upcoming) -> str:
             return f"in {_hours(left)}, when its overlap is over"
         case _:
             return "with the next apply, as its overlap is over"
+
+
+def upcoming_texts(upcoming: Iterable[Upcoming]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of the first later revocations, then the number of the others.
+
+    The number has no name.
+    """
+    later = soonest_first(upcoming)
+    for one in later[:_MAX_UPCOMING]:
+        yield one.name, f"later: {describe_upcoming(one)}"
+    if (more := len(later) - _MAX_UPCOMING) > 0:
+        yield "", f"and {pluralize(more, 'more later revocation')}"
 
 
 def soonest_first(upcoming: Iterable[Upcoming]) -> list[Upcoming]:
@@ -288,7 +308,7 @@ def result_summary(part: Executed | Unobserved) -> dict[str, int]:
 
 def plan_summary_line(plan: Plan) -> str:
     """Return the counts of a plan, in one line."""
-    totals = _totals(map(plan_summary, plan.environments))
+    totals = total_of(map(plan_summary, plan.environments))
     planned = [part for part in plan.environments if isinstance(part, Planned)]
     blocked = sum(action.blocked is not None for part in planned for action in part.actions)
     counts = [
@@ -316,7 +336,7 @@ def result_summary_line(result: RunResult, *, refused: bool) -> str:
         result: the result of a run.
         refused: whether a guard refused the run, so that nothing was done.
     """
-    totals = _totals(map(result_summary, result.environments))
+    totals = total_of(map(result_summary, result.environments))
     results = [
         one for part in result.environments if isinstance(part, Executed) for one in part.results
     ]
@@ -340,7 +360,8 @@ def _unobserved(parts: Iterable[object]) -> list[str]:
     return [f"{pluralize(count, 'environment')} not reached"] if count else []
 
 
-def _totals(summaries: Iterable[dict[str, int]]) -> Counter[str]:
+def total_of(summaries: Iterable[dict[str, int]]) -> Counter[str]:
+    """Return the sums of summaries."""
     totals: Counter[str] = Counter()
     for summary in summaries:
         totals.update(summary)

@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed
-from provisioner.model.expiry import format_timestamp
 from provisioner.plan import Clean, Unobserved
 from provisioner.render.outcome.rows import (
     describe_action,
     describe_sinks,
-    describe_upcoming,
     finding_kind,
     finding_list,
     plan_summary_line,
     result_summary_line,
     rows_of,
-    soonest_first,
+    upcoming_texts,
 )
 from provisioner.render.text import (
     align_columns,
@@ -26,6 +24,7 @@ from provisioner.render.text import (
     heading,
     visible,
 )
+from provisioner.render.times import UTC_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,36 +33,46 @@ if TYPE_CHECKING:
     from provisioner.plan import Action, Plan, Planned, Upcoming
     from provisioner.render.outcome.rows import Row
     from provisioner.render.text import Palette
+    from provisioner.render.times import Times
 
 
-_MAX_UPCOMING = 10
-"""Later revocations of an environment that text names."""
-
-
-def plan_text(plan: Plan, palette: Palette, *, unmanaged: bool = False) -> str:
+def plan_text(
+    plan: Plan, palette: Palette, times: Times = UTC_TIMES, *, unmanaged: bool = False
+) -> str:
     """Return the actions that each environment needs, and a summary line.
 
     Args:
         plan: the plan.
         palette: the colours.
+        times: the way to write times.
         unmanaged: whether to list unmanaged keys instead of counting them.
     """
-    lines = (_lines(part, palette, "to keep", unmanaged=unmanaged) for part in plan.environments)
+    lines = (
+        _lines(part, palette, times, "to keep", unmanaged=unmanaged) for part in plan.environments
+    )
     return _text(lines, plan_summary_line(plan), palette)
 
 
 def result_text(
-    result: RunResult, palette: Palette, *, refused: bool = False, unmanaged: bool = False
+    result: RunResult,
+    palette: Palette,
+    times: Times = UTC_TIMES,
+    *,
+    refused: bool = False,
+    unmanaged: bool = False,
 ) -> str:
     """Return the outcome of each action by environment, and a summary line.
 
     Args:
         result: the result.
         palette: the colours.
+        times: the way to write times.
         refused: whether a guard refused the run.
         unmanaged: whether to list unmanaged keys instead of counting them.
     """
-    lines = (_lines(part, palette, "kept", unmanaged=unmanaged) for part in result.environments)
+    lines = (
+        _lines(part, palette, times, "kept", unmanaged=unmanaged) for part in result.environments
+    )
     return _text(lines, result_summary_line(result, refused=refused), palette)
 
 
@@ -73,7 +82,12 @@ def _text(environments: Iterable[Iterable[str]], summary: str, palette: Palette)
 
 
 def _lines(
-    part: Planned | Executed | Unobserved, palette: Palette, keep: str, *, unmanaged: bool
+    part: Planned | Executed | Unobserved,
+    palette: Palette,
+    times: Times,
+    keep: str,
+    *,
+    unmanaged: bool,
 ) -> Iterator[str]:
     if isinstance(part, Unobserved):
         yield heading(part.environment, part.url, None, palette)
@@ -83,7 +97,7 @@ def _lines(
     yield heading(planned.environment, planned.url, planned.generation, palette)
     rows = tuple(rows_of(part))
     any_sinks = any(row.action.sinks for row in rows)
-    lines = align_columns([_cells(row.action, any_sinks=any_sinks) for row in rows])
+    lines = align_columns([_cells(row.action, times, any_sinks=any_sinks) for row in rows])
     for row, line in zip(rows, lines, strict=True):
         first, *more = _row_lines(row, line, palette)
         yield first + annotation_suffix(row.action.annotations, palette)
@@ -103,12 +117,9 @@ def _lines(
 
 def upcoming_lines(upcoming: Iterable[Upcoming], palette: Palette) -> Iterator[str]:
     """Yield a line for each of the first later revocations, and the number of the others."""
-    later = soonest_first(upcoming)
-    for one in later[:_MAX_UPCOMING]:
-        text = f"{visible(one.name)}  later: {visible(describe_upcoming(one))}"
-        yield palette.paint("dim", f"  * {text}")
-    if (more := len(later) - _MAX_UPCOMING) > 0:
-        yield palette.paint("dim", f"  * and {pluralize(more, 'more later revocation')}")
+    for name, text in upcoming_texts(upcoming):
+        line = "  ".join(filter(None, (visible(name), visible(text))))
+        yield palette.paint("dim", f"  * {line}")
 
 
 def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
@@ -128,13 +139,13 @@ def _row_lines(row: Row, line: str, palette: Palette) -> Iterator[str]:
             assert_never(row.status)
 
 
-def _cells(action: Action, *, any_sinks: bool) -> tuple[str, ...]:
+def _cells(action: Action, times: Times, *, any_sinks: bool) -> tuple[str, ...]:
     sinks = (visible(describe_sinks(action)),) if any_sinks else ()
     place = action.place
     role = "" if isinstance(action, Clean) else "no role"  # a removal is not about the role
     if action.role:
         role = f"role {visible(action.role)}"
-    expires = "never" if action.expires_at is None else format_timestamp(action.expires_at)
+    expires = "never" if action.expires_at is None else times.exact(action.expires_at)
     return (
         visible(action.name),
         visible(describe_action(action).details),
