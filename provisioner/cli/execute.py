@@ -128,8 +128,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             plan, refusal = agreed.plan, agreed.refusal
             if refusal is None:
                 announce_revocations(plan, console)
-            with console.progress(plan.steps, "keys and tokens") as on_progress:
-                result = pipeline.execute(agreed, on_progress)
+            result = pipeline.execute(agreed)
             with outputs.printing():
                 show_result(result, console, refusal, shard)
             outputs.report_outcome(result, changes=plan.changes, refusal=refusal)

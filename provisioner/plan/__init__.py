@@ -11,6 +11,7 @@ from provisioner.plan.actions import Planned as Planned
 from provisioner.plan.actions import Revoke as Revoke
 from provisioner.plan.actions import RevokeReason as RevokeReason
 from provisioner.plan.actions import Rotate as Rotate
+from provisioner.plan.actions import Step as Step
 from provisioner.plan.actions import Unobserved as Unobserved
 from provisioner.plan.actions import Update as Update
 from provisioner.plan.delivery import EXPIRY_TOLERANCE as EXPIRY_TOLERANCE

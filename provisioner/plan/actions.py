@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 
@@ -228,6 +229,10 @@ CreatesKey = Create | Rotate
 
 Action = Create | Update | Rotate | Deliver | Revoke
 
+Step = Literal["create", "change", "deliver", "revoke"]
+"""A part of an action whose outcome is known on its own: of a rotation first the create, then the
+delivery, finally what happens to the older keys."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -269,6 +274,11 @@ class Planned:
     def unblocked(self) -> tuple[Action, ...]:
         """Return the actions that can be carried out."""
         return tuple(action for action in self.actions if action.blocked is None)
+
+    @property
+    def steps(self) -> Counter[Step]:
+        """Return the number of steps of each kind in these actions, if none fails."""
+        return Counter(step for action in self.unblocked for step in _steps(action))
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +323,7 @@ class Plan:
     def steps(self) -> int:
         """Return the number of steps of these actions, if none fails."""
         planned = (one for one in self.environments if isinstance(one, Planned))
-        return sum(_steps(action) for part in planned for action in part.unblocked)
+        return sum(part.steps.total() for part in planned)
 
     @property
     def incomplete(self) -> bool:
@@ -324,14 +334,19 @@ class Plan:
         )
 
 
-def _steps(action: Action) -> int:
-    """Count each key created or changed, each token delivered and each key revoked as a step."""
+def _steps(action: Action) -> tuple[Step, ...]:
+    """Return each key created or changed, each token delivered and each key revoked as a step."""
+    delivery: tuple[Step, ...] = ("deliver",) if action.sinks else ()
     match action:
-        case Create() | Update():
-            return 1 + bool(action.sinks)
-        case Rotate():
-            return 1 + bool(action.sinks) + action.predecessor_changes
-        case Deliver() | Revoke():
-            return 1
+        case Create():
+            return ("create", *delivery)
+        case Update():
+            return ("change", *delivery)
+        case Rotate(at_once=at_once, predecessor_changes=changes):
+            return ("create", *delivery, *(("revoke" if at_once else "change",) * changes))
+        case Deliver():
+            return ("deliver",)
+        case Revoke():
+            return ("revoke",)
         case _:
             assert_never(action)

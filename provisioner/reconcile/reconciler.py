@@ -107,17 +107,10 @@ class Reconciler:
         observed = self.observe()
         return propose(observed, self.plan(observed, request), request)
 
-    def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
-        """Carry a proposal out, or skip all of it if it is refused.
-
-        Args:
-            proposal: the plan, and why it is refused, if it is.
-            on_progress: called with the number of steps whose outcome has become known.
-        """
+    def execute(self, proposal: Proposal) -> RunResult:
+        """Carry a proposal out, or skip all of it if it is refused."""
         refusal, run_marker = proposal.refusal, RunMarker.random()
-        started = [
-            self._start(one, refusal, run_marker, on_progress) for one in proposal.environments
-        ]
+        started = [self._start(one, refusal, run_marker) for one in proposal.environments]
         running = [one.bug for one in started if isinstance(one, _Running)]
         self.stop.wait_for(running, graceful=True)
         # A stop may have left tasks behind; their progress is the outcome all the same.
@@ -267,7 +260,6 @@ class Reconciler:
         one: PlannedEnvironment | Unobserved,
         refusal: RefusedError | None,
         run_marker: RunMarker,
-        on_progress: Callable[[int], None],
     ) -> _Running | Executed | Unobserved:
         """Start to carry out the plan of an environment, or return its outcome at once."""
         if isinstance(one, Unobserved):
@@ -283,7 +275,7 @@ class Reconciler:
             return skipped
         if planned.unwritable is not None:
             planned = block_all(planned, planned.unwritable)
-        progress = Progress(planned, on_progress, self.emit)
+        progress = Progress(planned, self.emit)
         if not planned.unblocked:
             return progress.close()
         context = ExecutionContext(

@@ -79,7 +79,7 @@ def apply(laboratory: Laboratory, root: Path, stop: Cancellation) -> RunResult:
         )
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest({"shop": desired}, datetime.now(UTC)))
-        result = reconciler.execute(proposal, lambda _: None)
+        result = reconciler.execute(proposal)
         assert not any(part.bug for part in result.environments), result
         return result
 
