@@ -24,9 +24,8 @@ def set_up_log(level: str, format_: str, run_id: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines(run_id) if format_ == "json" else _Line())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    if level != "debug":
-        # Errors of connections are reported elsewhere; urllib3's own warnings are noise.
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # It would log each request once more, and errors of connections are reported elsewhere.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     # At debug level it logs whole responses, with secrets that are not masked yet.
     logging.getLogger("botocore").setLevel(max(logging.INFO, logging.getLogger().level))
 

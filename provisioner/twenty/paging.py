@@ -10,7 +10,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.twenty.answers import NOT_JSON, NotJson
+from provisioner.twenty.answers import NOT_JSON, NotJson, html_page
 from provisioner.twenty.records import IncompleteRecordError, read_key, require_list
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class _Reading:
 
 def unexpected_list(client: Client, answer: Answer, content: str) -> WorkspaceError:
     """Return the error of an answer that has the status of a success and contains no list."""
-    content = "something that is not JSON" if answer.body is NOT_JSON else content
+    if answer.body is NOT_JSON:
+        content = html_page(answer.beginning, answer.size) or "something that is not JSON"
     return WorkspaceError(
         Code.UNEXPECTED_ANSWER,
         f"{client.environment} responded to the request for its keys with {content}.",

@@ -21,7 +21,8 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.http_client.client import HttpClient
-from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of
+from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route, ca_path_of
+from provisioner.http_client.exchange_log import log_exchange
 from provisioner.http_client.loopback import canonical
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
@@ -31,20 +32,21 @@ from provisioner.twenty.answers import (
     Throttling,
     clean,
     decode,
+    html_page,
     is_transient,
     redact,
     throttling,
 )
+from provisioner.twenty.operation import operation_of
 from provisioner.twenty.rate_limit import RateLimit, RequestAbandonedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.http_client.exchange import HttpAnswer, Json
+    from provisioner.http_client.exchange import Json
     from provisioner.http_client.network import Network
     from provisioner.model.environment import Environment
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.runtime.log_context import LogContext
     from provisioner.secret import Secret
 
 _LOG = logging.getLogger(__name__)
@@ -70,6 +72,9 @@ _WARN_INTERVAL = 30.0
 
 _TOO_HIGH = 0.9
 """Share of the declared rate below which the declared one is said to be too high."""
+
+_LONG_WAIT = 0.1
+"""Seconds from which on the log says how long a request waited for its turn."""
 
 _MAX_TARGET = 200
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -114,6 +119,7 @@ class Transport:
         self.name = environment.name
         self.address = address
         self.stop = stop
+        self._extra = extra(environment=self.name)
         self._rate_limit = RateLimit(environment.limits, clock=stop.now, sleep=stop.sleep)
         self.timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
@@ -239,6 +245,7 @@ class Transport:
         """Wait before a repeat; the delay grows and is jittered, so that runs spread out."""
         seconds = delay(tries, _MIN_DELAY)
         self._observe_left -= seconds
+        _LOG.debug("%s: trying again in %.1f s", self.name, seconds, extra=self._extra)
         self.stop.sleep(seconds)
 
     def _slow_down(self, throttle: Throttling, answer: Answer) -> float:
@@ -264,7 +271,7 @@ class Transport:
         level = logging.WARNING if is_due else logging.INFO
         if is_due:
             self._warn_at, self._said = now + _WARN_INTERVAL, said
-        _LOG.log(level, message, self.name, seconds, extra=extra(environment=self.name))
+        _LOG.log(level, message, self.name, seconds, extra=self._extra)
         return seconds
 
     def _exchange(  # noqa: PLR0913 - as `send`
@@ -286,13 +293,16 @@ class Transport:
         with self._rate_limit.slot(still_wanted):
             with self._count_lock:
                 self.requests_sent += 1
+            sent_at = self.stop.now()
             if self._count_turns:
-                self._observe_left -= self.stop.now() - queued
+                self._observe_left -= sent_at - queued
             timeout = max(_MIN_TIMEOUT, min(self.timeout, self._observe_left))
             started = time.monotonic()
             for connects in range(_MAX_CONNECTS):
                 if connects:
-                    self.stop.sleep(delay(connects, _MIN_DELAY))
+                    seconds = delay(connects, _MIN_DELAY)
+                    _LOG.debug("%s: connecting again in %.1f s", self.name, seconds)
+                    self.stop.sleep(seconds)
                 received = self._client.request(
                     method,
                     path,
@@ -307,26 +317,18 @@ class Transport:
             # The pages of a list have a time limit of their own.
             if isinstance(received, NoAnswer) or not (is_list and received.status in _SUCCESSES):
                 self._observe_left -= duration
+        operation = operation_of(method, path, body)
         if _LOG.isEnabledFor(logging.DEBUG):
-            self._log(method, path, duration, received)
+            note = _note(received, sent_at - queued)
+            log_exchange(
+                *(self.name, method, path, received, duration), operation=operation.name, note=note
+            )
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
         answer = _answer(received, duration, self.address, is_list=is_list)
         if answer.status == HTTPStatus.PAYMENT_REQUIRED:
             self._refused_until = (inf, answer)  # no wait brings credits
         return answer
-
-    def _log(
-        self, method: str, path: str, duration: float, received: HttpAnswer | NoAnswer
-    ) -> None:
-        """Log one exchange, without bodies."""
-        milliseconds = round(1000 * duration)
-        fields: LogContext = {"method": method, "path": path, "duration_ms": milliseconds}
-        result: object = "no answer"
-        if not isinstance(received, NoAnswer):
-            result = fields["status"] = received.status
-        message = "%s %s %s -> %s in %d ms"
-        _LOG.debug(message, self.name, method, path, result, milliseconds, extra=extra(**fields))
 
     def _observe_timed_out(self) -> Failure:
         return Failure(
@@ -367,6 +369,7 @@ def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: boo
         status=received.status,
         body=body,
         beginning=beginning,
+        size=len(received.body),
         server_time=server_time,
         ahead=None if server_time is None else server_time - received.received_at,
         retry_after=received.retry_after,
@@ -375,6 +378,19 @@ def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: boo
         location=_origin(redirect) if redirect else None,
         leaves_host=redirect is not None and _host(redirect) not in ("", _host(address)),
     )
+
+
+def _note(received: HttpAnswer | NoAnswer, waited: float) -> str:
+    """Return what is worth knowing about an exchange beside its status.
+
+    Args:
+        received: the answer, or why there is none.
+        waited: seconds until it was the request's turn.
+    """
+    notes = [f"waited {waited:.1f} s for its turn"] if waited >= _LONG_WAIT else []
+    if isinstance(received, HttpAnswer):
+        notes += filter(None, [html_page(received.body, len(received.body))])
+    return ", ".join(notes)
 
 
 def _host(address: str) -> str:

@@ -608,7 +608,7 @@ def test_init_does_not_overwrite_a_foreign_schema(tmp_path: Path) -> None:
 def test_every_line_of_a_json_log_matches_its_schema(
     project: Path, serve: Callable[..., Any]
 ) -> None:
-    """Each line has the run id, also lines of libraries and threads; errors have their code."""
+    """Each line has the run id, each request one line with its operation, each error its code."""
     served = serve()
     use_real_server(project, served)
     env = {"TOKEN": served.sandbox.session_token(), "PROVISION_LOG_FORMAT": "json"}
@@ -622,8 +622,14 @@ def test_every_line_of_a_json_log_matches_its_schema(
     assert {line["status"] for line in requests} == {200}
     assert {line["attempt"] for line in requests} == {1}
     assert {line.get("key") for line in requests} == {None, "a", "b"}
-    libraries = [line for line in lines if line["logger"].startswith("urllib3")]
-    assert {line.get("key") for line in libraries} == {None, "a", "b"}
+    assert {line["operation"] for line in requests if line["path"] == "/metadata"} == {
+        "apiKeys+getRoles",
+        "createApiKey",
+        "createApiKey x2",
+        "currentWorkspace",
+        "generateApiKeyToken",
+    }
+    assert not [line for line in lines if line["logger"].startswith("urllib3")]
     for arguments, exit_code, error_code in (
         ("plan -e zz", 64, "environment_unknown"),
         ("plan -m zz", 3, "manifests_missing"),
