@@ -68,7 +68,15 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class ReadingSinks:
-    """The sinks of keys are about to be read, or checked for whether they can be written."""
+    """The sinks of keys are about to be read."""
+
+    environment: str
+    sinks: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckingSinks:
+    """Sinks are about to be checked for whether they can be written."""
 
     environment: str
     sinks: int
@@ -112,7 +120,17 @@ class Rested:
     environment: str
 
 
-Activity = Connecting | SigningIn | Connected | Listing | ReadingSinks | Waiting | Answered | Rested
+Activity = (
+    Connecting
+    | SigningIn
+    | Connected
+    | Listing
+    | ReadingSinks
+    | CheckingSinks
+    | Waiting
+    | Answered
+    | Rested
+)
 
 
 class OnActivity(Protocol):

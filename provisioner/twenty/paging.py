@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.activity import Listing
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.twenty.answers import NOT_JSON, NotJson, html_page
@@ -129,6 +130,7 @@ class _Reading:
                     remedy="Run the command again, or raise limits.timeout.",
                 )
             cursors.add(cursor)
+            client.transport.on_activity(Listing(client.environment, len(keys), total))
             next_page = f"{self.path}&starting_after={quote(cursor, safe='')}"
             answer = client.request("GET", next_page, is_list=True)
 

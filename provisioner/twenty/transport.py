@@ -24,6 +24,7 @@ from provisioner.http_client.client import HttpClient
 from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route, ca_path_of
 from provisioner.http_client.exchange_log import log_exchange
 from provisioner.http_client.loopback import canonical
+from provisioner.model.activity import Answered, Waiting, ignore_activity
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.log_context import bind, extra
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from provisioner.http_client.exchange import Json
     from provisioner.http_client.network import Network
+    from provisioner.model.activity import OnActivity
     from provisioner.model.environment import Environment
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
@@ -101,9 +103,11 @@ class Transport:
             first writes.
         on_idle_closed: called whenever idle connections were closed.
         network: what the clients of the run share; None for a run of this environment alone.
+        on_activity: receives what the environment does.
 
     Attributes:
         requests_sent: how many requests were sent so far, including repeats.
+        on_activity: receives what the environment does.
     """
 
     def __init__(  # noqa: PLR0913 - as `connect`
@@ -115,10 +119,12 @@ class Transport:
         others_wait: bool = False,
         on_idle_closed: Callable[[], None] | None = None,
         network: Network | None = None,
+        on_activity: OnActivity = ignore_activity,
     ) -> None:
         self.name = environment.name
         self.address = address
         self.stop = stop
+        self.on_activity = on_activity
         self._extra = extra(environment=self.name)
         self._rate_limit = RateLimit(environment.limits, clock=stop.now, sleep=stop.sleep)
         self.timeout = environment.limits.timeout
@@ -197,6 +203,7 @@ class Transport:
                 handled.
         """
         tries = attempt = 0
+        operation = operation_of(method, path, body)
         max_wait = _MAX_WAIT  # for waits that the server asks for, not for our own rate
         accepted = self._accepted
         while True:
@@ -211,7 +218,9 @@ class Transport:
             try:
                 with bind(environment=self.name, attempt=attempt):
                     answer = self._exchange(
-                        method, path, body, bearer, must_not_repeat=not repeatable, is_list=is_list
+                        *(method, path, body, bearer, operation.name),
+                        must_not_repeat=not repeatable,
+                        is_list=is_list,
                     )
             except RequestAbandonedError:
                 raise WorkspaceError.of(STOPPED) from None
@@ -223,6 +232,10 @@ class Transport:
                 self._pause(tries)
                 continue
             throttle = throttling(answer)
+            done = throttle is None and not answer.lost
+            self.on_activity(
+                Answered(self.name, operation.work, operation.units, answer.duration, done)
+            )
             if throttle is not None:
                 wait = self._slow_down(throttle, answer)
                 if self._accepted != accepted:  # others were lucky, so this one may be too
@@ -246,6 +259,7 @@ class Transport:
         seconds = delay(tries, _MIN_DELAY)
         self._observe_left -= seconds
         _LOG.debug("%s: trying again in %.1f s", self.name, seconds, extra=self._extra)
+        self.on_activity(Waiting(self.name, seconds, "failed"))
         self.stop.sleep(seconds)
 
     def _slow_down(self, throttle: Throttling, answer: Answer) -> float:
@@ -272,6 +286,7 @@ class Transport:
         if is_due:
             self._warn_at, self._said = now + _WARN_INTERVAL, said
         _LOG.log(level, message, self.name, seconds, extra=self._extra)
+        self.on_activity(Waiting(self.name, seconds, "asked"))
         return seconds
 
     def _exchange(  # noqa: PLR0913 - as `send`
@@ -280,6 +295,7 @@ class Transport:
         path: str,
         body: Json,
         bearer: Secret | None,
+        operation: str,
         *,
         must_not_repeat: bool,
         is_list: bool,
@@ -317,11 +333,10 @@ class Transport:
             # The pages of a list have a time limit of their own.
             if isinstance(received, NoAnswer) or not (is_list and received.status in _SUCCESSES):
                 self._observe_left -= duration
-        operation = operation_of(method, path, body)
         if _LOG.isEnabledFor(logging.DEBUG):
             note = _note(received, sent_at - queued)
             log_exchange(
-                *(self.name, method, path, received, duration), operation=operation.name, note=note
+                *(self.name, method, path, received, duration), operation=operation, note=note
             )
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
