@@ -102,7 +102,7 @@ class Answered:
     Attributes:
         work: what was asked for; None if it is none that a run has much of.
         units: how many keys or tokens it is about.
-        seconds: from sending the request to the end of its answer.
+        seconds: from the request, which may have to wait for the rate limit, to its whole answer.
         done: whether the server may have done it, so that it need not be sent again.
     """
 

@@ -93,6 +93,7 @@ class Answer:
         retry_after: seconds that the server asks to wait, if it does.
         rate_limit: requests a minute that the server says it allows, if it does.
         duration: seconds from sending the request to the end of the answer.
+        waited: seconds that the rate limit made the request wait before that.
         location: the target of a redirect.
         leaves_host: whether that is another host.
     """
@@ -106,6 +107,7 @@ class Answer:
     retry_after: float | None = None
     rate_limit: int | None = None
     duration: float = 0.0
+    waited: float = 0.0
     location: str | None = None
     leaves_host: bool = False
 

@@ -233,9 +233,8 @@ class Transport:
                 continue
             throttle = throttling(answer)
             done = throttle is None and not answer.lost
-            self.on_activity(
-                Answered(self.name, operation.work, operation.units, answer.duration, done)
-            )
+            seconds = answer.waited + answer.duration
+            self.on_activity(Answered(self.name, operation.work, operation.units, seconds, done))
             if throttle is not None:
                 wait = self._slow_down(throttle, answer)
                 if self._accepted != accepted:  # others were lucky, so this one may be too
@@ -306,12 +305,11 @@ class Transport:
         def still_wanted() -> bool:
             return not (must_not_repeat and self.stop.requested)
 
-        with self._rate_limit.slot(still_wanted):
+        with self._rate_limit.slot(still_wanted) as waited:
             with self._count_lock:
                 self.requests_sent += 1
-            sent_at = self.stop.now()
             if self._count_turns:
-                self._observe_left -= sent_at - queued
+                self._observe_left -= self.stop.now() - queued
             timeout = max(_MIN_TIMEOUT, min(self.timeout, self._observe_left))
             started = time.monotonic()
             for connects in range(_MAX_CONNECTS):
@@ -334,13 +332,13 @@ class Transport:
             if isinstance(received, NoAnswer) or not (is_list and received.status in _SUCCESSES):
                 self._observe_left -= duration
         if _LOG.isEnabledFor(logging.DEBUG):
-            note = _note(received, sent_at - queued)
+            note = _note(received, waited)
             log_exchange(
                 *(self.name, method, path, received, duration), operation=operation, note=note
             )
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
-        answer = _answer(received, duration, self.address, is_list=is_list)
+        answer = _answer(received, duration, self.address, is_list=is_list, waited=waited)
         if answer.status == HTTPStatus.PAYMENT_REQUIRED:
             self._refused_until = (inf, answer)  # no wait brings credits
         return answer
@@ -375,7 +373,9 @@ class Transport:
         return LostAnswerError(Failure(lost.code, message, remedy))
 
 
-def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: bool) -> Answer:
+def _answer(
+    received: HttpAnswer, duration: float, address: str, *, is_list: bool, waited: float = 0.0
+) -> Answer:
     body, beginning = decode(received.body, is_list=is_list)
     server_time, headers = received.server_time, received.headers
     redirect = headers.get("Location") if received.status in _REDIRECTS else None
@@ -390,6 +390,7 @@ def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: boo
         retry_after=received.retry_after,
         rate_limit=int(rate_limit) if _DIGITS.fullmatch(rate_limit) else None,
         duration=duration,
+        waited=waited,
         location=_origin(redirect) if redirect else None,
         leaves_host=redirect is not None and _host(redirect) not in ("", _host(address)),
     )
@@ -400,7 +401,7 @@ def _note(received: HttpAnswer | NoAnswer, waited: float) -> str:
 
     Args:
         received: the answer, or why there is none.
-        waited: seconds until it was the request's turn.
+        waited: seconds that the rate limit made the request wait.
     """
     notes = [f"waited {waited:.1f} s for its turn"] if waited >= _LONG_WAIT else []
     if isinstance(received, HttpAnswer):
