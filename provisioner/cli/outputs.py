@@ -24,7 +24,7 @@ from provisioner.errors.exceptions import (
     ProvisionError,
     WrongUsageError,
 )
-from provisioner.execution import RunEnded, RunStarted, ignore
+from provisioner.execution import RunEnded, RunStarted
 from provisioner.render.formats import render
 from provisioner.render.report import ReportInput
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from provisioner.cli.options import OutputTargets
     from provisioner.cli.signals import Signals
     from provisioner.errors.failure import Failure
-    from provisioner.execution import Emit, RunResult
+    from provisioner.execution import Emit, Event, RunResult
     from provisioner.model.environment import Environment
     from provisioner.plan import Plan
     from provisioner.render.report import ShardLabel
@@ -46,7 +46,6 @@ class Outputs:
     """The report files, the events and the GitHub Actions runner of one command.
 
     Attributes:
-        emit: the function that takes events.
         exit_code: the exit code of the command, as far as it is known.
 
     Args:
@@ -74,8 +73,17 @@ class Outputs:
         self._started = False
         self._stdout_error: OutputError | None = None
         self._refusal: Failure | None = None
-        self.emit: Emit = ignore if events is None else events.emit
+        self._listeners: list[Emit] = [] if events is None else [events.emit]
         self.exit_code = UNEXPECTED
+
+    def emit(self, event: Event, /) -> None:
+        """Pass an event on to the file of events, and to all who listen."""
+        for listener in self._listeners:
+            listener(event)
+
+    def listen(self, listener: Emit) -> None:
+        """Pass all later events on to this one too."""
+        self._listeners.append(listener)
 
     @contextmanager
     def problems(self) -> Iterator[None]:
@@ -211,6 +219,8 @@ def open_outputs(
         event_file = None
         if events is not None:
             event_file = EventFile(events, console.run_id)
+            if is_stream(events):
+                console.area.close()
             stack.callback(event_file.close)
         outputs = Outputs(command, console, reports, event_file, ci=output_targets.ci)
         try:

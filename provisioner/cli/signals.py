@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.live_area import opened_area
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
@@ -102,24 +104,27 @@ class Signals:
 def stoppable(command: Command) -> Command:
     """Catch signals while a command runs; the command gets them as its argument `signals`.
 
-    They are caught even during its imports. An error after a signal is reported, and the exit code
-    is that of the signal. An unexpected exception takes precedence over both.
+    They are caught even during its imports, while a line on the terminal says that it starts. An
+    error after a signal is reported, and the exit code is that of the signal. An unexpected
+    exception takes precedence over both.
     """
 
     @wraps(command)
     def run_stoppable(**arguments: object) -> int:
         from provisioner.errors.exceptions import ProvisionError
 
+        context = click.get_current_context()
         signals = Signals()
         with signals.caught():
             try:
-                return command(signals=signals, **arguments)
+                with opened_area(context, arguments.get("output")):
+                    return command(signals=signals, **arguments)
             except ProvisionError as error:
                 if signals.exit_code is None:
                     raise
                 from provisioner.cli.console import report_error
 
-                report_error(error, click.get_current_context().obj)
+                report_error(error, context.obj)
                 return signals.exit_code
 
     return run_stoppable

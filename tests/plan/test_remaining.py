@@ -107,7 +107,7 @@ def factors(
     found = []
     for at, kind, units, duration in results:
         pace = pace.after(kind, units, at, duration=duration)
-        left[kind] -= units
+        left[kind] = max(0, left[kind] - units)
         share = (at - since) / (end - since)
         if 0.0 <= share <= 0.9:
             estimate = pace.remaining(load._replace(units=left), at)

@@ -54,6 +54,7 @@ def export(selection: Selection, file: Path | None, output: OutputOptions, signa
 
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.watch import watching
     from provisioner.errors.pluralize import pluralize
     from provisioner.operations.export import export as export_keys
     from provisioner.plan import Unobserved
@@ -67,7 +68,10 @@ def export(selection: Selection, file: Path | None, output: OutputOptions, signa
     if file is not None and os.path.lexists(file):
         raise _exists(file)
     prepared = prepare(selection, keys_matter=False, one=True)
-    with reconciler_of(prepared, signals.stop) as reconciler:
+    with (
+        watching(console, prepared.environments) as watch,
+        reconciler_of(prepared, signals.stop, watch, watch) as reconciler,
+    ):
         (observed,) = reconciler.observe()
     if isinstance(observed, Unobserved):
         code = early_exit_code(signals, guard_workspaces([observed]), [observed])

@@ -58,6 +58,7 @@ def report(
     from provisioner.audit.key_audit import AuditInput, audit
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.watch import watching
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
     from provisioner.errors.pluralize import pluralize
@@ -71,7 +72,10 @@ def report(
     with console.problems_as_data():
         prepared = prepare(selection)
     request = prepared.request(PlanOptions(only=selection.only))
-    with reconciler_of(prepared, signals.stop) as reconciler:
+    with (
+        watching(console, prepared.environments) as watch,
+        reconciler_of(prepared, signals.stop, watch, watch) as reconciler,
+    ):
         observed = reconciler.observe()
         outcomes = reconciler.read_key_sinks(observed, request)
     read = [one for one in outcomes if not isinstance(one, Unobserved)]
