@@ -135,19 +135,16 @@ class LiveArea:
 
 
 @contextmanager
-def opened_area(context: click.Context, output: object) -> Iterator[None]:
+def opened_area(context: click.Context) -> Iterator[None]:
     """Show that a command starts, in an area that `area_of` finds again, and close it at the end.
 
-    Args:
-        context: the context of the command.
-        output: its `OutputOptions`; anything else for a command without an area.
+    Only commands that read manifests take long; the area of others is never seen.
     """
-    from provisioner.cli.options import OutputOptions
-
+    options = context.params
     wanted = (
-        isinstance(output, OutputOptions)
-        and not output.quiet
-        and output.log_format == "text"
+        "manifests" in options
+        and not options.get("quiet", True)
+        and options["log_format"] == "text"
         and _moves_cursor(sys.stderr)
     )
     area = LiveArea(sys.stderr if wanted else None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.live_area import opened_area
+from provisioner.cli.live_area import area_of
 
 if TYPE_CHECKING:
     import socket
@@ -104,9 +104,8 @@ class Signals:
 def stoppable(command: Command) -> Command:
     """Catch signals while a command runs; the command gets them as its argument `signals`.
 
-    They are caught even during its imports, while a line on the terminal says that it starts. An
-    error after a signal is reported, and the exit code is that of the signal. An unexpected
-    exception takes precedence over both.
+    They are caught even during its imports. An error after a signal is reported, and the exit code
+    is that of the signal. An unexpected exception takes precedence over both.
     """
 
     @wraps(command)
@@ -117,13 +116,13 @@ def stoppable(command: Command) -> Command:
         signals = Signals()
         with signals.caught():
             try:
-                with opened_area(context, arguments.get("output")):
-                    return command(signals=signals, **arguments)
+                return command(signals=signals, **arguments)
             except ProvisionError as error:
                 if signals.exit_code is None:
                     raise
                 from provisioner.cli.console import report_error
 
+                area_of(context).close()
                 report_error(error, context.obj)
                 return signals.exit_code
 
