@@ -8,7 +8,6 @@ behind that would disturb the next command.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ _INTERVAL = 0.1
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SPINNER = "|/-\\"
 _KEY = "provisioner.live_area"
+_USUAL_SIZE = (80, 24)
 _NO_ESCAPES = ("", "dumb", "unknown")
 """Values of TERM for terminals on which the cursor cannot move up."""
 
@@ -108,7 +108,7 @@ class LiveArea:
     def _draw(self) -> None:
         if self._content is None or self._closed.is_set():
             return
-        columns, lines = shutil.get_terminal_size()
+        columns, lines = self._size()
         # One column and some lines less, so that nothing wraps or scrolls.
         *others, last = self._content(Size(max(1, columns - 1), max(1, lines - 3)))
         spinner = self._spinner[self._frames % len(self._spinner)]
@@ -116,6 +116,15 @@ class LiveArea:
         shown = [line[: columns - 1] for line in (*others, f"{spinner} {last}")]
         self._write(self._erasure() + "".join(f"{line}\n" for line in shown))
         self._height = len(shown)
+
+    def _size(self) -> tuple[int, int]:
+        """Return the columns and lines of the terminal, which may not be that of stdout."""
+        with suppress(OSError, ValueError):
+            assert self._stream is not None  # noqa: S101 - nothing is drawn without one
+            columns, lines = os.get_terminal_size(self._stream.fileno())
+            if columns and lines:
+                return columns, lines
+        return _USUAL_SIZE
 
     def _clear(self) -> None:
         if self._height:

@@ -170,6 +170,11 @@ class RunStatus:
             line.pace = line.pace.resumed(now)
             self._begin(line.left, creates, now)
 
+    def remaining(self) -> float | None:
+        """Return the seconds that the work still takes, as far as it can be estimated now."""
+        with self._lock:
+            return self._remaining(self._clock())
+
     def frame(self, size: Size) -> list[str]:
         """Return the lines for a terminal, of which the last one is the total."""
         with self._lock:
@@ -318,7 +323,7 @@ class RunStatus:
             # Reading does not interrupt the work of a plan.
             if event.work != "list" and line.steps:
                 line.kind = event.work
-            line.pace = _after(line.pace, line.left, event, now)
+            line.pace = line.pace.after(event.work, event.units, now, duration=event.seconds)
             # Creates and changes count when their outcome is known.
             if event.work in {"list", "mint", "prove"}:
                 line.left = _less(line.left, event.work, event.units)
@@ -327,7 +332,7 @@ class RunStatus:
                 event.work, event.units, now, duration=event.seconds
             )
         else:
-            self._pace = _after(self._pace, self._left, event, now)
+            self._pace = self._pace.after(event.work, event.units, now, duration=event.seconds)
             if event.work in {"list", "mint", "prove"}:
                 self._left = _less(self._left, event.work, event.units)
 
@@ -359,7 +364,8 @@ class RunStatus:
             done, at_work = max(0, len(self._rested) - failed), len(self._lines)
             waiting = max(0, total - done - failed - at_work)
         word = "done" if self._writes else "read"
-        counts = [f"{number(done)} of {pluralize(total, 'environment')} {word}"]
+        noun = "environment" if total == 1 else "environments"
+        counts = [f"{number(done)} of {number(total)} {noun} {word}"]
         counts += [f"{number(failed)} failed"] if failed else []
         counts += [f"{number(at_work)} at work"] if at_work else []
         counts += [f"{number(waiting)} waiting"] if waiting else []
@@ -367,6 +373,8 @@ class RunStatus:
 
     def _left_words(self, now: float) -> str:
         """Return the estimated time that is left, with a word that it is one."""
+        if self._writes and not self._lines and not self._plans:  # every environment is finished
+            return ""
         made_at, estimate = self._estimate
         if now - made_at >= _ESTIMATE_INTERVAL:
             made_at, estimate = self._estimate = now, self._remaining(now)
@@ -398,13 +406,6 @@ def _less(load: Workload, kind: Kind, units: int) -> Workload:
         for before in ("mint", "prove"):
             units_left[before] = min(units_left.get(before, 0), units_left["write"])
     return load._replace(units=units_left)
-
-
-def _after(pace: Pace, left: Workload, event: Answered, now: float) -> Pace:
-    """Return the pace after an answer; a token that is proven again takes time, and is no gain."""
-    if event.work is None or (event.work == "prove" and not left.units.get("prove", 0)):
-        return pace.after("write", 0, now)
-    return pace.after(event.work, event.units, now, duration=event.seconds)
 
 
 def _reason_of(event: Waiting) -> str:

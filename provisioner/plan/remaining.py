@@ -200,6 +200,8 @@ class Pace:
     def _cost(self, kind: Kind, units: int, latency: float, left: Workload) -> float:
         """Return the seconds that a unit takes, while others are in flight."""
         seen = self.seen.get(kind, _NOTHING)
+        if kind == "observe":  # the times between environments, since none is one answer
+            return seen.seconds / seen.units if seen.units else latency
         shared = seen.answered / seen.answers if seen.answers else left.shared.get(kind, 1)
         duration = seen.duration / seen.recent if seen.recent else latency
         if kind == "write":
