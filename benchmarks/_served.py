@@ -19,7 +19,7 @@ from _manifests import ROLE
 from _sandbox import Dialect, Exchange, Request, Response, Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
 _LONG_AGO = "2026-01-01T00:00:00.000Z"
@@ -64,14 +64,22 @@ class Served:
         one_at_a_time: whether requests that create wait for each other, and each takes this time
             whatever the number of its keys. That is a model: a real 2.21 creates 6 to 9 keys a
             second at any parallelism, but what a document of 20 takes on 1.x is not recorded so.
+        delays: seconds that requests wait before they are answered, by a text in their path or
+            body; the first one that is there counts.
     """
 
     def __init__(
-        self, dialect: str, *, create_seconds: float = 0.0, one_at_a_time: bool = False
+        self,
+        dialect: str,
+        *,
+        create_seconds: float = 0.0,
+        one_at_a_time: bool = False,
+        delays: Mapping[str, float] | None = None,
     ) -> None:
         serial = ["one-at-a-time"] if one_at_a_time else []
+        waits = json.dumps(delays or {})
         self._process = subprocess.Popen(
-            [sys.executable, __file__, dialect, str(create_seconds), *serial],
+            [sys.executable, __file__, dialect, str(create_seconds), waits, *serial],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -117,7 +125,9 @@ class Served:
         return json.loads(self._process.stdout.readline())
 
 
-def _serve(dialect: str, create_seconds: float, *, one_at_a_time: bool) -> None:
+def _serve(
+    dialect: str, create_seconds: float, delays: Mapping[str, float], *, one_at_a_time: bool
+) -> None:
     """Serve until stdin is closed; print one line with the facts, then one for each input line."""
     journal: list[Exchange] = []
     turn = threading.Lock()
@@ -133,13 +143,19 @@ def _serve(dialect: str, create_seconds: float, *, one_at_a_time: bool) -> None:
             time.sleep(create_seconds if creates and b'"errors"' not in answer.body else 0)
             return answer
 
+    def late(request: Request, inner: Callable[[Request], Response]) -> Response:
+        """Answer a request after its delay."""
+        text = request.path.encode() + request.body
+        time.sleep(next((one for word, one in delays.items() if word.encode() in text), 0.0))
+        return inner(request)
+
     with Sandbox(
         None,
         Dialect(dialect),
         create_seconds=0.0 if one_at_a_time else create_seconds,
         session_seconds=86_400.0,
         journal=journal,
-        around=in_turn if one_at_a_time else None,
+        around=in_turn if one_at_a_time else late if delays else None,
     ) as sandbox:
         roles = {role.label: role.id for role in sandbox.roles()}
         secrets = sandbox.session_token(), sandbox.email, sandbox.password
@@ -174,4 +190,9 @@ def _say(value: object) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], float(sys.argv[2]), one_at_a_time="one-at-a-time" in sys.argv)
+    _serve(
+        sys.argv[1],
+        float(sys.argv[2]),
+        json.loads(sys.argv[3]),
+        one_at_a_time="one-at-a-time" in sys.argv,
+    )

@@ -21,7 +21,14 @@ from builders import ADMIN, END, NOW, SECOND, WORKER, observation_with, observed
 
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
-from provisioner.execution import Done, Execution, ExecutionContext, Progress, RunMarker
+from provisioner.execution import (
+    Done,
+    Execution,
+    ExecutionContext,
+    Progress,
+    RunMarker,
+    StepsSettled,
+)
 from provisioner.execution.deliver import REVERIFY_AFTER
 from provisioner.model.observed import HiddenRoles, KnownRoles, NoRoles, Observation, ObservedKey
 from provisioner.model.sink_content import NoToken, Unreadable
@@ -234,8 +241,10 @@ class ModelServer:
     def execution(self, *actions: Action, parallel: int = 1) -> Execution:
         """Return a run that is to carry out these actions."""
 
-        def count(number: int) -> None:
-            self.settled += number
+        def hear(event: Event) -> None:
+            self.heard.append(event)
+            if isinstance(event, StepsSettled):
+                self.settled += event.steps
 
         self._actions = actions
         self._before = frozenset(row.id for row in self.rows if row.second < 0)
@@ -248,7 +257,7 @@ class ModelServer:
                 existing_ids=self._before,
                 parallel=parallel,
                 stop=self.stop,
-                progress=Progress(planned, count, self.heard.append),
+                progress=Progress(planned, hear),
             ),
             self.open,
             self.run_marker,

@@ -12,6 +12,7 @@ from provisioner.audit.sink_checks import SinkChecks
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
 from provisioner.errors.failure import Failure
+from provisioner.model.activity import CheckingSinks, Rested, ignore_activity
 from provisioner.model.globs import matches
 from provisioner.reconcile.guards import shared_workspaces
 from provisioner.runtime.cancellation import STOPPED
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
+    from provisioner.model.activity import OnActivity
     from provisioner.model.environment import Environment
     from provisioner.model.key import DesiredKey
     from provisioner.model.observed import Observation
@@ -38,6 +40,7 @@ class Doctor:
         open_sink: opens a sink.
         executor: runs one task for each environment; it is shut down after them.
         stop: ends the checks early.
+        on_activity: receives what each environment does between its requests.
         internal_error: the first bug in the check of an environment; the other checks continue.
     """
 
@@ -45,6 +48,7 @@ class Doctor:
     open_sink: OpenSink
     executor: Executor
     stop: Cancellation
+    on_activity: OnActivity = ignore_activity
     internal_error: Exception | None = None
     _workspaces: ExitStack = field(default_factory=ExitStack, init=False)
 
@@ -109,6 +113,8 @@ class Doctor:
             message = f"A bug stopped the check of {environment.name} ({type(error).__name__})."
             bug = Failure(Code.INTERNAL_ERROR, message, "Please report it.")
             return _not_reached(environment, bug), None
+        finally:
+            self.on_activity(Rested(environment.name))
 
     def _examine(
         self, environment: Environment, keys: tuple[DesiredKey, ...] | None
@@ -124,6 +130,8 @@ class Doctor:
             checks = list(checks_of_error(environment, error))
         else:
             sink_checks.verify_against(workspace, observation)
+        sinks = sum(len(key.deliver) for key in keys or ())
+        self.on_activity(CheckingSinks(environment.name, sinks))
         checks += sink_checks.checks(keys)
         if workspace is not None:
             workspace.close_idle_connections()

@@ -85,11 +85,13 @@ class DocumentedCommand(click.Command):
             raise click.UsageError(message, ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:
-        """Call the command with the values that its parameters name."""
+        """Call the command with the values that its parameters name, and show that it starts."""
+        from provisioner.cli.live_area import opened_area
         from provisioner.cli.options import arguments_of
 
         assert self.callback is not None  # noqa: S101 - for the type checker
-        return ctx.invoke(self.callback, **arguments_of(self.callback, ctx.params))
+        with opened_area(ctx):
+            return ctx.invoke(self.callback, **arguments_of(self.callback, ctx.params))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, the common ones, and the variables of both."""

@@ -15,6 +15,7 @@ import click
 from provisioner import __version__
 from provisioner.cli.exit_codes import UNEXPECTED
 from provisioner.cli.github_actions import without_commands
+from provisioner.cli.live_area import area_of
 from provisioner.cli.log import logs_json, set_up_log
 from provisioner.cli.output_file import discard_output, replace_file, write_all
 from provisioner.cli.terminal import fit, lay_out, width_of
@@ -58,13 +59,15 @@ class Console:
 
     Attributes:
         run_id: the id of this run, which logs and events share.
+        area: the lines that change while the command works.
     """
 
     def __init__(self, output: OutputOptions) -> None:
         self.output = output
         self._printed_codes: list[str] = click.get_current_context().obj
         self.run_id = os.urandom(16).hex()
-        set_up_log(output.log_level, output.log_format, self.run_id)
+        self.area = area_of(click.get_current_context())
+        set_up_log(output.log_level, output.log_format, self.run_id, self.area)
 
     @property
     def json(self) -> bool:
@@ -91,7 +94,7 @@ class Console:
         Raises:
             OutputError: as `print_text`.
         """
-        _write(sys.stdout, without_commands(as_json(document), "json"))
+        self._print(sys.stdout, without_commands(as_json(document), "json"))
 
     def print_report(self, report: ReportInput) -> None:
         """Write a report to stdout in the format of the output.
@@ -101,7 +104,7 @@ class Console:
         """
         format_ = self.output.format
         text = without_commands(render(report, format_, self.palette), format_)
-        _write(sys.stdout, text, "utf-8" if FORMATS[format_].syntax == "lines" else None)
+        self._print(sys.stdout, text, "utf-8" if FORMATS[format_].syntax == "lines" else None)
 
     def write_report(self, report: ReportInput, file: Path) -> None:
         """Write a report to a file in the format of the output, as `--to` says.
@@ -158,7 +161,7 @@ class Console:
             OutputError: if stdout cannot be written; not if its reader has gone.
         """
         text = masked(text, min_length=MIN_DATA_LENGTH)
-        _write(sys.stdout, without_commands(text, self.output.format))
+        self._print(sys.stdout, without_commands(text, self.output.format))
 
     def print_stderr(self, text: str) -> None:
         """Write text for people to stderr; an error of stderr is ignored.
@@ -169,12 +172,13 @@ class Console:
             for line in text.splitlines():
                 _LOG.log(max(logging.WARNING, _LOG.getEffectiveLevel()), "%s", line)
         else:
-            write_stderr(text)
+            with self.area.paused():
+                write_stderr(text)
 
     def print_commands(self, text: str) -> None:
         """Write workflow commands for a CI runner to stderr, even if the log is JSON."""
         with suppress(OutputError):
-            _write(sys.stderr, masked(text))
+            self._print(sys.stderr, masked(text))
 
     def print_failure(self, failure: Failure, environment: str | None = None) -> None:
         """Report a failure on stderr, as a log line if the log is JSON.
@@ -183,29 +187,12 @@ class Console:
             failure: the failure of a key or an environment.
             environment: the name of the environment, in a command that works on several.
         """
-        print_failure(failure, self._printed_codes, environment)
+        with self.area.paused():
+            print_failure(failure, self._printed_codes, environment)
 
-    @contextmanager
-    def progress(self, total: int, description: str) -> Iterator[Callable[[int], None]]:
-        """Show a progress bar on stderr if that is a terminal."""
-        on_terminal = sys.stderr and sys.stderr.isatty() and not logs_json()
-        if total == 0 or self.output.quiet or not on_terminal:
-            yield lambda _: None
-            return
-        # Importing rich takes as long as the rest of a small run.
-        from rich import console, progress
-
-        columns = (
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeRemainingColumn(),
-        )
-        no_color = self.palette_of(sys.stderr) is PLAIN
-        stderr = console.Console(stderr=True, no_color=no_color)
-        with progress.Progress(*columns, console=stderr, transient=True) as bar:
-            task = bar.add_task(description, total=total)
-            yield lambda count: bar.advance(task, count)
+    def _print(self, stream: TextIO | None, text: str, encoding: str | None = None) -> None:
+        with self.area.paused():
+            _write(stream, text, encoding)
 
 
 def print_failure(

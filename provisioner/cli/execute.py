@@ -17,6 +17,7 @@ from provisioner.cli.show import (
     log_notes,
     show_result,
 )
+from provisioner.cli.watch import watching
 from provisioner.errors.codes import Code
 from provisioner.errors.did_you_mean import did_you_mean
 from provisioner.errors.exceptions import StalePlanError, WrongUsageError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from provisioner.cli.options import OutputOptions, OutputTargets
     from provisioner.cli.run import Prepared
     from provisioner.cli.signals import Signals
+    from provisioner.cli.watch import Watch
     from provisioner.errors.exceptions import RefusedError
     from provisioner.plan import GuardOverrides, Plan, PlanOptions
     from provisioner.reconcile.proposal import Pipeline, PlanRequest, Proposal
@@ -108,7 +110,11 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
         outputs.start(prepared.manifests.sources, prepared.environments, shard)
         after_run = AfterRun(command, console.run_id, prepared, signals.stop)
         outputs.notify_with(after_run, wanted=output_targets.notify)
-        with pipeline_of(prepared, signals.stop, outputs.emit) as pipeline:
+        with (
+            watching(console, prepared.environments) as watch,
+            pipeline_of(prepared, signals.stop, outputs.emit, watch) as pipeline,
+        ):
+            outputs.listen(watch)
             proposal = job.propose(pipeline)
             plan = proposal.plan
             outputs.emit(PlanMade(plan))
@@ -122,7 +128,7 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
                 if selected_names and missing == selected_names.names and not plan.incomplete:
                     agreed = None  # nothing to do
                 elif not (yes or signals.stop.requested):
-                    agreed = _agree(job, proposal, pipeline, console, signals)
+                    agreed = _agree(job, proposal, pipeline, console, signals, watch)
             if agreed is None:
                 outputs.report_outcome(plan, changes=plan.changes)
                 return outputs.finish(INCOMPLETE if plan.incomplete or missing else 0)
@@ -131,8 +137,8 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
             plan, refusal = agreed.plan, agreed.refusal
             if refusal is None:
                 announce_revocations(plan, console)
-            with console.progress(plan.steps, "keys and tokens") as on_progress:
-                result = pipeline.execute(agreed, on_progress)
+            result = pipeline.execute(agreed)
+            console.area.hide()
             with outputs.printing():
                 show_result(result, console, refusal, shard)
             outputs.report_outcome(result, changes=plan.changes, refusal=refusal)
@@ -142,8 +148,13 @@ def carry_out(  # noqa: PLR0913 - one for each part of a command line
         return outputs.finish(INCOMPLETE if result.incomplete or missing else 0)
 
 
-def _agree(
-    job: Job, proposal: Proposal, pipeline: Pipeline, console: Console, signals: Signals
+def _agree(  # noqa: PLR0913, PLR0917 - all that a question depends on
+    job: Job,
+    proposal: Proposal,
+    pipeline: Pipeline,
+    console: Console,
+    signals: Signals,
+    watch: Watch,
 ) -> Proposal | None:
     """Ask for confirmation if needed, and return the proposal as of now; None if it is declined.
 
@@ -153,7 +164,7 @@ def _agree(
     to_confirm = environments_to_confirm(proposal.plan, job.prepared)
     if not to_confirm:
         return proposal
-    with signals.default_handling():
+    with watch.hidden(), signals.default_handling():
         if not confirm(proposal.plan, to_confirm, console):
             return None
     now = job.propose(pipeline)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING, TextIO
 
 from provisioner.cli.github_actions import without_commands
 from provisioner.cli.terminal import fit
@@ -13,21 +14,24 @@ from provisioner.render.text import visible
 from provisioner.runtime.log_context import log_context_of
 from provisioner.secret import masked
 
+if TYPE_CHECKING:
+    from provisioner.cli.live_area import LiveArea
 
-def set_up_log(level: str, format_: str, run_id: str) -> None:
+
+def set_up_log(level: str, format_: str, run_id: str, area: LiveArea) -> None:
     """Write the log to stderr from now on.
 
     Args:
         level: the lowest level that is written.
         format_: `text` or `json`.
         run_id: the id of the run, in every JSON line.
+        area: the lines that must not be in the way.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(area)
     handler.setFormatter(_JsonLines(run_id) if format_ == "json" else _Line())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    if level != "debug":
-        # Errors of connections are reported elsewhere; urllib3's own warnings are noise.
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # It would log each request once more, and errors of connections are reported elsewhere.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     # At debug level it logs whole responses, with secrets that are not masked yet.
     logging.getLogger("botocore").setLevel(max(logging.INFO, logging.getLogger().level))
 
@@ -35,6 +39,18 @@ def set_up_log(level: str, format_: str, run_id: str) -> None:
 def logs_json() -> bool:
     """Return whether the log on stderr is JSON."""
     return any(isinstance(one.formatter, _JsonLines) for one in logging.getLogger().handlers)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to stderr, above the lines that change."""
+
+    def __init__(self, area: LiveArea) -> None:
+        super().__init__(sys.stderr)
+        self._area = area
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._area.paused():
+            super().emit(record)
 
 
 class _JsonLines(logging.Formatter):

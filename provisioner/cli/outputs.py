@@ -24,7 +24,7 @@ from provisioner.errors.exceptions import (
     ProvisionError,
     WrongUsageError,
 )
-from provisioner.execution import RunEnded, RunStarted, ignore
+from provisioner.execution import RunEnded, RunStarted
 from provisioner.render.formats import render
 from provisioner.render.report import ReportInput
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from provisioner.cli.options import OutputTargets
     from provisioner.cli.signals import Signals
     from provisioner.errors.failure import Failure
-    from provisioner.execution import Emit, RunResult
+    from provisioner.execution import Emit, Event, RunResult
     from provisioner.model.environment import Environment
     from provisioner.plan import Plan
     from provisioner.render.report import Outcome, ShardLabel
@@ -47,7 +47,6 @@ class Outputs:
     """The report files, the events and the GitHub Actions runner of one command.
 
     Attributes:
-        emit: the function that takes events.
         exit_code: the exit code of the command, as far as it is known.
 
     Args:
@@ -78,8 +77,17 @@ class Outputs:
         self._refusal: Failure | None = None
         self._outcome: Outcome | None = None
         self._after_run: AfterRun | None = None
-        self.emit: Emit = ignore if events is None else events.emit
+        self._listeners: list[Emit] = [] if events is None else [events.emit]
         self.exit_code = UNEXPECTED
+
+    def emit(self, event: Event, /) -> None:
+        """Pass an event on to the file of events, and to all who listen."""
+        for listener in self._listeners:
+            listener(event)
+
+    def listen(self, listener: Emit) -> None:
+        """Pass all later events on to this one too."""
+        self._listeners.append(listener)
 
     @contextmanager
     def problems(self) -> Iterator[None]:
@@ -228,6 +236,8 @@ def open_outputs(
         event_file = None
         if events is not None:
             event_file = EventFile(events, console.run_id)
+            if is_stream(events):
+                console.area.close()
             stack.callback(event_file.close)
         outputs = Outputs(command, console, reports, event_file, ci=output_targets.ci)
         failure = None

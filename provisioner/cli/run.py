@@ -17,6 +17,7 @@ from provisioner.errors.exceptions import (
     WorkspaceError,
     WrongUsageError,
 )
+from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed, ignore
 from provisioner.manifests import (
     Manifests,
@@ -27,6 +28,7 @@ from provisioner.manifests import (
     secrets_declared,
     url_of,
 )
+from provisioner.model.activity import ignore_activity
 from provisioner.model.environment import StoredCredential
 from provisioner.plan import GuardOverrides, Unobserved, former_sinks, selected_keys
 from provisioner.reconcile.connection import CredentialStores, WorkspaceOpener
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from provisioner.errors.problem import Problem
     from provisioner.execution import Emit
     from provisioner.manifests import DeclaredEnvironment, PreviousManifests
+    from provisioner.model.activity import OnActivity
     from provisioner.model.environment import Environment
     from provisioner.model.restrictions import Restrictions
     from provisioner.model.sink_address import Address
@@ -174,6 +177,13 @@ def prepare(
         environments, problems = _resolve(manifests, selected, selection)
     if problems:
         raise InvalidInputError(problems, manifests.sources)
+    keys = sum(len(manifests.desired.get(one.name, ())) for one in environments)
+    _LOG.info(
+        "loaded %s: %s in %s",
+        pluralize(len(manifests.sources), "file"),
+        pluralize(keys, "key"),
+        pluralize(len(environments), "environment"),
+    )
     if selection.shard is not None and not environments:
         _LOG.warning("shard %s has no environments", selection.shard)
     previous = _previous(selection)
@@ -199,14 +209,21 @@ def _previous(selection: Selection) -> PreviousManifests | None:
 
 @contextmanager
 def reconciler_of(
-    prepared: Prepared, stop: Cancellation, emit: Emit = ignore
+    prepared: Prepared,
+    stop: Cancellation,
+    emit: Emit = ignore,
+    on_activity: OnActivity = ignore_activity,
 ) -> Iterator[Reconciler]:
     """Open a reconciler of the selected environments; `emit` takes its events."""
     several = len(prepared.environments) > 1
     embedded = any(one.embedded for one in prepared.environments)
     each = _EMBEDDED_DESCRIPTORS + 1 if embedded else _OBSERVE_DESCRIPTORS
     with (
-        open_backends(prepared, stop, others_wait=several) as (connect, open_sink, executor),
+        open_backends(prepared, stop, others_wait=several, on_activity=on_activity) as (
+            connect,
+            open_sink,
+            executor,
+        ),
         closing(
             Reconciler(
                 prepared.environments,
@@ -217,6 +234,7 @@ def reconciler_of(
                 emit=emit,
                 # Another thread would not use again the memory that one observation took.
                 observers=_executor(prepared, each) if several else None,
+                on_activity=on_activity,
             )
         ) as reconciler,
     ):
@@ -224,7 +242,12 @@ def reconciler_of(
 
 
 @contextmanager
-def pipeline_of(prepared: Prepared, stop: Cancellation, emit: Emit = ignore) -> Iterator[Pipeline]:
+def pipeline_of(
+    prepared: Prepared,
+    stop: Cancellation,
+    emit: Emit = ignore,
+    on_activity: OnActivity = ignore_activity,
+) -> Iterator[Pipeline]:
     """Open the pipeline of the selected environments, here or on a cluster; as `reconciler_of`.
 
     Raises:
@@ -233,7 +256,7 @@ def pipeline_of(prepared: Prepared, stop: Cancellation, emit: Emit = ignore) -> 
     """
     address = prepared.selection.executor
     if address is None:
-        with reconciler_of(prepared, stop, emit) as reconciler:
+        with reconciler_of(prepared, stop, emit, on_activity) as reconciler:
             yield reconciler
         return
     from provisioner.reconcile.cluster import ClusterReconciler
@@ -287,7 +310,11 @@ def _require_reachable(prepared: Prepared) -> None:
 
 @contextmanager
 def open_backends(
-    prepared: Prepared, stop: Cancellation, *, others_wait: bool = False
+    prepared: Prepared,
+    stop: Cancellation,
+    *,
+    others_wait: bool = False,
+    on_activity: OnActivity = ignore_activity,
 ) -> Iterator[tuple[Connect, OpenSink, Executor]]:
     """Yield functions that open workspaces and sinks, and an executor for the environments.
 
@@ -297,6 +324,7 @@ def open_backends(
         prepared: the environments.
         stop: ends the run early.
         others_wait: True if the first write waits until every environment was read.
+        on_activity: receives what each environment does.
 
     Raises:
         RefusedError: if the run may not use a sink of these environments; none was opened.
@@ -324,6 +352,7 @@ def open_backends(
                 others_wait=others_wait,
                 environments=prepared.environments,
                 stores=CredentialStores(stores.open, stop),
+                on_activity=on_activity,
             ),
             sinks.open,
             _executor(prepared, needed + (_SINK_DESCRIPTORS if delivers else 0)),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from provisioner.cli.live_area import area_of
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
@@ -110,6 +112,7 @@ def stoppable(command: Command) -> Command:
     def run_stoppable(**arguments: object) -> int:
         from provisioner.errors.exceptions import ProvisionError
 
+        context = click.get_current_context()
         signals = Signals()
         with signals.caught():
             try:
@@ -119,7 +122,8 @@ def stoppable(command: Command) -> Command:
                     raise
                 from provisioner.cli.console import report_error
 
-                report_error(error, click.get_current_context().obj)
+                area_of(context).close()
+                report_error(error, context.obj)
                 return signals.exit_code
 
     return run_stoppable

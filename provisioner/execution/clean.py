@@ -81,7 +81,7 @@ class Removals:
                 failure = self._failure_to_remove(action)
         except SinkError as error:
             failure = error.failure
-        progress.count()
+        progress.count("clean")
         if failure is None:
             progress.finish(Done(action, action.key_id, None))
         else:

@@ -115,7 +115,7 @@ class BulkCreate:
         self._creates[create.action.name] = create
         self.context.progress.update(pending.current_result(create))
         if was_unresolved and not create.unresolved:
-            self.context.progress.count()
+            self.context.progress.count("create")
 
     def _unresolved(self) -> list[PendingCreate]:
         return [create for create in self._creates.values() if create.unresolved]

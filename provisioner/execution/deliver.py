@@ -118,11 +118,11 @@ class TokenDeliveries:
             self._succeed(delivery)
 
     def _succeed(self, delivery: Delivery) -> None:
-        self.context.progress.count()
+        self.context.progress.count("deliver")
         self.context.progress.settle(after_delivery(self.context.progress.result(delivery.action)))
 
     def _fail(self, delivery: Delivery, failure: Failure) -> None:
-        self.context.progress.count()
+        self.context.progress.count("deliver")
         self.context.progress.fail(delivery.action, failure)
 
     def _confirm(self, deliveries: list[Delivery], *, last: bool) -> list[Delivery]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from provisioner.errors.failure import Failure
     from provisioner.execution.results import Executed, Result
     from provisioner.model.observed import Observation
-    from provisioner.plan import Action, Plan, Unobserved
+    from provisioner.plan import Action, Plan, Step, Unobserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,10 @@ class ActionBegun:
 
 @dataclass(frozen=True, slots=True)
 class StepsSettled:
-    """The outcome of some steps has become known; `Plan.steps` is the total."""
+    """The outcome of some steps of a kind has become known; `Planned.steps` is the total."""
 
     environment: str
+    step: Step
     steps: int
 
 

@@ -115,7 +115,7 @@ class Execution:
                     self.context.workspace.set_expiry(key_id, action.predecessor_expires_at)
         except WorkspaceError as error:
             failure = error.failure
-        self.context.progress.count()
+        self.context.progress.count("change")
         self._finish(action, failure)
 
     def _revoke(self, former_tokens: Mapping[str, Secret]) -> None:
@@ -138,13 +138,13 @@ class Execution:
             return True
 
         def on_revoked(key_id: str) -> None:
-            self.context.progress.count()
+            self.context.progress.count("revoke")
             if isinstance(action := actions[key_id], Revoke):
                 self.context.progress.finish(Done(action, key_id, None))
 
         outcomes = revoke_keys(self.context, actions, may_start=may_start, on_revoked=on_revoked)
         if failed := sum(failure is not None for failure in outcomes.values()):
-            self.context.progress.count(failed)
+            self.context.progress.count("revoke", failed)
         for action in revoking:
             match action:
                 case Revoke():

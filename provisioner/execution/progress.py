@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from provisioner.execution.results import Result
     from provisioner.model.observed import Observation
     from provisioner.model.workspace import Workspace
-    from provisioner.plan import Action, Planned
+    from provisioner.plan import Action, Planned, Step
     from provisioner.runtime.cancellation import Cancellation
 
     _Key = tuple[type[Action], str]
@@ -74,13 +74,11 @@ class Progress:
 
     Args:
         planned: the plan of the environment.
-        on_progress: called with the number of steps whose outcome has become known.
         emit: receives the events.
     """
 
-    def __init__(self, planned: Planned, on_progress: Callable[[int], None], emit: Emit) -> None:
+    def __init__(self, planned: Planned, emit: Emit) -> None:
         self._planned = planned
-        self._on_progress = on_progress
         self._emit = emit
         self._lock = threading.Lock()
         self._results: dict[_Key, Result] = {
@@ -143,12 +141,11 @@ class Progress:
         """Record that a step of an action failed, which ends the action."""
         self.finish(with_failure(self.result(action), failure))
 
-    def count(self, steps: int = 1) -> None:
-        """Emit that the outcome of some steps has become known."""
-        self._on_progress(steps)
+    def count(self, step: Step, steps: int = 1) -> None:
+        """Emit that the outcome of some steps of a kind has become known."""
         with self._lock:
             if self._executed is None:
-                self._emit(StepsSettled(self._planned.environment, steps))
+                self._emit(StepsSettled(self._planned.environment, step, steps))
 
     def executed(self, fallback: Failure | None = None) -> Executed:
         """Return the current result of every action.

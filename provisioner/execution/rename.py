@@ -89,11 +89,11 @@ class Renames:
             if names.get(action.key_id) == action.name:
                 self._finish(action)
             else:
-                self.context.progress.count()
+                self.context.progress.count("change")
                 self.context.progress.fail(action, failure)
 
     def _finish(self, action: Rename) -> None:
-        self.context.progress.count()
+        self.context.progress.count("change")
         self.context.progress.finish(Done(action, action.key_id, None))
 
     def _renamed(self, action: Rename) -> bool:

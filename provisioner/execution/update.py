@@ -76,7 +76,7 @@ class Updates:
                 with bind(key=update.name):
                     step(update)
             except WorkspaceError as error:
-                self.context.progress.count()
+                self.context.progress.count("change")
                 self.context.progress.fail(update, error.failure)
 
         run_all(run_one, updates, self.context.parallel)
@@ -94,7 +94,7 @@ class Updates:
         self._finish(update)
 
     def _finish(self, update: Update) -> None:
-        self.context.progress.count()
+        self.context.progress.count("change")
         self.context.progress.finish(Done(update, update.key_id, None))
 
     def _needs_role(self, update: Update) -> bool:

@@ -13,6 +13,7 @@ from provisioner.plan.actions import Rename as Rename
 from provisioner.plan.actions import Revoke as Revoke
 from provisioner.plan.actions import RevokeReason as RevokeReason
 from provisioner.plan.actions import Rotate as Rotate
+from provisioner.plan.actions import Step as Step
 from provisioner.plan.actions import Unobserved as Unobserved
 from provisioner.plan.actions import Upcoming as Upcoming
 from provisioner.plan.actions import Update as Update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
@@ -356,6 +357,11 @@ class Upcoming(NamedTuple):
         return self._replace(at=at, hours_left=self.overlap_hours, waits_for=None)
 
 
+Step = Literal["create", "change", "deliver", "revoke", "clean"]
+"""A part of an action whose outcome is known on its own: of a rotation first the create, then the
+delivery, finally what happens to the older keys."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """The cost of applying a plan.
@@ -406,6 +412,11 @@ class Planned:
         """Return the actions that can be carried out."""
         return tuple(action for action in self.actions if action.blocked is None)
 
+    @property
+    def steps(self) -> Counter[Step]:
+        """Return the number of steps of each kind in these actions, if none fails."""
+        return Counter(step for action in self.unblocked for step in _steps(action))
+
 
 @dataclass(frozen=True, slots=True)
 class Unobserved:
@@ -449,7 +460,7 @@ class Plan:
     def steps(self) -> int:
         """Return the number of steps of these actions, if none fails."""
         planned = (one for one in self.environments if isinstance(one, Planned))
-        return sum(_steps(action) for part in planned for action in part.unblocked)
+        return sum(part.steps.total() for part in planned)
 
     @property
     def incomplete(self) -> bool:
@@ -460,14 +471,21 @@ class Plan:
         )
 
 
-def _steps(action: Action) -> int:
-    """Count each key created or changed, each token delivered and each key revoked as a step."""
+def _steps(action: Action) -> tuple[Step, ...]:
+    """Return each key created or changed, each token delivered or removed and each key revoked."""
+    delivery: tuple[Step, ...] = ("deliver",) if action.sinks else ()
     match action:
-        case Create() | Update():
-            return 1 + bool(action.sinks)
-        case Rotate():
-            return 1 + bool(action.sinks) + action.predecessor_changes
-        case Rename() | Deliver() | Revoke() | Clean():
-            return 1
+        case Create():
+            return ("create", *delivery)
+        case Update() | Rename():
+            return ("change", *delivery)
+        case Rotate(at_once=at_once, predecessor_changes=changes):
+            return ("create", *delivery, *(("revoke" if at_once else "change",) * changes))
+        case Deliver():
+            return ("deliver",)
+        case Revoke():
+            return ("revoke",)
+        case Clean():
+            return ("clean",)
         case _:
             assert_never(action)

@@ -27,7 +27,7 @@ from provisioner.execution import (
     StepsSettled,
     ignore,
 )
-from provisioner.plan import Plan, Unobserved, block_all
+from provisioner.plan import Unobserved, block_all
 from provisioner.reconcile import worker
 from provisioner.reconcile.guards import guard
 from provisioner.reconcile.reconciler import propose
@@ -37,10 +37,11 @@ from provisioner.runtime.executor import run_all
 from provisioner.runtime.log_context import bind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from concurrent.futures import Future
 
     from provisioner.execution import Emit
+    from provisioner.plan import Step
     from provisioner.reconcile.proposal import (
         ObservedEnvironment,
         PlannedEnvironment,
@@ -113,13 +114,8 @@ class ClusterReconciler:
         planned = tuple(found[name] for name in self.assignments)
         return propose([_observed(one) for one in planned], planned, request)
 
-    def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
-        """Carry a proposal out, or skip all of it if it is refused.
-
-        Args:
-            proposal: the plan, and why it is refused, if it is.
-            on_progress: called with the number of steps whose outcome has become known.
-        """
+    def execute(self, proposal: Proposal) -> RunResult:
+        """Carry a proposal out, or skip all of it if it is refused."""
         outcomes: dict[str, Executed | Unobserved] = {}
         to_send: list[PlannedEnvironment] = []
         for one in proposal.environments:
@@ -140,7 +136,7 @@ class ClusterReconciler:
                 # All actions are blocked, each with its own failure; usually there are none.
                 outcomes[planned.environment] = self._shown(all_failed(planned, STOPPED))
         assert proposal.request is not None  # noqa: S101 - `propose` has set it
-        outcomes |= self._carry_out(to_send, proposal.request, on_progress)
+        outcomes |= self._carry_out(to_send, proposal.request)
         plan = proposal.plan
         environments = tuple(outcomes[one.environment] for one in plan.environments)
         return RunResult(plan.created_at, plan.digest, environments)
@@ -189,13 +185,12 @@ class ClusterReconciler:
         self,
         planned: Iterable[PlannedEnvironment],
         request: PlanRequest,
-        on_progress: Callable[[int], None],
     ) -> dict[str, Executed]:
         """Carry out plans, and what is left of those whose workers are lost."""
         done: dict[str, Executed] = {}
         to_do = {one.planned.environment: _Work(one, one) for one in planned}
         for _ in range(_MAX_ATTEMPTS):
-            send = partial(self._send_to_execute, request, on_progress)
+            send = partial(self._send_to_execute, request)
             all_sent = run_all(send, to_do.values(), _PARALLEL_SENDS)
             self._wait([sent.outcome for sent in all_sent])
             if self.stop.requested:
@@ -248,9 +243,7 @@ class ClusterReconciler:
         nothing_left = all_failed(again.planned, failure)
         return self._shown(recovered(planned, nothing_left, again.observed.observation))
 
-    def _send_to_execute(
-        self, request: PlanRequest, on_progress: Callable[[int], None], work: _Work
-    ) -> _Sent:
+    def _send_to_execute(self, request: PlanRequest, work: _Work) -> _Sent:
         name, planned = work.name, work.plan.planned
 
         def then(result: bytes | str) -> Executed | str:
@@ -259,9 +252,7 @@ class ClusterReconciler:
             executed = cast("Executed", _received(name, result))
             if work.left is not work.plan:
                 executed = recovered(planned, executed, work.left.observed.observation)
-            steps = Plan(request.now, "", (planned,)).steps
-            on_progress(steps)
-            return self._shown(executed, steps)
+            return self._shown(executed, planned.steps)
 
         value = worker.pack(self.assignments[name], _of(name, request), work.left)
         ticket = self.cluster.ticket()
@@ -295,15 +286,15 @@ class ClusterReconciler:
         self.emit(EnvironmentObserved(name, outcome))
         return outcome
 
-    def _shown(self, executed: Executed, steps: int = 0) -> Executed:
-        """Emit the results of an environment, after this many steps were carried out."""
+    def _shown(self, executed: Executed, steps: Mapping[Step, int] | None = None) -> Executed:
+        """Emit the results of an environment, after these steps were carried out."""
         name = executed.planned.environment
         for result in executed.results:
             if steps and result.action.blocked is None and not isinstance(result, Skipped):
                 self.emit(ActionBegun(name, result.action))
             self.emit(ActionEnded(name, result))
-        if steps:
-            self.emit(StepsSettled(name, steps))
+        for step, count in (steps or {}).items():
+            self.emit(StepsSettled(name, step, count))
         self.emit(EnvironmentFinished(name, executed))
         return executed
 

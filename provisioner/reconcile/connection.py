@@ -13,6 +13,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.http_client.network import Network
 from provisioner.manifests.secret_text import secret_in
+from provisioner.model.activity import Connecting, ignore_activity
 from provisioner.model.environment import SessionToken, StoredCredential
 from provisioner.model.sink_content import Unreadable
 from provisioner.runtime.cancellation import STOPPED
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from pathlib import Path
 
+    from provisioner.model.activity import OnActivity
     from provisioner.model.environment import Environment
     from provisioner.model.sink_address import Address
     from provisioner.model.workspace import Workspace
@@ -106,6 +108,7 @@ class WorkspaceOpener:
         others_wait: True if no environment is written to before each of them has been observed.
         environments: all of the run, of which some may share the check of a password.
         stores: the stores of credentials; None if no environment has one in a store.
+        on_activity: receives what each environment does.
     """
 
     root: Path
@@ -113,6 +116,7 @@ class WorkspaceOpener:
     others_wait: bool = field(default=False, kw_only=True)
     environments: tuple[Environment, ...] = field(default=(), kw_only=True)
     stores: CredentialStores | None = field(default=None, kw_only=True)
+    on_activity: OnActivity = field(default=ignore_activity, kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _front: Front | None = field(default=None, init=False)
     _sign_ins: SignIns | None = field(default=None, init=False)
@@ -126,6 +130,7 @@ class WorkspaceOpener:
             WorkspaceError: if it cannot be opened.
             RefusedError: if a guard forbids using it.
         """
+        self.on_activity(Connecting(environment.name))
         url, credential = environment.url, environment.credential
         on_idle_closed: Callable[[], None] | None = None
         if environment.embedded:
@@ -150,6 +155,7 @@ class WorkspaceOpener:
             on_idle_closed=on_idle_closed,
             sign_ins=self._sign_ins_of_run(stack),
             network=self._network,
+            on_activity=self.on_activity,
         )
         if environment.embedded:
             stack.callback(workspace.close)  # before its server stops

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from provisioner.plan import GuardOverrides, PlanOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from provisioner.errors.exceptions import RefusedError
@@ -93,11 +93,6 @@ class Pipeline(Protocol):
         """Run the stages before the first write: return the plan, and its refusal."""
         ...
 
-    def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
-        """Carry a proposal out, or skip all of it if it is refused.
-
-        Args:
-            proposal: the plan, and why it is refused, if it is.
-            on_progress: called with the number of steps whose outcome has become known.
-        """
+    def execute(self, proposal: Proposal) -> RunResult:
+        """Carry a proposal out, or skip all of it if it is refused."""
         ...

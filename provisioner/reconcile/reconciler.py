@@ -36,6 +36,13 @@ from provisioner.execution import (
     RunResult,
     ignore,
 )
+from provisioner.model.activity import (
+    CheckingSinks,
+    ReadingSinks,
+    Rested,
+    Waiting,
+    ignore_activity,
+)
 from provisioner.model.environment import Environment
 from provisioner.plan import (
     Plan,
@@ -66,6 +73,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from provisioner.execution import Emit
+    from provisioner.model.activity import OnActivity
     from provisioner.model.sink_address import Address
     from provisioner.model.workspace import Workspace
     from provisioner.reconcile.proposal import PlanRequest, SinkContents
@@ -89,6 +97,7 @@ class Reconciler:
         open_sink: opens a sink.
         executor: runs one task for each environment.
         observers: the same for observations, which need few file descriptors.
+        on_activity: receives what each environment does between its requests.
         stop: ends the run early.
         emit: receives the events of the run.
     """
@@ -100,6 +109,7 @@ class Reconciler:
     stop: Cancellation
     emit: Emit = ignore
     observers: Executor | None = None
+    on_activity: OnActivity = ignore_activity
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def propose(self, request: PlanRequest) -> Proposal:
@@ -107,17 +117,10 @@ class Reconciler:
         observed = self.observe()
         return propose(observed, self.plan(observed, request), request)
 
-    def execute(self, proposal: Proposal, on_progress: Callable[[int], None]) -> RunResult:
-        """Carry a proposal out, or skip all of it if it is refused.
-
-        Args:
-            proposal: the plan, and why it is refused, if it is.
-            on_progress: called with the number of steps whose outcome has become known.
-        """
+    def execute(self, proposal: Proposal) -> RunResult:
+        """Carry a proposal out, or skip all of it if it is refused."""
         refusal, run_marker = proposal.refusal, RunMarker.random()
-        started = [
-            self._start(one, refusal, run_marker, on_progress) for one in proposal.environments
-        ]
+        started = [self._start(one, refusal, run_marker) for one in proposal.environments]
         running = [one.bug for one in started if isinstance(one, _Running)]
         self.stop.wait_for(running, graceful=True)
         # A stop may have left tasks behind; their progress is the outcome all the same.
@@ -200,9 +203,15 @@ class Reconciler:
         executor: Executor | None = None,
     ) -> tuple[_Outcome | Unobserved, ...]:
         """Run a task for each environment; its failure, its bug or a stop is its outcome."""
+
+        def attempt(one: _Input | Unobserved) -> _Outcome | Unobserved:
+            outcome = _attempt(one, task)
+            self.on_activity(Rested(_name_of(one)))
+            return outcome
+
         each = tuple(inputs)
         submit = (executor or self.executor).submit
-        futures = [submit(partial(_attempt, one, task)) for one in each]
+        futures = [submit(attempt, one) for one in each]
         self.stop.wait_for(futures, graceful=False)
         return tuple(
             future.result() if future.done() else _attempt(one, _raise_stopped)
@@ -228,12 +237,15 @@ class Reconciler:
         planned = self._compare(observed, request)
         if delivers_too_early(planned, observed.observation):
             # By then runs at the same time have agreed on which keys to keep.
+            self.on_activity(Waiting(planned.environment, _SETTLE_DELAY, "settle"))
             self.stop.sleep(_SETTLE_DELAY)
             observed = observed._replace(observation=observed.opened.observe())
             self.emit(EnvironmentObserved(planned.environment, observed.observation))
             planned = self._compare(observed, request)
         planned = _block_forbidden(observed, planned)
-        failures = check_all(sinks_to_check(planned), self.open_sink, self.stop)
+        addresses = sinks_to_check(planned)
+        self.on_activity(CheckingSinks(planned.environment, len(addresses)))
+        failures = check_all(addresses, self.open_sink, self.stop)
         planned = block_actions(planned, failures)
         if not planned.unblocked:  # a fleet would hold thousands of workspaces for nothing
             observed = observed._replace(workspace=None)
@@ -257,6 +269,7 @@ class Reconciler:
         keys = request.desired.get(observed.environment.name, ())
         former = request.former.get(observed.environment.name, ())
         addresses = sinks_to_read(keys, observation, request.options, former)
+        self.on_activity(ReadingSinks(observed.environment.name, len(addresses)))
         proof = TokenProof(workspace, observation, prove_every)
         try:
             return read_all(addresses, self.open_sink, self.stop, proof)
@@ -269,7 +282,6 @@ class Reconciler:
         one: PlannedEnvironment | Unobserved,
         refusal: RefusedError | None,
         run_marker: RunMarker,
-        on_progress: Callable[[int], None],
     ) -> _Running | Executed | Unobserved:
         """Start to carry out the plan of an environment, or return its outcome at once."""
         if isinstance(one, Unobserved):
@@ -285,7 +297,7 @@ class Reconciler:
             return skipped
         if planned.unwritable is not None:
             planned = block_all(planned, planned.unwritable)
-        progress = Progress(planned, on_progress, self.emit)
+        progress = Progress(planned, self.emit)
         if not planned.unblocked:
             return progress.close()
         context = ExecutionContext(
@@ -362,6 +374,16 @@ def _attempt(
             return task(one)
     except Exception as error:  # noqa: BLE001 - it must not stop the other environments
         return _unobserved(environment.name, environment.url, error)
+
+
+def _name_of(one: Environment | ObservedEnvironment | Unobserved) -> str:
+    match one:
+        case Unobserved(environment=name):
+            return name
+        case ObservedEnvironment(environment=environment):
+            return environment.name
+        case _:
+            return one.name
 
 
 def _raise_stopped(_: object) -> Never:

@@ -136,7 +136,7 @@ def execute(value: bytes, stop: Cancellation) -> bytes:
                 observed = one.observed._replace(environment=environment, workspace=workspace)
                 plan = Plan(request.now, "", (one.planned,))
                 proposal = Proposal(plan, (one._replace(observed=observed),))
-                return reconciler.execute(proposal, lambda _: None).environments[0]
+                return reconciler.execute(proposal).environments[0]
         except ProvisionError as error:
             return Executed.skipped(one.planned, error.failure)
 

@@ -57,7 +57,7 @@ def event_document(event: Event) -> Document:  # noqa: PLR0911 - one for each ev
             return head | action_identity(event.action)
         case StepsSettled():
             head = {"event": "steps_settled", "environment": event.environment}
-            return head | {"steps": event.steps}
+            return head | {"step": event.step, "steps": event.steps}
         case ActionEnded(result=result):
             outcome = row_outcome(describe_result(result))
             del outcome["record"]

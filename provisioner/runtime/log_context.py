@@ -27,7 +27,9 @@ class LogContext(TypedDict, total=False):
         attempt: the number of this attempt of a request, from 1.
         method: of the request.
         path: of the request, with its query.
+        operation: the operation that a GraphQL request asks for.
         status: of the answer; absent if no complete answer came.
+        bytes: of the body of the answer, unpacked.
         duration_ms: from sending the request to the end of its answer.
     """
 
@@ -37,7 +39,9 @@ class LogContext(TypedDict, total=False):
     attempt: int
     method: str
     path: str
+    operation: str
     status: int
+    bytes: int
     duration_ms: int
 
 

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of, json_of
+from provisioner.http_client.exchange_log import log_exchange
 from provisioner.http_client.loopback import is_loopback
 from provisioner.runtime.backoff import delay
 from provisioner.secret import Secret
@@ -326,7 +327,8 @@ class Api:
                 client = HttpClient(self._route, self._headers, _CONNECTIONS, certificate)
                 self._client = (certificate, client)
             client = self._client[1]
-        return client.request(
+        started = time.monotonic()
+        received = client.request(
             method,
             path,
             body=body,
@@ -335,6 +337,8 @@ class Api:
             timeout=self._timeouts,
             max_bytes=_MAX_BODY,
         )
+        log_exchange(self._host, method, path, received, time.monotonic() - started)
+        return received
 
 
 def header_credential(header: str, value: str, remedy: str) -> Callable[[Address], Credential]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from html import unescape
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Required, TypedDict
@@ -65,6 +66,10 @@ _MARKUP_OR_TRACE = re.compile(
 """The start of an HTML page or a stack trace of JavaScript, Java or Python."""
 
 
+_TITLE = re.compile(r"<title[^>]*>([^<]*)</title>", re.IGNORECASE)
+_MAX_TITLE = 80
+
+
 class NotJson:
     """A body that is not JSON: HTML from a proxy, empty, or cut off."""
 
@@ -82,11 +87,13 @@ class Answer:
     Attributes:
         body: the decoded JSON, or NOT_JSON.
         beginning: the beginning of the body as it came; it may contain secrets.
+        size: bytes of the whole body.
         server_time: the server's `Date`, to the second, if it sent one.
         ahead: how far the server's clock was ahead of ours when the answer came, to the second.
         retry_after: seconds that the server asks to wait, if it does.
         rate_limit: requests a minute that the server says it allows, if it does.
         duration: seconds from sending the request to the end of the answer.
+        waited: seconds that the rate limit made the request wait before that.
         location: the target of a redirect.
         leaves_host: whether that is another host.
     """
@@ -94,11 +101,13 @@ class Answer:
     status: int
     body: Json | NotJson
     beginning: bytes = field(repr=False)
+    size: int = 0
     server_time: datetime | None = None
     ahead: timedelta | None = None
     retry_after: float | None = None
     rate_limit: int | None = None
     duration: float = 0.0
+    waited: float = 0.0
     location: str | None = None
     leaves_host: bool = False
 
@@ -200,6 +209,8 @@ class Answer:
     @property
     def quote(self) -> str:
         """Return the server's own words for a message to people, short and without secrets."""
+        if not self.errors and (page := html_page(self.beginning, self.size)):
+            return page
         texts = self.errors or tuple(filter(None, (self.excerpt,)))
         words = redact("; ".join(_readable(text) for text in texts)) or "no body"
         return words if len(words) <= _MAX_QUOTE else words[:_MAX_QUOTE] + "…"
@@ -223,6 +234,23 @@ def decode(raw: bytes, *, is_list: bool = False) -> tuple[Json | NotJson, bytes]
     except ValueError:
         return NOT_JSON, beginning
     return body, beginning
+
+
+def html_page(body: bytes, size: int) -> str:
+    """Return in a few words that a body is an HTML page; empty if it is not.
+
+    Args:
+        body: the body, or its beginning.
+        size: bytes of the whole body.
+    """
+    text = body[:_MAX_TEXT].decode("utf-8", "replace").lstrip()
+    match = _MARKUP_OR_TRACE.match(text)
+    if match is None or not match[0].startswith("<"):
+        return ""
+    title = _TITLE.search(text)
+    words = redact(clean(" ".join(unescape(title[1]).split()))) if title else ""
+    shown = words if len(words) <= _MAX_TITLE else f"{words[:_MAX_TITLE]}…"
+    return f'an HTML page "{shown}" of {size} bytes' if shown else f"an HTML page of {size} bytes"
 
 
 def _readable(text: str) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.activity import SigningIn
 from provisioner.model.expiry import parse_timestamp
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.secret import Secret, is_token
@@ -176,6 +177,7 @@ class Session:
         return self._session_of(answer)
 
     def _signed_in(self) -> Secret:
+        self._transport.on_activity(SigningIn(self._transport.name))
         email, password = self._credential.email.reveal(), self._credential.password.reveal()
         if (token := self._signed_in_with_others()) is not None:
             return token

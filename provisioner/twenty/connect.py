@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError
+from provisioner.model.activity import Connected, ignore_activity
 from provisioner.model.environment import SignIn
 from provisioner.twenty.answers import generation_of, lacks_list
 from provisioner.twenty.client import Client
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.http_client.network import Network
+    from provisioner.model.activity import CredentialKind, OnActivity
     from provisioner.model.environment import Credential, Environment
     from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
@@ -33,6 +35,7 @@ def connect(  # noqa: PLR0913 - all a workspace needs
     on_idle_closed: Callable[[], None] | None = None,
     sign_ins: SignIns | None = None,
     network: Network | None = None,
+    on_activity: OnActivity = ignore_activity,
 ) -> Workspace:
     """Return the workspace of an environment, signed in to and with its generation known.
 
@@ -45,6 +48,7 @@ def connect(  # noqa: PLR0913 - all a workspace needs
         on_idle_closed: called whenever idle connections were closed.
         sign_ins: those of the run; None for a run of this environment alone.
         network: what the clients of the run share, likewise.
+        on_activity: receives what the environment does.
 
     Raises:
         WorkspaceError: the server cannot be reached or refuses the credential.
@@ -57,6 +61,7 @@ def connect(  # noqa: PLR0913 - all a workspace needs
         others_wait=others_wait,
         on_idle_closed=on_idle_closed,
         network=network,
+        on_activity=on_activity,
     )
     try:
         if isinstance(credential, SignIn):
@@ -66,10 +71,20 @@ def connect(  # noqa: PLR0913 - all a workspace needs
             client = Client(transport, credential.token)
         if environment.workspace is not None:
             _check_pin(environment.name, environment.workspace, client)
-        return _of_generation(environment, client)
+        workspace = _of_generation(environment, client)
     except BaseException:
         transport.close()
         raise
+    kind = _kind_of(credential, client)
+    on_activity(Connected(environment.name, address, workspace.generation, kind))
+    return workspace
+
+
+def _kind_of(credential: Credential, client: Client) -> CredentialKind:
+    if isinstance(credential, SignIn):
+        return "password"
+    claims = client.claims()
+    return "session" if claims is not None and claims.kind == "ACCESS" else "api_key"
 
 
 def _of_generation(environment: Environment, client: Client) -> Workspace:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.activity import Listing
 from provisioner.model.expiry import format_milliseconds
 from provisioner.model.observed import HiddenRoles, KnownRoles
 from provisioner.model.workspace import WITH_PERMISSIONS, Capabilities
@@ -89,6 +90,7 @@ class CoreWorkspace(ServerWorkspace):
 
         The list never asks for `role`: one key without a role would make the whole list fail.
         """
+        self._client.transport.on_activity(Listing(self._client.environment))
         while self._role_queries:
             role_query = self._role_queries[0]
             answer = self._list(_LIST % (KEY, role_query))

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
+from provisioner.model.activity import Listing
 from provisioner.model.expiry import format_milliseconds, format_timestamp
 from provisioner.model.observed import NoRoles
 from provisioner.model.workspace import Capabilities, Created, NotCreated, Unknown
@@ -61,6 +62,7 @@ class LegacyWorkspace(ServerWorkspace):
 
     def observe(self) -> Observation:
         """Read all pages of the keys that are not revoked: legacy keeps every revoked one."""
+        self._client.transport.on_activity(Listing(self._client.environment))
         answer = self._first_page or self._client.request("GET", FIRST_PAGE, is_list=True)
         self._first_page = None
         if generation_of(answer) == "core":

@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
+from provisioner.model.activity import Listing
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
-from provisioner.twenty.answers import NOT_JSON, NotJson
+from provisioner.twenty.answers import NOT_JSON, NotJson, html_page
 from provisioner.twenty.records import IncompleteRecordError, read_key, require_list
 
 if TYPE_CHECKING:
@@ -129,13 +130,15 @@ class _Reading:
                     remedy="Run the command again, or raise limits.timeout.",
                 )
             cursors.add(cursor)
+            client.transport.on_activity(Listing(client.environment, len(keys), total))
             next_page = f"{self.path}&starting_after={quote(cursor, safe='')}"
             answer = client.request("GET", next_page, is_list=True)
 
 
 def unexpected_list(client: Client, answer: Answer, content: str) -> WorkspaceError:
     """Return the error of an answer that has the status of a success and contains no list."""
-    content = "something that is not JSON" if answer.body is NOT_JSON else content
+    if answer.body is NOT_JSON:
+        content = html_page(answer.beginning, answer.size) or "something that is not JSON"
     return WorkspaceError(
         Code.UNEXPECTED_ANSWER,
         f"{client.environment} responded to the request for its keys with {content}.",

@@ -315,13 +315,17 @@ class RateLimit:
         return self._pace.trial is not None
 
     @contextmanager
-    def slot(self, still_wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    def slot(self, still_wanted: Callable[[], bool] = lambda: True) -> Iterator[float]:
         """Wait for a free slot and for this request's turn, and hold the slot in the block.
+
+        Yields:
+            Seconds from the free slot to the turn.
 
         Raises:
             RequestAbandonedError: `still_wanted` returned false before the turn came.
         """
         with self._slots:
+            free_at = self._clock()
             while True:
                 if not still_wanted():
                     raise RequestAbandonedError
@@ -329,7 +333,7 @@ class RateLimit:
                     break
                 self._sleep(wait)
             try:
-                yield
+                yield self._clock() - free_at
             finally:
                 self._release_slot()
 

@@ -21,8 +21,10 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.http_client.client import HttpClient
-from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of
+from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route, ca_path_of
+from provisioner.http_client.exchange_log import log_exchange
 from provisioner.http_client.loopback import canonical
+from provisioner.model.activity import Answered, Waiting, ignore_activity
 from provisioner.runtime.backoff import delay
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.log_context import bind, extra
@@ -31,20 +33,22 @@ from provisioner.twenty.answers import (
     Throttling,
     clean,
     decode,
+    html_page,
     is_transient,
     redact,
     throttling,
 )
+from provisioner.twenty.operation import operation_of
 from provisioner.twenty.rate_limit import RateLimit, RequestAbandonedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.http_client.exchange import HttpAnswer, Json
+    from provisioner.http_client.exchange import Json
     from provisioner.http_client.network import Network
+    from provisioner.model.activity import OnActivity
     from provisioner.model.environment import Environment
     from provisioner.runtime.cancellation import Cancellation
-    from provisioner.runtime.log_context import LogContext
     from provisioner.secret import Secret
 
 _LOG = logging.getLogger(__name__)
@@ -71,6 +75,9 @@ _WARN_INTERVAL = 30.0
 _TOO_HIGH = 0.9
 """Share of the declared rate below which the declared one is said to be too high."""
 
+_LONG_WAIT = 0.1
+"""Seconds from which on the log says how long a request waited for its turn."""
+
 _MAX_TARGET = 200
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SUCCESSES = range(200, 300)
@@ -96,9 +103,11 @@ class Transport:
             first writes.
         on_idle_closed: called whenever idle connections were closed.
         network: what the clients of the run share; None for a run of this environment alone.
+        on_activity: receives what the environment does.
 
     Attributes:
         requests_sent: how many requests were sent so far, including repeats.
+        on_activity: receives what the environment does.
     """
 
     def __init__(  # noqa: PLR0913 - as `connect`
@@ -110,10 +119,13 @@ class Transport:
         others_wait: bool = False,
         on_idle_closed: Callable[[], None] | None = None,
         network: Network | None = None,
+        on_activity: OnActivity = ignore_activity,
     ) -> None:
         self.name = environment.name
         self.address = address
         self.stop = stop
+        self.on_activity = on_activity
+        self._extra = extra(environment=self.name)
         self._rate_limit = RateLimit(environment.limits, clock=stop.now, sleep=stop.sleep)
         self.timeout = environment.limits.timeout
         self._host = clean(urlsplit(address).netloc)
@@ -191,6 +203,7 @@ class Transport:
                 handled.
         """
         tries = attempt = 0
+        operation = operation_of(method, path, body)
         max_wait = _MAX_WAIT  # for waits that the server asks for, not for our own rate
         accepted = self._accepted
         while True:
@@ -205,7 +218,9 @@ class Transport:
             try:
                 with bind(environment=self.name, attempt=attempt):
                     answer = self._exchange(
-                        method, path, body, bearer, must_not_repeat=not repeatable, is_list=is_list
+                        *(method, path, body, bearer, operation.name),
+                        must_not_repeat=not repeatable,
+                        is_list=is_list,
                     )
             except RequestAbandonedError:
                 raise WorkspaceError.of(STOPPED) from None
@@ -217,6 +232,9 @@ class Transport:
                 self._pause(tries)
                 continue
             throttle = throttling(answer)
+            done = throttle is None and not answer.lost
+            seconds = answer.waited + answer.duration
+            self.on_activity(Answered(self.name, operation.work, operation.units, seconds, done))
             if throttle is not None:
                 wait = self._slow_down(throttle, answer)
                 if self._accepted != accepted:  # others were lucky, so this one may be too
@@ -239,6 +257,8 @@ class Transport:
         """Wait before a repeat; the delay grows and is jittered, so that runs spread out."""
         seconds = delay(tries, _MIN_DELAY)
         self._observe_left -= seconds
+        _LOG.debug("%s: trying again in %.1f s", self.name, seconds, extra=self._extra)
+        self.on_activity(Waiting(self.name, seconds, "failed"))
         self.stop.sleep(seconds)
 
     def _slow_down(self, throttle: Throttling, answer: Answer) -> float:
@@ -264,7 +284,8 @@ class Transport:
         level = logging.WARNING if is_due else logging.INFO
         if is_due:
             self._warn_at, self._said = now + _WARN_INTERVAL, said
-        _LOG.log(level, message, self.name, seconds, extra=extra(environment=self.name))
+        _LOG.log(level, message, self.name, seconds, extra=self._extra)
+        self.on_activity(Waiting(self.name, seconds, "asked"))
         return seconds
 
     def _exchange(  # noqa: PLR0913 - as `send`
@@ -273,6 +294,7 @@ class Transport:
         path: str,
         body: Json,
         bearer: Secret | None,
+        operation: str,
         *,
         must_not_repeat: bool,
         is_list: bool,
@@ -283,7 +305,7 @@ class Transport:
         def still_wanted() -> bool:
             return not (must_not_repeat and self.stop.requested)
 
-        with self._rate_limit.slot(still_wanted):
+        with self._rate_limit.slot(still_wanted) as waited:
             with self._count_lock:
                 self.requests_sent += 1
             if self._count_turns:
@@ -292,7 +314,9 @@ class Transport:
             started = time.monotonic()
             for connects in range(_MAX_CONNECTS):
                 if connects:
-                    self.stop.sleep(delay(connects, _MIN_DELAY))
+                    seconds = delay(connects, _MIN_DELAY)
+                    _LOG.debug("%s: connecting again in %.1f s", self.name, seconds)
+                    self.stop.sleep(seconds)
                 received = self._client.request(
                     method,
                     path,
@@ -308,25 +332,16 @@ class Transport:
             if isinstance(received, NoAnswer) or not (is_list and received.status in _SUCCESSES):
                 self._observe_left -= duration
         if _LOG.isEnabledFor(logging.DEBUG):
-            self._log(method, path, duration, received)
+            note = _note(received, waited)
+            log_exchange(
+                *(self.name, method, path, received, duration), operation=operation, note=note
+            )
         if isinstance(received, NoAnswer):
             raise self._error(received, of_observation=timeout < self.timeout)
-        answer = _answer(received, duration, self.address, is_list=is_list)
+        answer = _answer(received, duration, self.address, is_list=is_list, waited=waited)
         if answer.status == HTTPStatus.PAYMENT_REQUIRED:
             self._refused_until = (inf, answer)  # no wait brings credits
         return answer
-
-    def _log(
-        self, method: str, path: str, duration: float, received: HttpAnswer | NoAnswer
-    ) -> None:
-        """Log one exchange, without bodies."""
-        milliseconds = round(1000 * duration)
-        fields: LogContext = {"method": method, "path": path, "duration_ms": milliseconds}
-        result: object = "no answer"
-        if not isinstance(received, NoAnswer):
-            result = fields["status"] = received.status
-        message = "%s %s %s -> %s in %d ms"
-        _LOG.debug(message, self.name, method, path, result, milliseconds, extra=extra(**fields))
 
     def _observe_timed_out(self) -> Failure:
         return Failure(
@@ -358,7 +373,9 @@ class Transport:
         return LostAnswerError(Failure(lost.code, message, remedy))
 
 
-def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: bool) -> Answer:
+def _answer(
+    received: HttpAnswer, duration: float, address: str, *, is_list: bool, waited: float = 0.0
+) -> Answer:
     body, beginning = decode(received.body, is_list=is_list)
     server_time, headers = received.server_time, received.headers
     redirect = headers.get("Location") if received.status in _REDIRECTS else None
@@ -367,14 +384,29 @@ def _answer(received: HttpAnswer, duration: float, address: str, *, is_list: boo
         status=received.status,
         body=body,
         beginning=beginning,
+        size=len(received.body),
         server_time=server_time,
         ahead=None if server_time is None else server_time - received.received_at,
         retry_after=received.retry_after,
         rate_limit=int(rate_limit) if _DIGITS.fullmatch(rate_limit) else None,
         duration=duration,
+        waited=waited,
         location=_origin(redirect) if redirect else None,
         leaves_host=redirect is not None and _host(redirect) not in ("", _host(address)),
     )
+
+
+def _note(received: HttpAnswer | NoAnswer, waited: float) -> str:
+    """Return what is worth knowing about an exchange beside its status.
+
+    Args:
+        received: the answer, or why there is none.
+        waited: seconds that the rate limit made the request wait.
+    """
+    notes = [f"waited {waited:.1f} s for its turn"] if waited >= _LONG_WAIT else []
+    if isinstance(received, HttpAnswer):
+        notes += filter(None, [html_page(received.body, len(received.body))])
+    return ", ".join(notes)
 
 
 def _host(address: str) -> str:

@@ -385,6 +385,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Terminal]:
 
     def make(typed: str) -> Terminal:
         err = Terminal()
+        monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr("sys.stdin", Terminal(typed))
         monkeypatch.setattr("sys.stderr", err)
         return err
@@ -418,7 +419,7 @@ def test_a_terminal_is_asked_before_a_real_workspace_changes(
     err = terminal("")
     assert main(["apply", "-m", str(folder), "--yes"]) == 0
     assert len(served.sandbox.keys()) == 2
-    assert "keys and tokens" in err.getvalue()
+    assert "of 2 environments" in err.getvalue()
     err = terminal("y\n")
     (folder / "keys.yaml").write_text(KEYS.replace("dev", "real").replace("name: a", "name: b2"))
     confirm = click.confirm

@@ -259,7 +259,7 @@ class ExactlyOnce(RuleBasedStateMachine):
                 proposal = reconciler.propose(PlanRequest(desired, now))
                 plan = proposal.plan
                 with use_run_marker(process.run_marker):
-                    result = reconciler.execute(proposal, lambda _: None)
+                    result = reconciler.execute(proposal)
                 assert not any(part.bug for part in result.environments), result
         except Killed:
             return None

@@ -84,7 +84,7 @@ def apply(names: list[str], laboratory: Laboratory, root: Path, stop: Cancellati
         )
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest({"shop": desired}, datetime.now(UTC)))
-        result = reconciler.execute(proposal, lambda _: None)
+        result = reconciler.execute(proposal)
         assert not any(part.bug for part in result.environments), result
         return result
 

@@ -635,7 +635,7 @@ class WholeLife(RuleBasedStateMachine):
                 proposal = reconciler.propose(request)
                 assert proposal.refusal is None, proposal.refusal
                 with use_run_marker(process.run_marker):
-                    result = reconciler.execute(proposal, lambda _: None)
+                    result = reconciler.execute(proposal)
                 assert not any(part.bug for part in result.environments), result
         except Killed:
             return None

@@ -250,7 +250,7 @@ class Year:
                 plan = proposal.plan
                 if kill and process.kill is None:
                     process.kill = self._random_kill(process, steps(plan))
-                result = reconciler.execute(proposal, lambda _: None)
+                result = reconciler.execute(proposal)
                 assert not any(part.bug for part in result.environments), result
                 assert proposal.refusal is None, proposal.refusal
         except Killed:

@@ -102,7 +102,7 @@ class Shop:
             overrides = GuardOverrides(max_revoke=9)
             request = PlanRequest(desired, now, PlanOptions(**options), overrides)
             proposal = reconciler.propose(request)
-            result = reconciler.execute(proposal, lambda _: None)
+            result = reconciler.execute(proposal)
             assert not any(part.bug for part in result.environments), result
         return not result.incomplete and proposal.refusal is None, result
 

@@ -157,6 +157,7 @@ def test_a_server_is_opened_with_the_credential_of_its_environment(
         assert arguments == [shop, URL, credential, STOP]
         assert isinstance(options.pop("sign_ins"), SignIns)
         assert isinstance(options.pop("network"), Network)
+        del options["on_activity"]
         assert options == {"others_wait": others_wait, "on_idle_closed": None}
     assert connected[1:] == [("closed",)]
     assert list(tmp_path.iterdir()) == []

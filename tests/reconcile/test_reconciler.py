@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,18 @@ from provisioner.errors.problem import Place
 from provisioner.execution import Done, Executed, Failed, RunMarker, RunResult, Unfinished
 from provisioner.http_client.client import HttpClient
 from provisioner.http_client.exchange import HttpAnswer
+from provisioner.model.activity import (
+    Activity,
+    Answered,
+    CheckingSinks,
+    Connected,
+    Connecting,
+    Listing,
+    ReadingSinks,
+    Rested,
+    SigningIn,
+    ignore_activity,
+)
 from provisioner.model.environment import Environment, SessionToken, SignIn
 from provisioner.model.expiry import format_timestamp
 from provisioner.model.sink_content import NoToken
@@ -45,6 +58,7 @@ if TYPE_CHECKING:
 
     from sandbox_control import ApiKey, Around, Exchange, Request, Response
 
+    from provisioner.model.activity import OnActivity
     from provisioner.model.key import DesiredKey
     from provisioner.model.sink_address import Address
     from provisioner.sinks.sink import Content, Sink
@@ -70,9 +84,11 @@ def desired_keys(role: str | None = "Integrations") -> tuple[DesiredKey, ...]:
 def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
     """Return a function that plans and applies one environment, with short waits."""
 
-    def run_(environment: Environment, keys: Any = None) -> tuple[Plan, RunResult]:
+    def run_(
+        environment: Environment, keys: Any = None, on_activity: OnActivity = ignore_activity
+    ) -> tuple[Plan, RunResult]:
         stop = hurried()
-        connect = WorkspaceOpener(tmp_path, stop)
+        connect = WorkspaceOpener(tmp_path, stop, on_activity=on_activity)
         with closing(
             Reconciler(
                 (environment,),
@@ -80,11 +96,12 @@ def run(hurried, tmp_path) -> Callable[..., tuple[Plan, RunResult]]:
                 SinkRegistry(tmp_path, {}, stop).open,
                 ThreadExecutor(4),
                 stop,
+                on_activity=on_activity,
             )
         ) as reconciler:
             desired = {"shop": desired_keys() if keys is None else keys}
             proposal = reconciler.propose(PlanRequest(desired, NOW))
-            return proposal.plan, reconciler.execute(proposal, lambda _: None)
+            return proposal.plan, reconciler.execute(proposal)
 
     return run_
 
@@ -124,6 +141,39 @@ def test_legacy_takes_three_posts_for_137_keys_and_none_the_second_time(serve, r
     again, _ = run(shop)
     assert again.changes == 0
     assert [one.method for one in served.journal] == ["GET"]
+
+
+def test_a_run_says_what_it_does(serve, run) -> None:
+    """Each step is announced before it begins, and each answer is told with what it was about."""
+    served = serve(Dialect.CORE_1)
+    seen: list[Activity] = []
+    keys = tuple(
+        desired_key(
+            f"key-{number}", role="Integrations", deliver=(file_sink(variable=f"K{number}"),)
+        )
+        for number in range(5)
+    )
+    run(shop_of(served, sign_in(served)), keys, seen.append)
+    steps = [one for one in seen if not isinstance(one, Answered)]
+    assert steps == [
+        Connecting("shop"),
+        SigningIn("shop"),
+        Connected("shop", served.sandbox.url, "core", "password"),
+        Listing("shop"),
+        Rested("shop"),
+        ReadingSinks("shop", 0),
+        CheckingSinks("shop", 5),
+        Rested("shop"),
+        Listing("shop"),
+    ]
+    answers = [one for one in seen if isinstance(one, Answered)]
+    assert all(one.done and one.seconds > 0 for one in answers)
+    units: Counter[str | None] = Counter()
+    for one in answers:
+        units[one.work] += one.units
+    del units[None]  # a sign-in, a look at what a role may do
+    assert units == {"list": 3, "create": 5, "mint": 5, "prove": 5}
+    assert len(served.journal) == len(answers)
 
 
 @pytest.mark.parametrize(("dialect", "creates"), [(Dialect.CORE_1, 8), (Dialect.CORE, 138)])
@@ -361,7 +411,7 @@ def run_during(served: Any, hurried: Any, root: Path, during_wait: Callable[[], 
         Reconciler((shop,), WorkspaceOpener(root, stop), sinks.open, ThreadExecutor(4), stop)
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest({"shop": (key,)}, NOW))
-        return reconciler.execute(proposal, lambda _: None)
+        return reconciler.execute(proposal)
 
 
 def delivered_key(root: Path, result: RunResult) -> str:
@@ -463,7 +513,7 @@ def test_a_bug_in_one_environments_sink_does_not_affect_the_other_environment(
         )
     ) as reconciler:
         proposal = reconciler.propose(PlanRequest(desired, NOW))
-        buggy, other = reconciler.execute(proposal, lambda _: None).environments
+        buggy, other = reconciler.execute(proposal).environments
         assert isinstance(buggy, Executed)
         assert isinstance(other, Executed)
         [first], [second] = buggy.results, other.results

@@ -48,6 +48,7 @@ def recorded(server: str, name: str) -> Answer:
 
 def answer(status: int, body: str = "", **fields: object) -> Answer:
     decoded, beginning = decode(body.encode())
+    fields = {"size": len(body), **fields}
     return Answer(status, decoded, beginning, **fields)  # type: ignore[arg-type]
 
 
@@ -173,6 +174,24 @@ def test_an_html_page_is_never_shown() -> None:
         assert "HTML" in message
         assert "canary" not in message.lower()
         assert "<" not in message
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (NGINX, f'(502: an HTML page "503 Service Temporarily Unavailable" of {len(NGINX)} bytes)'),
+        ("<html>" + "x" * 9000, "(502: an HTML page of 9006 bytes)"),
+        ("<html><title> Down &amp;\n out </title>", '(502: an HTML page "Down & out" of 38 bytes)'),
+        ("<!doctype html><title>" + "y" * 99, "(502: an HTML page of 121 bytes)"),
+        ("<html><title>" + "z" * 99 + "</title>", f'"{"z" * 80}…" of 120 bytes'),
+        ("<html><title>eyJhbGciOiJI.canary</title>", '(502: an HTML page "***" of 40 bytes)'),
+    ],
+)
+def test_an_html_page_is_told_by_its_title_and_length(page: str, words: str) -> None:
+    """One line says which page came, for whoever knows the proxy; a secret in it is masked."""
+    message = explain("shop", answer(502, page)).message
+    assert words in message
+    assert "\n" not in message
 
 
 _V8 = r"\n    at Guard.canActivate (/app/canary/guard.js:12:34)\n    at async /app/canary/x.js:1:2"

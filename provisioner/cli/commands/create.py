@@ -46,6 +46,8 @@ def create(
 
     from provisioner.cli.console import Console
     from provisioner.cli.run import prepare, reconciler_of
+    from provisioner.cli.watch import watching
+    from provisioner.execution import StepsSettled
     from provisioner.model.key import depth_of
     from provisioner.operations.bulk_create import create_records, notes
     from provisioner.operations.request_body import read_body
@@ -55,16 +57,18 @@ def create(
     console = Console(output)
     depth_source = click.get_current_context().get_parameter_source("depth")
     with console.problems_as_data():
-        with signals.default_handling():  # another program may be slow to write the body
+        # Another program may be slow to write the body, or a person is typing it.
+        console.area.hide()
+        with signals.default_handling():
             piped = _piped() if body is None else b""
         prepared = prepare(selection, keys_matter=False, one=True)
-        with signals.default_handling():  # a person may be typing the body
+        with signals.default_handling():
             request = read_body(_read(body, piped), body or "-")
     (target,) = prepared.environments
     with bind(environment=target.name):
         with (
-            reconciler_of(prepared, signals.stop) as reconciler,
-            console.progress(len(request.records), "creating keys") as on_progress,
+            watching(console, prepared.environments) as watch,
+            reconciler_of(prepared, signals.stop, watch, watch) as reconciler,
         ):
             workspace = reconciler.open(target)
             if workspace is None:
@@ -73,13 +77,14 @@ def create(
             chosen = depth_source is not ParameterSource.DEFAULT
             for note in notes(workspace, target, request, depth_chosen=chosen):
                 logging.getLogger("provisioner").warning("%s: %s", target.name, note)
+            watch.status.begin(target.name, len(request.records))
             created = create_records(
                 workspace,
                 target,
                 request,
                 depth=depth_of(int(depth)),
                 stop=signals.stop,
-                on_progress=on_progress,
+                on_progress=lambda count: watch(StepsSettled(target.name, "create", count)),
             )
         if created.output is not None:
             console.print_json(created.output)

@@ -33,6 +33,7 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     from provisioner.cli.notify import AfterRun
     from provisioner.cli.run import open_backends, prepare
     from provisioner.cli.show import show_diagnoses
+    from provisioner.cli.watch import watching
     from provisioner.render.doctor import diagnosis_document
     from provisioner.render.shards import labelled
 
@@ -40,8 +41,11 @@ def doctor(selection: Selection, output: OutputOptions, signals: Signals) -> int
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
     manifests = prepared.manifests
-    with open_backends(prepared, signals.stop) as (connect, open_sink, executor):
-        examiner = Doctor(connect, open_sink, executor, signals.stop)
+    with (
+        watching(console, prepared.environments) as watch,
+        open_backends(prepared, signals.stop, on_activity=watch) as (connect, open_sink, executor),
+    ):
+        examiner = Doctor(connect, open_sink, executor, signals.stop, watch)
         desired = None if manifests.problems else manifests.desired
         diagnoses = examiner.examine(prepared.environments, desired, selection.only)
     AfterRun("doctor", console.run_id, prepared, signals.stop).check()

@@ -65,6 +65,7 @@ def export(  # noqa: PLR0913 - its own options
     """
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.watch import watching
     from provisioner.errors.pluralize import pluralize
     from provisioner.operations.export import ExportOptions
     from provisioner.operations.export import export as export_keys
@@ -82,7 +83,10 @@ def export(  # noqa: PLR0913 - its own options
         otherwise="To export several, use --to-dir.",
     )
     files = {one.name: target.new_file(one.name) for one in prepared.environments}
-    with reconciler_of(prepared, signals.stop) as reconciler:
+    with (
+        watching(console, prepared.environments) as watch,
+        reconciler_of(prepared, signals.stop, watch, watch) as reconciler,
+    ):
         observed = reconciler.observe()
     code = early_exit_code(signals, guard_workspaces(observed), observed)
     failed = [one for one in observed if isinstance(one, Unobserved)]

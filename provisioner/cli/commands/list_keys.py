@@ -32,6 +32,7 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
 
     from provisioner.cli.console import Console
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
+    from provisioner.cli.watch import watching
     from provisioner.errors.failure import Failure
     from provisioner.model.globs import matches
     from provisioner.plan import Unobserved
@@ -42,7 +43,10 @@ def list_keys(selection: Selection, output: OutputOptions, signals: Signals) -> 
     console = Console(output)
     with console.problems_as_data():
         prepared = prepare(selection, keys_matter=False)
-    with reconciler_of(prepared, signals.stop) as reconciler:
+    with (
+        watching(console, prepared.environments) as watch,
+        reconciler_of(prepared, signals.stop, watch, watch) as reconciler,
+    ):
         observed = reconciler.with_revoked(reconciler.observe())
     rows = [
         (one.environment.name, key, one.observation.server_time)

@@ -61,6 +61,7 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
     from provisioner.cli.outputs import open_outputs
     from provisioner.cli.run import early_exit_code, pipeline_of, prepare
     from provisioner.cli.show import log_notes, show_plan
+    from provisioner.cli.watch import watching
     from provisioner.errors.exceptions import WrongUsageError
     from provisioner.execution import PlanMade
     from provisioner.planfile.model import PlanFileInput
@@ -78,7 +79,11 @@ def plan(  # noqa: PLR0913 - one for each part of a command line
         outputs.start(prepared.manifests.sources, prepared.environments, shard)
         after_run = AfterRun("plan", console.run_id, prepared, signals.stop)
         outputs.notify_with(after_run, wanted=output_targets.notify)
-        with pipeline_of(prepared, signals.stop, outputs.emit) as pipeline:
+        with (
+            watching(console, prepared.environments) as watch,
+            pipeline_of(prepared, signals.stop, outputs.emit, watch) as pipeline,
+        ):
+            outputs.listen(watch)
             proposal = pipeline.propose(request)
         new_plan, refusal = proposal.plan, proposal.refusal
         outputs.emit(PlanMade(new_plan))

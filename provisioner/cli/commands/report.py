@@ -84,6 +84,7 @@ def report(  # noqa: PLR0913 - one for each part of a command line
     from provisioner.cli.outputs import open_outputs
     from provisioner.cli.run import early_exit_code, prepare, reconciler_of
     from provisioner.cli.show import show_audit
+    from provisioner.cli.watch import watching
     from provisioner.errors.exceptions import RefusedError
     from provisioner.errors.failure import Failure
     from provisioner.plan import PlanOptions, Unobserved
@@ -99,7 +100,10 @@ def report(  # noqa: PLR0913 - one for each part of a command line
         after_run = AfterRun("report", console.run_id, prepared, signals.stop)
         outputs.notify_with(after_run, wanted=notify)
         request = prepared.request(PlanOptions(only=selection.only))
-        with reconciler_of(prepared, signals.stop) as reconciler:
+        with (
+            watching(console, prepared.environments) as watch,
+            reconciler_of(prepared, signals.stop, watch, watch) as reconciler,
+        ):
             observed = reconciler.observe()
             outcomes = reconciler.read_key_sinks(observed, request)
         _warn_of_unavailable(outcomes)

@@ -42,6 +42,7 @@ def token(
     """
     from provisioner.cli.console import Console
     from provisioner.cli.run import prepare, reconciler_of
+    from provisioner.cli.watch import watching
     from provisioner.model.expiry import format_timestamp
     from provisioner.operations.mint_token import deliver_token
     from provisioner.render.text import visible
@@ -55,7 +56,11 @@ def token(
     prepared = prepare(selection, keys_matter=False, one=True)
     (target,) = prepared.environments
     context = bind(environment=target.name, key=name)
-    with context, reconciler_of(prepared, signals.stop) as reconciler:
+    with (
+        context,
+        watching(console, prepared.environments) as watch,
+        reconciler_of(prepared, signals.stop, watch, watch) as reconciler,
+    ):
         address = FileAddress(str(file), "", "bare")
         sink = Files(Path.cwd()).sink(address)
         desired = prepared.manifests.desired.get(target.name, ())

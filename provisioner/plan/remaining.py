@@ -1,0 +1,239 @@
+"""The time that a run still takes, learnt from what the same run has got done so far.
+
+Each kind of work has a pace of its own, because minting a token may take ten times as long as
+creating a key. The time between two results counts for the kind of the later one. So all times
+together are the time that has passed, however much of the work is done side by side, and a server
+that makes the run wait is as slow as it looks.
+
+Before a kind has been seen, its pace follows from how long the server takes to answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from math import exp, log
+from operator import mul
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from provisioner.model.environment import Limits
+    from provisioner.plan.actions import Planned
+
+Kind = Literal["observe", "list", "create", "mint", "prove", "write", "change"]
+"""The kinds of work: to observe an environment, to list its keys after creating, to create a key,
+to mint a token, to prove that the server accepts it, to write it to its sinks, and to change or
+revoke a key."""
+
+_MAX_MINTS = 20
+"""Tokens that one request mints on legacy."""
+
+_SETTLE_DELAY = 0.3
+"""Seconds before the keys are listed after creating."""
+
+_WRITE_SHARE = 0.3
+"""Time of a write as a share of an answer, before one was seen: most sinks are files."""
+
+_WAVES = 2
+"""Results of each of the requests in flight after which only the time that has passed counts."""
+
+_MEMORY = 0.5
+"""Share of the time so far that counts most: older results fade, as servers become slower."""
+
+_SHORTEST = 1e-6
+_MINUTE = 60.0
+_NO_WORK: Mapping[Kind, int] = MappingProxyType({})
+
+
+class Workload(NamedTuple):
+    """The work that is left in one or several environments.
+
+    Attributes:
+        units: how much is left of each kind.
+        shared: how many units of a kind share one request, unless it is one.
+        parallel: how many requests are in flight at most.
+        per_minute: the requests that the manifests allow in a minute; None without a limit.
+    """
+
+    units: Mapping[Kind, int]
+    shared: Mapping[Kind, int] = _NO_WORK
+    parallel: int = 1
+    per_minute: int | None = None
+
+
+def workload(planned: Planned, limits: Limits) -> Workload:
+    """Return the work of a plan."""
+    steps = planned.steps
+    creates, tokens = steps["create"], steps["deliver"]
+    units: dict[Kind, int] = {
+        "create": creates,
+        "list": int(creates > 0),
+        "mint": tokens,
+        "prove": tokens,
+        "write": tokens,
+        "change": steps["change"] + steps["revoke"] + steps["clean"],
+    }
+    shared: dict[Kind, int] = {}
+    if planned.generation == "legacy":
+        shared = {"create": limits.batch, "mint": _MAX_MINTS}
+    return Workload(units, shared, limits.parallel, limits.requests_per_minute)
+
+
+class Seen(NamedTuple):
+    """The results of one kind.
+
+    Attributes:
+        total: all units.
+        units: the units, of which old ones count less.
+        seconds: the time in which they came, of which old times count less.
+        answers: the answers with these results.
+        answered: the units in them.
+        duration: seconds that these answers took, of which old ones count less.
+        recent: the answers, of which old ones count less.
+    """
+
+    total: int = 0
+    units: float = 0.0
+    seconds: float = 0.0
+    answers: int = 0
+    answered: int = 0
+    duration: float = 0.0
+    recent: float = 0.0
+
+
+_NOTHING = Seen()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The pace of a run at some time, which `after` continues with each result.
+
+    All times are seconds of one clock.
+
+    Attributes:
+        started: when the work began.
+        last: when the last result came.
+        seen: the results of each kind.
+    """
+
+    started: float
+    last: float
+    seen: Mapping[Kind, Seen] = field(default_factory=dict)
+
+    def after(self, kind: Kind, units: int, at: float, *, duration: float | None = None) -> Pace:
+        """Return the pace after a result.
+
+        Args:
+            kind: the kind of the result.
+            units: how much was done.
+            at: when the result came.
+            duration: seconds that the request took, with the wait for its turn, if there was one.
+        """
+        interval = max(0.0, at - self.last)
+        memory = _MEMORY * (at - self.started)
+        fade = exp(-interval / memory) if interval and memory > 0 else 1.0
+        faded = {
+            one: seen._replace(
+                units=seen.units * fade,
+                seconds=seen.seconds * fade,
+                duration=seen.duration * fade,
+                recent=seen.recent * fade,
+            )
+            for one, seen in self.seen.items()
+        }
+        old = faded.get(kind, _NOTHING)
+        new = old._replace(
+            total=old.total + units, units=old.units + units, seconds=old.seconds + interval
+        )
+        if duration is not None:
+            new = new._replace(
+                answers=new.answers + 1,
+                answered=new.answered + units,
+                duration=new.duration + duration,
+                recent=new.recent + 1,
+            )
+        return replace(self, last=max(at, self.last), seen=faded | {kind: new})
+
+    def resumed(self, at: float) -> Pace:
+        """Return the pace of work that begins now, on a server that has answered before."""
+        known = {
+            kind: Seen(duration=seen.duration, recent=seen.recent)
+            for kind, seen in self.seen.items()
+        }
+        return Pace(at, at, known)
+
+    def remaining(self, left: Workload, at: float) -> float | None:
+        """Return the seconds that the work still takes; None if nothing is known yet.
+
+        Between two results it shrinks with the time, but not to less than a half: whatever takes
+        longer than expected is not about to end.
+        """
+        latency = self._latency()
+        if latency is None:
+            return None
+        total = sum(
+            units * self._cost(kind, units, latency, left)
+            for kind, units in left.units.items()
+            if units > 0
+        )
+        if left.units.get("list", 0) > 0:
+            total += _SETTLE_DELAY
+        waited = max(0.0, at - self.last)
+        return max(total - waited, total / 2, self._until_allowed(left, at))
+
+    def _latency(self) -> float | None:
+        """Return the seconds that an answer takes, of any kind; without answers, any result.
+
+        The geometric mean, since a kind that is much slower than the others says little about them.
+        """
+        answered = [one for one in self.seen.values() if one.recent > 0]
+        if answered:
+            weights = [max(one.answers, 1) for one in answered]
+            logs = [log(max(one.duration / one.recent, _SHORTEST)) for one in answered]
+            return exp(sum(map(mul, weights, logs)) / sum(weights))
+        units = sum(seen.units for seen in self.seen.values())
+        return sum(seen.seconds for seen in self.seen.values()) / units if units else None
+
+    def _cost(self, kind: Kind, units: int, latency: float, left: Workload) -> float:
+        """Return the seconds that a unit takes, while others are in flight."""
+        seen = self.seen.get(kind, _NOTHING)
+        if kind == "observe":  # the times between environments, since none is one answer
+            return seen.seconds / seen.units if seen.units else latency
+        shared = seen.answered / seen.answers if seen.answers else left.shared.get(kind, 1)
+        duration = seen.duration / seen.recent if seen.recent else latency
+        if kind == "write":
+            duration *= _WRITE_SHARE
+        side_by_side = 1 if kind == "list" else min(left.parallel, max(1.0, units / shared))
+        expected = duration / (shared * side_by_side)
+        # What is in flight at first comes back nearly at once.
+        wave = side_by_side * shared
+        weight = max(0.0, wave - seen.total / _WAVES)
+        if seen.units + weight <= 0:
+            return expected
+        return (expected * weight + seen.seconds) / (weight + seen.units)
+
+    def _until_allowed(self, left: Workload, at: float) -> float:
+        """Return the seconds before which the declared rate does not allow the last request."""
+        if left.per_minute is None:
+            return 0.0
+        requests = sum(
+            units / left.shared.get(kind, 1)
+            for kind, units in left.units.items()
+            if kind != "write"
+        )
+        sent = sum(seen.answers for seen in self.seen.values())
+        allowed = left.per_minute * (1 + (at - self.started) / _MINUTE) - sent
+        return max(0.0, requests - max(0.0, allowed)) * _MINUTE / left.per_minute
+
+
+def together(loads: list[Workload]) -> Workload:
+    """Return the work of several environments that are worked on side by side."""
+    units: Counter[Kind] = Counter()
+    shared: dict[Kind, int] = {}
+    for one in loads:
+        units.update(one.units)
+        shared |= one.shared
+    return Workload(units, shared, sum(one.parallel for one in loads))
