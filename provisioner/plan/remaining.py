@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from provisioner.model.environment import Limits
     from provisioner.plan.actions import Planned
@@ -36,6 +36,19 @@ _SETTLE_DELAY = 0.3
 
 _WRITE_SHARE = 0.3
 """Time of a write as a share of an answer, before one was seen: most sinks are files."""
+
+_IN_FLIGHT = 40
+"""Tokens that are minted at most before the first of them is written."""
+
+_MANY = 3
+"""Times as many written tokens as are in flight, which show how many are proven again."""
+
+_GROUP_WAIT, _EARLY = 0.5, 1.5
+"""Seconds that a minted token waits for others to be written with; and seconds from minting to
+writing from which on some tokens are proven again, and after another second all."""
+
+_SEVERAL = 1.5
+"""Units in an answer, on average, from which on the server accepts several in a request."""
 
 _WAVES = 2
 """Results of each of the requests in flight after which only the time that has passed counts."""
@@ -145,6 +158,8 @@ class Pace:
             for one, seen in self.seen.items()
         }
         old = faded.get(kind, _NOTHING)
+        if duration is not None and not old.total:
+            interval = min(interval, duration)  # the time before it was sent was for something else
         new = old._replace(
             total=old.total + units, units=old.units + units, seconds=old.seconds + interval
         )
@@ -176,7 +191,7 @@ class Pace:
             return None
         total = sum(
             units * self._cost(kind, units, latency, left)
-            for kind, units in left.units.items()
+            for kind, units in self._units(left, latency)
             if units > 0
         )
         if left.units.get("list", 0) > 0:
@@ -190,6 +205,8 @@ class Pace:
         The geometric mean, since a kind that is much slower than the others says little about them.
         """
         answered = [one for one in self.seen.values() if one.recent > 0]
+        # An answer about several keys takes longer.
+        answered = [one for one in answered if one.answered <= _SEVERAL * one.answers] or answered
         if answered:
             weights = [max(one.answers, 1) for one in answered]
             logs = [log(max(one.duration / one.recent, _SHORTEST)) for one in answered]
@@ -197,12 +214,33 @@ class Pace:
         units = sum(seen.units for seen in self.seen.values())
         return sum(seen.seconds for seen in self.seen.values()) / units if units else None
 
-    def _cost(self, kind: Kind, units: int, latency: float, left: Workload) -> float:
+    def _units(self, left: Workload, latency: float) -> Iterator[tuple[Kind, float]]:
+        """Yield the units that are left of each kind."""
+        for kind, units in left.units.items():
+            yield kind, self._proofs(units, left, latency) if kind == "prove" else units
+
+    def _proofs(self, units: int, left: Workload, latency: float) -> float:
+        """Return how many proofs are left: a token is proven again if it is written late."""
+        writes, written = left.units.get("write", 0), self.seen.get("write", _NOTHING).total
+        proven = self.seen.get("prove", _NOTHING).total
+        if not writes:
+            return units
+        if written >= _MANY * _IN_FLIGHT:
+            again = (proven - written - _IN_FLIGHT / 2) / written
+        else:
+            in_flight = min(writes + written, _IN_FLIGHT)
+            cost = self._cost("prove", max(units, writes), latency, left)
+            again = in_flight * cost + _GROUP_WAIT - _EARLY
+            if written >= _IN_FLIGHT:  # not more than were proven again, or are in flight
+                again = min(again, (proven - written) / written)
+        return max(0.0, (writes + written) * (1 + min(1.0, max(0.0, again))) - proven)
+
+    def _cost(self, kind: Kind, units: float, latency: float, left: Workload) -> float:
         """Return the seconds that a unit takes, while others are in flight."""
         seen = self.seen.get(kind, _NOTHING)
         if kind == "observe":  # the times between environments, since none is one answer
             return seen.seconds / seen.units if seen.units else latency
-        shared = seen.answered / seen.answers if seen.answers else left.shared.get(kind, 1)
+        shared = self._shared(kind) or self._expected_share(kind, left)
         duration = seen.duration / seen.recent if seen.recent else latency
         if kind == "write":
             duration *= _WRITE_SHARE
@@ -214,6 +252,17 @@ class Pace:
         if seen.units + weight <= 0:
             return expected
         return (expected * weight + seen.seconds) / (weight + seen.units)
+
+    def _shared(self, kind: Kind) -> float:
+        """Return how many units the answers had so far; 0 without one."""
+        seen = self.seen.get(kind, _NOTHING)
+        return seen.answered / seen.answers if seen.answers else 0.0
+
+    def _expected_share(self, kind: Kind, left: Workload) -> float:
+        """Return how many units will share a request; who creates several also mints several."""
+        if kind == "mint" and self._shared("create") > _SEVERAL:
+            return _MAX_MINTS
+        return left.shared.get(kind, 1)
 
     def _until_allowed(self, left: Workload, at: float) -> float:
         """Return the seconds before which the declared rate does not allow the last request."""

@@ -129,11 +129,11 @@ def test_work_is_counted_and_its_rest_estimated() -> None:
         watched.now = number + 1.0
         watched.status(Answered("shop", "create", 1, 4.0, done=True))
         watched.status(StepsSettled("shop", "create", 1))
-    # 48 creates, 60 mints, 60 proofs and a few seconds for writes, a second each.
+    # A second each: 48 creates, 60 mints, 60 proofs, of which 40 or so twice, and some writes.
     line, total = watched.frame()
     assert line == "  shop  creating 12 of 60 (12 s)"
-    assert total == "12 of 120 steps done; estimate: about 3 min left"
-    assert watched.status.line() == "shop: creating 12 of 60; estimate: about 3 min left"
+    assert total == "12 of 120 steps done; estimate: about 4 min left"
+    assert watched.status.line() == "shop: creating 12 of 60; estimate: about 4 min left"
     watched.status(Answered("shop", "create", 48, 4.0, done=True))
     watched.status(StepsSettled("shop", "create", 48))
     watched.status(Answered("shop", "mint", 20, 1.0, done=True))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builders import create, deliver, limits_with, part_with, revoke, rotate, update, vault_sink
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from provisioner.execution.deliver import REVERIFY_AFTER
 from provisioner.plan.remaining import Pace, Workload, together, workload
 
 if TYPE_CHECKING:
@@ -79,8 +80,15 @@ class Server:
         self.work("list", [1])
         for group in _parts(keys, 40):  # two groups at a time
             self.work("mint", _parts(group, mints))
+            minted_at = self.now
             self.work("prove", [1] * group)
-            self.work("write", [1] * group)
+            if self.now - minted_at < REVERIFY_AFTER:
+                self.work("write", [1] * group)
+                continue
+            # What is written late is proven again, and done then.
+            before = len(self.results)
+            self.work("prove", [1] * group)
+            self.results += [(at, "write", n, None) for at, _, n, _ in self.results[before:]]
         return sorted(self.results, key=lambda one: one[0])
 
 
@@ -163,7 +171,10 @@ SPEEDS = st.sampled_from((0.02, 0.1, 0.3, 1.0))
 def test_the_estimate_is_right_once_each_kind_was_seen(
     keys, create, mint, prove, write, parallel, one_at_a_time, seed
 ) -> None:
-    """Whatever takes longest: once two waves of each kind came, it is within a factor of two."""
+    """Whatever takes longest, once two waves of each kind came, it is within a factor of two.
+
+    That holds for runs that are clearly too quick to prove a token twice.
+    """
     speeds: dict[Kind, float] = {
         "list": 0.1,
         "create": create,
@@ -179,6 +190,8 @@ def test_the_estimate_is_right_once_each_kind_was_seen(
         random=random.Random(seed),
     )
     results = server.run(keys)
+    side_by_side = 1 if one_at_a_time else server.parallel
+    assume(min(keys, 40) * prove / side_by_side <= REVERIFY_AFTER / 2)
     share = max(begun(results, kind, 2 * server.parallel) for kind in KINDS)
     found = [one for one in factors(results, load_of(server, keys), 0.1) if one[0] <= 0.8]
     assert worst([*found, (1.0, 1.0)], max(0.1, share)) <= 2
