@@ -95,9 +95,7 @@ PROCESSES: dict[str, Process] = {}
 class KillableTransport(Transport):
     """A transport whose process can be killed."""
 
-    def _exchange(
-        self, method: str, path: str, body: Any, bearer: str | None, **options: bool
-    ) -> Answer:
+    def _exchange(self, method: str, path: str, body: Any, *args: Any, **options: bool) -> Answer:
         process = PROCESSES[self.name]
         started = time.monotonic()
         if method == "PATCH":
@@ -105,7 +103,7 @@ class KillableTransport(Transport):
         if isinstance(body, dict) and "revokeApiKey" in body.get("query", ""):
             process.written.add(body["variables"]["input"]["id"])
         answer = process.run_step(
-            lambda: super(KillableTransport, self)._exchange(method, path, body, bearer, **options)
+            lambda: super(KillableTransport, self)._exchange(method, path, body, *args, **options)
         )
         document = body.get("query", "") if isinstance(body, dict) else ""
         listed = path.startswith("/rest/apiKeys?") or "{apiKeys{" in document

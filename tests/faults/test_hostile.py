@@ -856,8 +856,8 @@ def on_terminal(workdir: Workdir, *arguments: str) -> bytes:
     return bytes(written)
 
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*[mG]")
-"""The colours and the positions of columns that the program itself writes."""
+OWN_SEQUENCES = re.compile(r"\x1b\[[0-9;]*[mG]|\r\x1b\[[0-9]+A\x1b\[J")
+"""What the program itself writes: colours, positions of columns, and what erases its own lines."""
 
 
 @pytest.mark.parametrize(
@@ -886,7 +886,7 @@ def test_nothing_is_drawn_on_a_terminal(workdir: Workdir, arguments: tuple[str, 
         arguments = tuple(entry for entry in arguments if "\x00" not in entry)
         written = on_terminal(workdir, *arguments).decode()
     assert len(written) > 100
-    assert control_characters(COLOURS.sub("", written).replace("\r\n", "\n")) == set()
+    assert control_characters(OWN_SEQUENCES.sub("", written).replace("\r\n", "\n")) == set()
 
 
 # Sinks that speak HTTP
