@@ -30,9 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     printed_codes: list[str] = []
     exit_code = _run(arguments, printed_codes)
     if printed_codes:
+        from provisioner.cli.terminal import fit
+
         codes = " ".join([*dict.fromkeys(printed_codes)][:_MAX_EXPLAINED])
+        hint = f'Run "provision explain {codes}" to learn more.'
         with suppress(OSError):  # the exit code says what failed even if stderr is gone
-            click.echo(f'Run "provision explain {codes}" to learn more.', err=True)
+            click.echo(fit(hint, sys.stderr), err=True)
     _flush_streams()
     return exit_code
 

@@ -139,10 +139,13 @@ class Console:
         shown = text(palette, times) if width is None else lay_out(view(times), width, palette)
         if stream is not None and not _has_ticks(stream):
             shown = shown.translate(_ASCII_TICKS)
-        if err:
+        if not err:
+            self.print_text(shown)
+        elif width is None:
             self.print_stderr(shown)
         else:
-            self.print_text(shown)
+            with self.area.paused():
+                write_stderr(shown)
 
     @contextmanager
     def problems_as_data(self) -> Iterator[None]:
@@ -172,8 +175,9 @@ class Console:
             for line in text.splitlines():
                 _LOG.log(max(logging.WARNING, _LOG.getEffectiveLevel()), "%s", line)
         else:
+            fitting = "".join(f"{fit(line, sys.stderr)}\n" for line in text.splitlines())
             with self.area.paused():
-                write_stderr(text)
+                write_stderr(fitting)
 
     def print_commands(self, text: str) -> None:
         """Write workflow commands for a CI runner to stderr, even if the log is JSON."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _INTERVAL = 0.1
 """Seconds between two frames."""
 
+SPINNER_WIDTH = 2
+"""Columns that the spinner and a space take in front of the last line."""
+
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SPINNER = "|/-\\"
 _KEY = "provisioner.live_area"

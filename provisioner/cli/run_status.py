@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, assert_never
 
+from provisioner.cli.live_area import SPINNER_WIDTH
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import (
     ActionBegun,
@@ -54,8 +55,13 @@ _ESTIMATE_INTERVAL = 1.0
 """Seconds between two estimates, since a fleet has many environments to look at."""
 
 _NO_WORK = Workload({})
-_MAX_NAME = 40
-_MIN_STATE = 12
+_MAX_NAME, _MIN_NAME = 40, 12
+_STATE = len("    waiting 14 s because the server asked")
+"""Columns that a line needs beside a name, so that no word is broken."""
+
+_NO_LIMIT = 1000
+"""Columns of a line for a log."""
+
 _MINUTE, _HOUR = 60, 3600
 _ROUNDED_FROM = 20
 _ROUNDED_TO = 5
@@ -186,13 +192,14 @@ class RunStatus:
         """Return the lines for a terminal, of which the last one is the total."""
         with self._lock:
             now = self._clock()
-            total = self._total(now)
+            total = self._total(now, size.columns - SPINNER_WIDTH)
             if len(self._limits) == 1 and self._lines and not self._writes:
                 ((name, line),) = self._lines.items()
                 return [f"{name}: {line.words(now)}{_passed(now - line.since)}"]
             room = max(0, size.lines - 2)
             shown = list(islice(self._lines.items(), room))
-            width = min(_MAX_NAME, size.columns // 2, max((len(n) for n, _ in shown), default=0))
+            most = min(_MAX_NAME, max(_MIN_NAME, size.columns - _STATE))
+            width = min(most, max((len(name) for name, _ in shown), default=0))
             rows = [_row(name, line, width, size.columns, now) for name, line in shown]
             if more := len(self._lines) - len(shown):
                 rows.append(f"  and {number(more)} more at work")
@@ -358,7 +365,8 @@ class RunStatus:
                 line.kind = "write"
                 line.pace = line.pace.after("write", event.steps, now)
 
-    def _total(self, now: float) -> str:
+    def _total(self, now: float, columns: int = _NO_LIMIT) -> str:
+        """Return the total, without its last counts if there is no room for them."""
         total, left = len(self._limits), self._left_words(now)
         if self._writes and total == 1:
             steps = f"{number(self._settled)} of {number(self._steps)} steps done"
@@ -376,6 +384,8 @@ class RunStatus:
         counts += [f"{number(failed)} failed"] if failed else []
         counts += [f"{number(at_work)} at work"] if at_work else []
         counts += [f"{number(waiting)} waiting"] if waiting else []
+        while len(counts) > 1 and len(", ".join(counts) + left) > columns:
+            counts.pop()
         return ", ".join(counts) + left
 
     def _left_words(self, now: float) -> str:

@@ -190,7 +190,7 @@ def test_a_fleet_shows_the_busiest_and_counts() -> None:
     for name in NAMES[3:20]:
         watched.status(EnvironmentObserved(name, observation_with()))
         watched.status(Rested(name))
-    rows = watched.frame(Size(79, 10))
+    rows = watched.frame(Size(119, 10))
     assert rows[:2] == ["  crm-00020  connecting (3 s)", "  crm-00021  connecting (3 s)"]
     assert len(rows) == 10
     assert rows[-2] == "  and 22 more at work"
@@ -211,7 +211,7 @@ def test_the_parts_of_a_fleet_that_write_are_counted() -> None:
         watched.status(EnvironmentFinished(part.environment, Executed(part, ())))
     lost = Unobserved(names[5], "u", Failure("unreachable", "x"))
     watched.status(EnvironmentFinished(names[5], lost))
-    rows = watched.frame(Size(60, 6))
+    rows = watched.frame(Size(79, 6))
     assert rows[0] == "  crm-00006  creating 0 of 1"
     assert rows[-2:] == [
         "  and 10 more at work",
@@ -257,3 +257,23 @@ def test_times_are_rounded_as_people_tell_them(seconds, words) -> None:
     watched.status(Connecting("shop"))
     watched.now = float(seconds)
     assert watched.frame() == [f"shop: connecting ({words})"]
+
+
+@pytest.mark.parametrize("columns", [59, 79])
+def test_no_word_is_cut_on_a_narrow_terminal(columns: int) -> None:
+    """A total without room leaves out its last counts, and a long name is cut before its state."""
+    names = tuple(f"customer-{number:04}-with-a-long-name-in-eu-west" for number in range(200))
+    watched = Watched(names)
+    watched.status(PlanMade(plan_of(names, 60)))
+    for name in names[:64]:
+        part = plan_of((name,), 60).environments[0]
+        watched.status(ActionBegun(name, part.actions[0]))
+        watched.status(Waiting(name, 14.0, "asked"))
+    watched.status(Answered(names[0], "create", 1, 4.0, done=True))
+    watched.now = 2.0
+    *rows, total = watched.status.frame(Size(columns, 8))
+    assert all(len(row) <= columns for row in rows)
+    assert rows[1].endswith("waiting 12 s because the server asked")
+    assert len(total) <= columns - 2
+    assert total.startswith("0 of 200 environments done")
+    assert total.endswith("left")
