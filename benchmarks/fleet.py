@@ -20,7 +20,7 @@ from _report import Requirement, quick, table, verdict
 _LOOP = str(Path(__file__).with_name("_fleet.py"))
 _PROVISION = str(Path(sysconfig.get_path("scripts"), "provision"))
 _RUNS, _COUNT, _COUNTS = 3, 1_000, (2_000, 10_000)
-_QUICK_RUNS, _QUICK_COUNT, _QUICK_COUNTS = 1, 50, (20, 100)
+_QUICK_RUNS, _QUICK_COUNT, _QUICK_COUNTS = 1, 10, (5, 10)
 _MOST_RATIO = 1.5
 _MOST_MB = 150
 _MOST_GROWTH = 1.2

@@ -29,7 +29,7 @@ from _served import DIALECTS, Seen, Served
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_QUICK_DIALECTS = ("legacy", "core")
+_QUICK_DIALECTS = ("core",)
 _EXISTING = 200
 _BATCH = 60
 """The documented maximum of legacy for a bulk create."""
