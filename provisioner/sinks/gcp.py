@@ -296,9 +296,11 @@ class GoogleSecret:
         return SinkFailure(Code.SINK_FAILED, reason, remedy).error(self._address)
 
     def _denied(self, permission: str | None = None) -> SinkError:
-        granted = permission or f"{_ACCESS} and {_ADD}"
+        granted = permission or (
+            f"{_ACCESS} and {_ADD} (for a missing secret also secrets.get and secrets.create)"
+        )
         reason = "cannot be accessed: this identity lacks a permission, or the project is wrong"
-        remedy = f"Grant {granted} there, and check the project."
+        remedy = f"Check the project, and grant {granted} there."
         return SinkFailure(Code.SINK_DENIED, reason, remedy).error(self._address)
 
 
