@@ -437,12 +437,15 @@ class _Transport:
 
         Raises:
             google.auth.exceptions.TransportError: there is no answer.
+            UnusableError: the request would be sent without encryption.
         """
         from google.auth.exceptions import TransportError  # noqa: PLC0415 - an extra
 
         parts = urlsplit(url)
         if parts.scheme != "https" and not self._is_metadata_server(parts.hostname or ""):
-            raise TransportError("plain http to another machine")
+            reason = "the Google credential would travel to another machine without encryption"
+            remedy = "Use https:// addresses in the configuration of the credential."
+            raise UnusableError(unusable(Code.SINK_UNSUITABLE, reason, remedy))
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         connect, total = TIMEOUTS
         answer = self._client(parts.scheme, parts.netloc).request(
