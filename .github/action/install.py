@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
 SINKS_LOCK = ROOT / "requirements-sinks.lock"
 MIN_PYTHON = (3, 11)
-EXTRAS = {"aws", "dask", "github", "gitlab", "kubernetes", "socks", "vault"}
+EXTRAS = {"aws", "azure", "dask", "gcp", "github", "gitlab", "kubernetes", "socks", "vault"}
 
 
 def main() -> int:

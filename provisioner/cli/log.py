@@ -30,8 +30,9 @@ def set_up_log(level: str, format_: str, run_id: str, area: LiveArea) -> None:
     handler = _Handler(area)
     handler.setFormatter(_JsonLines(run_id) if format_ == "json" else _Line())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # It would log each request once more, and errors of connections are reported elsewhere.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # They would log each request once more, and errors of connections are reported elsewhere.
+    for name in ("urllib3", "google", "azure", "msal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # At debug level it logs whole responses, with secrets that are not masked yet.
     logging.getLogger("botocore").setLevel(max(logging.INFO, logging.getLogger().level))
 

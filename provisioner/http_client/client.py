@@ -93,7 +93,7 @@ class HttpClient:
         Args:
             method: the HTTP method.
             path: begins with a slash and includes the query.
-            body: sent as JSON, unless None.
+            body: sent as JSON, unless None; bytes are sent as they are.
             content_type: the media type of the body.
             headers: in addition to those of the client.
             timeout: seconds to connect, and for the whole answer.
@@ -111,7 +111,7 @@ class HttpClient:
             response = pool.urlopen(
                 method,
                 base + path,
-                body=None if body is None else json.dumps(body).encode(),
+                body=body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
                 headers=merged,
                 timeout=Timeout(connect=timeout[0], read=timeout[1]),
                 retries=False,

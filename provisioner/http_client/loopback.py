@@ -23,6 +23,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_link_local(host: str) -> bool:
+    """Return whether a host is an address that no router forwards, as of metadata servers."""
+    try:
+        return ip_address(host).is_link_local
+    except ValueError:
+        return False
+
+
 def canonical(host: str) -> str:
     """Return one spelling for all spellings of a host.
 

@@ -20,8 +20,10 @@ from provisioner.errors.problem import Place
 from provisioner.manifests import Manifests, characters, document, keys, load, resolve, text
 from provisioner.model.key import Annotations, DesiredKey
 from provisioner.sinks.aws import AwsAddress
+from provisioner.sinks.azure import AzureAddress
 from provisioner.sinks.command import CommandAddress
 from provisioner.sinks.file import FileAddress
+from provisioner.sinks.gcp import GcpAddress
 from provisioner.sinks.github import GithubAddress
 from provisioner.sinks.gitlab import GitlabAddress
 from provisioner.sinks.kubernetes import KubernetesAddress
@@ -587,6 +589,8 @@ def test_every_kind_of_sink_becomes_its_address(write: Write) -> None:
         {"gitlab": "acme"},
         {"kubernetes": "n/s.t", "key": "k"},
         {"kubernetes": "n/s"},
+        {"gcp": "acme-prod/{environment}"},
+        {"azure": "acme.vault.azure.cn/a-{environment}"},
     ]
     manifests = load(write({"a.yaml": delivering(deliver, "1-é.b")}))
     assert reported(manifests) == []
@@ -606,6 +610,8 @@ def test_every_kind_of_sink_becomes_its_address(write: Write) -> None:
         GitlabAddress("acme", "_1___B"),
         KubernetesAddress("n", "s.t", "k"),
         KubernetesAddress("n", "s"),
+        GcpAddress("acme-prod", "production"),
+        AzureAddress("acme.vault.azure.cn", "a-production"),
     )
 
 

@@ -47,6 +47,18 @@ REFUSED = {
         *("shop/Twenty", "shop/a/b", "sh op/twenty", f"shop/{'a' * 254}", "a.b/twenty"),
     ),
     ("kubernetes", "key"): ("a/b", "..", ""),
+    ("gcp", "gcp"): (
+        "acme-prod",
+        "Acme/a",
+        "a/b",
+        "acme-prod/a.b",
+        f"acme-prod/{'a' * 256}",
+        "../a",
+    ),
+    ("azure", "azure"): (
+        *("acme", "ac/a", "-acme/a", "acme--a/a", f"{'a' * 25}/a", "acme/a.b", "acme/a_b"),
+        *(f"acme/{'a' * 128}", "https://acme/a", "a@acme.vault.azure.net/a", "acme.net:x/a"),
+    ),
     ("twenty", "twenty"): ("", "a\n"),
     ("vault", "vault"): ("secret", "/secret/a", "secret/a/", "secret/../a", "secret/\n"),
 }
@@ -66,6 +78,8 @@ def test_a_name_that_the_vendor_refuses_is_rejected(name: str, option: str, valu
         "github": "a/b",
         "gitlab": "a/b",
         "kubernetes": "a/b",
+        "gcp": "acme-prod/a",
+        "azure": "acme/a",
         "twenty": "a",
         "vault": "a/b",
     }
