@@ -7,16 +7,17 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from provisioner.cli.source import (
+from provisioner.render.text import visible
+from provisioner.runtime.git import find_git, is_work_tree, run_git
+from provisioner.runtime.source import (
     PLACEHOLDER,
     PLACEHOLDER_REVISION,
+    PLACEHOLDER_TAG,
+    Commit,
     Repository,
-    Source,
     installed_source,
     parse_repository,
 )
-from provisioner.render.text import visible
-from provisioner.runtime.git import find_git, is_work_tree, run_git
 
 _TEMPLATES = Path(__file__).with_name("starter")
 
@@ -69,16 +70,18 @@ def pipeline_file(manifests: Path) -> PipelineFile | NoPipelineFile:
     else:
         return NoPipelineFile(f"{visible(remote.host)} is neither GitHub nor GitLab")
     source = installed_source()
-    known = source is not None and source.repository.host == remote.host
-    if source is None or not known:
-        source = Source(Repository(remote.host, PLACEHOLDER), PLACEHOLDER_REVISION)
+    commit = source and source.commit
+    known = commit is not None and commit.repository.host == remote.host
+    if commit is None or not known:
+        placeholder = Repository(remote.host, PLACEHOLDER)
+        commit = Commit(placeholder, PLACEHOLDER_REVISION, PLACEHOLDER_TAG)
     file = tree / name
-    text = _filled(name, source, os.path.relpath(absolute, tree), known=known)
+    text = _filled(name, commit, os.path.relpath(absolute, tree), known=known)
     return PipelineFile(
         file if manifests.is_absolute() else Path(os.path.relpath(file)),
         text,
         None if name == _GITHUB_FILE else text[text.index("include:") :],
-        None if known else f"{source.repository.path}@{source.revision}",
+        None if known else f"{commit.repository.path}@{commit.revision}",
     )
 
 
@@ -96,14 +99,15 @@ def _remote(program: str, tree: Path) -> Repository | None:
     return remotes.get("origin") or next(iter(remotes.values()), None)
 
 
-def _filled(name: str, source: Source, manifests: str, *, known: bool) -> str:
+def _filled(name: str, commit: Commit, manifests: str, *, known: bool) -> str:
     """Return the text of a template with its placeholders filled in."""
     template = "github.yml" if name == _GITHUB_FILE else "gitlab.yml"
     text = (_TEMPLATES / template).read_text(encoding="utf-8")
     values = {
-        "{host}": source.repository.host,
-        "{repository}": source.repository.path,
-        "{revision}": source.revision,
+        "{host}": commit.repository.host,
+        "{repository}": commit.repository.path,
+        "{revision}": commit.revision,
+        "{tag}": f"  # {commit.tag}" if commit.tag else "",
         "{hint}": _VERSION if known else _TO_REPLACE,
         # A JSON string is a YAML string too, whatever characters are in it.
         "{manifests}": json.dumps(Path(manifests).as_posix(), ensure_ascii=False),

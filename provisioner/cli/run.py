@@ -270,7 +270,7 @@ def pipeline_of(
             raise WorkspaceError(
                 Code.EXECUTOR_UNUSABLE,
                 f"The Dask cluster at {address} {error}.",
-                remedy="Correct --executor, or install `twenty-provisioner[dask]`.",
+                remedy=error.remedy,
             ) from None
         with closing(cluster):
             yield ClusterReconciler(_assignments(prepared), cluster, stop, emit)

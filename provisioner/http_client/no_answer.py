@@ -25,6 +25,7 @@ from provisioner.errors.codes import Code
 from provisioner.http_client.bounded import NoTunnelError
 from provisioner.http_client.exchange import NoAnswer
 from provisioner.runtime.file_descriptors import is_out_of_descriptors
+from provisioner.runtime.source import extra_remedy
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -38,12 +39,6 @@ _PROXY_FAILS = NoAnswer(
     Code.UNREACHABLE,
     "nothing gets through the proxy",
     "Check HTTPS_PROXY, ALL_PROXY and NO_PROXY.",
-)
-_NO_SOCKS = NoAnswer(
-    Code.UNREACHABLE,
-    "the library for SOCKS proxies is not installed",
-    "Install it with pip install 'twenty-provisioner[socks]'.",
-    lasting=True,
 )
 _OF_DATES = frozenset({9, 10})
 """Numbers of OpenSSL: not yet valid, expired."""
@@ -65,7 +60,8 @@ def not_opened(error: Exception, ca_setting: str) -> NoAnswer:
     if is_out_of_descriptors(error):
         return _NO_DESCRIPTOR
     if isinstance(error, ImportError):
-        return _NO_SOCKS
+        reason = "the library for SOCKS proxies is not installed"
+        return NoAnswer(Code.UNREACHABLE, reason, extra_remedy("socks"), lasting=True)
     if not isinstance(error, OSError):
         return _PROXY_FAILS
     return NoAnswer(

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.runtime.cancellation import Cancellation
+from provisioner.runtime.source import extra_remedy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,12 +31,23 @@ _CONNECT_SECONDS = 30
 _DISCONNECTED = (OSError, RuntimeError)
 """What Dask raises once the scheduler is gone, and after a timeout."""
 
+_CHECK = "Check --executor, and that the scheduler and its workers are running."
+
 _STOP_SECONDS = 0.5
 """Seconds after which a worker notices that the run was stopped."""
 
 
 class ClusterError(Exception):
-    """A cluster that cannot be used; the message is a clause about it."""
+    """A cluster that cannot be used; the message is a clause about it.
+
+    Args:
+        clause: the clause.
+        remedy: the advice, as a sentence.
+    """
+
+    def __init__(self, clause: str, remedy: str = _CHECK) -> None:
+        super().__init__(clause)
+        self.remedy = remedy
 
 
 class Cluster:
@@ -52,7 +64,8 @@ class Cluster:
         try:
             from distributed import Client  # noqa: PLC0415 - an extra that takes a second to import
         except ImportError:
-            raise ClusterError("needs the extra `dask`, which is not installed") from None
+            clause = "needs the library Dask, which is not installed"
+            raise ClusterError(clause, extra_remedy("dask")) from None
         # Its own handler would write lines past our format and masks.
         dask_log = logging.getLogger("distributed")
         dask_log.handlers.clear()

@@ -16,6 +16,7 @@ from provisioner.errors.codes import Code
 from provisioner.http_client.loopback import is_loopback
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.kind import Allowed, Option, SinkKind
 from provisioner.sinks.sink import SinkFailure, StoredValue, unsuitable
@@ -285,7 +286,7 @@ def _sink_errors(address: AwsAddress, not_allowed: SinkFailure | None = None) ->
         yield
     except ImportError:
         reason = "needs the boto3 library, which is not installed"
-        remedy = 'Install it with pip install "twenty-provisioner[aws]".'
+        remedy = extra_remedy("aws")
         raise SinkFailure(Code.SINK_EXTRA_MISSING, reason, remedy).error(address) from None
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code"))

@@ -21,6 +21,7 @@ from provisioner.errors.codes import Code
 from provisioner.http_client.exchange import Route, ca_path_of, json_of
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.http import TIMEOUTS, Api, Credential, Once, segment
 from provisioner.sinks.kind import Allowed, Option, SinkKind
@@ -363,7 +364,7 @@ def _identity_errors() -> Iterator[None]:
         yield
     except ImportError:
         reason = "needs the azure-identity library, which is not installed"
-        remedy = 'Install it with pip install "twenty-provisioner[azure]".'
+        remedy = extra_remedy("azure")
         raise UnusableError(SinkFailure(Code.SINK_EXTRA_MISSING, reason, remedy)) from None
     except (AzureError, ValueError, OSError) as error:  # of the configuration, or a certificate
         found = _ENTRA_CODE.search(str(error))  # the rest of the text may contain a secret

@@ -25,6 +25,7 @@ from provisioner.http_client.exchange import NoAnswer, Route, ca_path_of, json_o
 from provisioner.http_client.loopback import is_link_local, is_loopback
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.http import TIMEOUTS, Api, Credential, Reply, route_of, segment
 from provisioner.sinks.kind import Allowed, Option, SinkKind
@@ -534,7 +535,7 @@ def _auth_errors() -> Iterator[None]:
         yield
     except ImportError:
         reason = "needs the google-auth library, which is not installed"
-        remedy = 'Install it with pip install "twenty-provisioner[gcp]".'
+        remedy = extra_remedy("gcp")
         raise UnusableError(SinkFailure(Code.SINK_EXTRA_MISSING, reason, remedy)) from None
     except DefaultCredentialsError:
         reason = "no valid Google credential was found"

@@ -19,6 +19,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken, Unreadable
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.http import (
     Api,
@@ -212,8 +213,7 @@ class GithubSecret:
             from nacl.exceptions import CryptoError  # noqa: PLC0415 - an extra
             from nacl.public import PublicKey, SealedBox  # noqa: PLC0415 - as above
         except ImportError:
-            remedy = 'Install it with pip install "twenty-provisioner[github]".'
-            reason = "PyNaCl is not installed"
+            reason, remedy = "PyNaCl is not installed", extra_remedy("github")
             raise self._error(Code.SINK_EXTRA_MISSING, reason, remedy) from None
         try:
             box = SealedBox(PublicKey(base64.b64decode(key.text)))

@@ -20,6 +20,7 @@ from sandbox_control import Dialect, spent_credits
 from provisioner.cli import main
 from provisioner.runtime import cluster
 from provisioner.runtime.cancellation import Cancellation
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 
 if TYPE_CHECKING:
@@ -283,4 +284,4 @@ def test_a_missing_extra_is_named(apply, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     code, _, err = apply("https://crm.example.com", "/shared/shop.env", auth=TOKEN)
     assert code == 4
-    assert "needs the extra `dask`" in err
+    assert "needs the library Dask, which is not installed. " + extra_remedy("dask") in err

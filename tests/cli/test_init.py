@@ -14,14 +14,8 @@ from jsonschema import Draft202012Validator
 from linters import problems_of
 
 from provisioner import schemas
-from provisioner.cli.source import (
-    PLACEHOLDER,
-    PLACEHOLDER_REVISION,
-    Repository,
-    Source,
-    installed_source,
-    parse_repository,
-)
+from provisioner.cli.pipeline_file import PipelineFile, pipeline_file
+from provisioner.runtime.source import PLACEHOLDER, PLACEHOLDER_REVISION, PLACEHOLDER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,28 +183,6 @@ def test_outside_a_repository_there_is_no_pipeline_file(run, tmp_path, monkeypat
 # The source of the tool
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize(
-    ("url", "repository"),
-    [
-        ("https://github.com/acme/keys.git", ("github.com", "acme/keys")),
-        ("https://u:p@GitHub.com:443/acme/keys/", ("github.com", "acme/keys")),
-        ("ssh://git@gitlab.example:2222/a/b/c", ("gitlab.example", "a/b/c")),
-        ("git@github.com-work:acme/keys.git", ("github.com-work", "acme/keys")),
-        ("host.example:keys", ("host.example", "keys")),
-        ("file:///srv/keys.git", None),
-        ("/srv/keys.git", None),
-        ("../keys", None),
-        ("C:\\keys", None),
-        ("https://[broken/keys", None),
-        ("", None),
-    ],
-)
-def test_addresses_of_git_are_understood(url: str, repository: tuple[str, str] | None) -> None:
-    """URLs and the short form of ssh name a server; a path or a drive does not."""
-    assert parse_repository(url) == repository
-
-
 def test_the_pipeline_is_pinned_to_the_installed_version(run, project, monkeypatch) -> None:
     """If pip installed the tool from a repository on the same host, nothing is to be replaced."""
     folder = project(origin=GITHUB)
@@ -220,27 +192,22 @@ def test_the_pipeline_is_pinned_to_the_installed_version(run, project, monkeypat
     (record / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: twenty-provisioner\nVersion: 1\n"
     )
-    direct = {"url": "https://github.com/tools/provision.git"}
-    direct["vcs_info"] = {"vcs": "git", "commit_id": revision}  # type: ignore[assignment]
-    (record / "direct_url.json").write_text(json.dumps(direct))
+    info = {"vcs": "git", "commit_id": revision, "requested_revision": "v1.2.0"}
+    (record / "direct_url.json").write_text(
+        json.dumps({"url": "https://github.com/tools/provision.git", "vcs_info": info})
+    )
     monkeypatch.syspath_prepend(folder / "site")
-    assert installed_source() == Source(Repository("github.com", "tools/provision"), revision)
     code, _, err = run("init")
     assert (code, err) == (0, NEXT)
     workflow = (folder / ".github" / "workflows" / "provision.yml").read_text()
-    assert workflow.count(f"uses: tools/provision@{revision}\n") == 2
+    assert workflow.count(f"uses: tools/provision@{revision}  # v1.2.0\n") == 2
     assert (PLACEHOLDER in workflow, "Replace" in workflow) == (False, False)
     git("remote", "set-url", "origin", GITLAB)
     assert run("init", "-m", "others")[0] == 0
     assert REFERENCE in (folder / ".gitlab-ci.yml").read_text()
     (record / "direct_url.json").write_text('{"url": "file:///srv/clone", "dir_info": {}}')
-    assert installed_source() is None
-
-
-@pytest.mark.fast
-def test_the_documentation_names_the_same_source() -> None:
-    """Every reference to a copy of this tool is the placeholder that `init` writes."""
-    pages = [*ROOT.glob("docs/*.md"), ROOT / "README.md", *ROOT.glob("templates/**/*.yml")]
-    text = "".join(page.read_text(encoding="utf-8") for page in pages)
-    references = set(re.findall(r"(acme/provision)(?:/provision)?@([0-9a-f]+)", text))
-    assert references == {(PLACEHOLDER, PLACEHOLDER_REVISION)}
+    git("remote", "set-url", "origin", GITHUB)
+    pipeline = pipeline_file(folder / "manifests")
+    assert isinstance(pipeline, PipelineFile)
+    assert pipeline.to_replace == REFERENCE
+    assert pipeline.text.count(f"uses: {REFERENCE}  # {PLACEHOLDER_TAG}\n") == 2

@@ -25,7 +25,7 @@ INPUTS = yaml.safe_load(HEADER)["spec"]["inputs"]
 
 def render_jobs(**inputs: str) -> dict[str, Any]:
     """Return the jobs as GitLab renders them: inputs inserted as text, `extends` merged."""
-    values = {name: entry["default"] for name, entry in INPUTS.items()}
+    values = {name: entry.get("default", ".") for name, entry in INPUTS.items()}
     values |= {name.replace("_", "-"): value for name, value in inputs.items()}
 
     def value(found: re.Match[str]) -> str:

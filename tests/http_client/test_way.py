@@ -22,6 +22,7 @@ from urllib3.exceptions import SSLError
 from provisioner.http_client.client import HttpClient
 from provisioner.http_client.exchange import HttpAnswer, NoAnswer, Route
 from provisioner.http_client.no_answer import no_answer_of
+from provisioner.runtime.source import extra_remedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,13 +280,13 @@ def test_a_socks_proxy_that_says_nothing_times_out(listener) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_missing_library_for_socks_is_named(monkeypatch) -> None:
-    """Nothing is sent, and the advice is the command that installs it."""
+    """Nothing is sent, and the advice is the command that installs it from the tool's source."""
     monkeypatch.delitem(sys.modules, "provisioner.http_client.socks_proxy", raising=False)
     monkeypatch.delitem(sys.modules, "urllib3.contrib.socks", raising=False)
     monkeypatch.setitem(sys.modules, "socks", None)
     found = failure("http://crm.example", proxy="socks5://127.0.0.1:9")
     assert (found.code, found.sent, found.lasting) == ("unreachable", False, True)
-    assert "pip install 'twenty-provisioner[socks]'" in found.remedy
+    assert found.remedy == extra_remedy("socks")
 
 
 # Client certificates

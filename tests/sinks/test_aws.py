@@ -25,6 +25,7 @@ from moto.server import ThreadedMotoServer
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.aws import AwsAddress, SecretsManager
 from provisioner.sinks.sink import StoredValue
@@ -444,4 +445,4 @@ def test_without_the_library_the_extra_is_named(aws, monkeypatch, library) -> No
     monkeypatch.setitem(sys.modules, library, None)
     error = _error_of(_manager().sink(SVC).check)
     assert error.code == "sink_extra_missing"
-    assert "twenty-provisioner[aws]" in error.remedy
+    assert error.remedy == extra_remedy("aws")

@@ -17,6 +17,7 @@ from tls_server import HttpRequest, HttpResponse
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken, Unreadable
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.github import Github, GithubAddress
 
@@ -246,7 +247,7 @@ def test_a_missing_extra_is_reported(
     with pytest.raises(SinkError) as caught:
         backend.sink().check()
     assert caught.value.code == "sink_extra_missing"
-    assert "twenty-provisioner[github]" in caught.value.remedy
+    assert caught.value.remedy == extra_remedy("github")
 
 
 @pytest.mark.parametrize(

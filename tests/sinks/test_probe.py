@@ -16,6 +16,7 @@ from provisioner.errors.exceptions import SinkError
 from provisioner.errors.failure import Failure
 from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
 from provisioner.runtime.cancellation import STOPPED, Cancellation
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.aws import AwsAddress
 from provisioner.sinks.command import CommandAddress
@@ -249,7 +250,7 @@ def test_a_missing_library_is_reported_when_it_is_needed(
     assert isinstance(content, Unavailable)
     assert content.failure.code == "sink_extra_missing"
     assert str(address) in content.failure.text
-    assert "twenty-provisioner[" in content.failure.text
+    assert extra_remedy("aws") in content.failure.text
     assert found[file(1)] == NoToken()
     assert check_all([address, file(1)], open_sink, stop) == {address: content.failure}
     with pytest.raises(SinkError):
