@@ -132,7 +132,7 @@ class Service:
             elif is_known:
                 failure = self.failures.get(code) or _FAILURES[code]
             elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                failure = _BUSY_OR_FAULTY
+                failure = BUSY_OR_FAULTY
             else:
                 remedy = f"Look up the code in the {self.title} API reference."
                 failure = SinkFailure(Code.SINK_FAILED, "was refused by AWS", remedy)
@@ -235,7 +235,7 @@ class AwsClients:
         return self._session.client(self.service.client, region_name=region, config=config)
 
 
-_BUSY_OR_FAULTY = SinkFailure(
+BUSY_OR_FAULTY = SinkFailure(
     Code.SINK_UNAVAILABLE,
     "is unavailable: AWS is busy or has an internal error",
     "Run the command again.",
@@ -258,7 +258,7 @@ def by_code(codes: Mapping[SinkFailure, str]) -> Mapping[str, SinkFailure]:
 
 _FAILURES = by_code(
     {
-        _BUSY_OR_FAULTY: "InternalFailure InternalServerError InternalServiceError "
+        BUSY_OR_FAULTY: "InternalFailure InternalServerError InternalServiceError "
         "RequestLimitExceeded RequestTimeout SlowDown Throttling ThrottlingException "
         "TooManyRequestsException",
         _BAD_CREDENTIAL: "ExpiredToken ExpiredTokenException IncompleteSignature "
