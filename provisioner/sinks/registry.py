@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from provisioner.sinks.kind import SinkKind
     from provisioner.sinks.sink import Sink
 
-KINDS = ("file", "command", "vault", "aws", "ssm", "github", "gitlab", "kubernetes", "twenty")
+KINDS = (
+    *("file", "command", "vault", "aws", "ssm", "github", "gitlab", "kubernetes", "sops", "twenty"),
+)
 """The kinds of sinks, each the name of its module; `.ci/schemas` writes them to the schemas."""
 
 _NO_RESTRICTIONS = Restrictions()
