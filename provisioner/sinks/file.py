@@ -9,12 +9,11 @@ file, and its folder must be closed to other users.
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 import stat
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
+from provisioner.sinks.file_locations import FILE_PATH, FileLocations, normalized, real_name
 from provisioner.sinks.file_text import (
     FileFormat,
     FileText,
@@ -30,21 +30,18 @@ from provisioner.sinks.file_text import (
     with_values,
     without_value,
 )
-from provisioner.sinks.file_write import DiskFile, Folders, file_failure
+from provisioner.sinks.file_write import DiskFile, Folders, as_sink_errors, file_error
 from provisioner.sinks.git import Git
 from provisioner.sinks.kind import (
-    CLEAN,
     DEFAULT_VARIABLE,
-    NO_DOTS,
     VARIABLE,
-    Allowed,
     Option,
     SinkKind,
 )
 from provisioner.sinks.sink import Content, SinkFailure, StoredValue, UnusableError, unsuitable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from provisioner.errors.exceptions import SinkError
     from provisioner.sinks.kind import OptionValues
@@ -72,9 +69,7 @@ class FileAddress(Address):
     @property
     def file(self) -> str:
         """Return the normalized path; it does not resolve links or the root directory."""
-        normal = posixpath.normpath(self.path)
-        # POSIX lets each system decide on two leading slashes; here they count as one.
-        return f"/{normal.lstrip('/')}" if normal.startswith("/") else normal
+        return normalized(self.path)
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -125,7 +120,7 @@ class Files:
         timestamp_resolution: int = _TIMESTAMP_RESOLUTION,
     ) -> None:
         self._root = root.absolute()
-        self._locations = _locations(self._root, declared)
+        self._locations = FileLocations(self._root, declared)
         self._lock = threading.Lock()
         self._files: dict[tuple[Path, FileFormat], _File] = {}
         self.folders = folders or Folders()
@@ -139,45 +134,20 @@ class Files:
             SinkError: the path is not valid, or another address leads to the same variable of the
                 same file.
         """
-        with _as_sink_errors(address):
+        with as_sink_errors(address):
             if "\0" in address.path:
                 raise unsuitable("has a NUL character in its path", "Choose another.").error(
                     address
                 )
             path = self._root / address.file
             real = Path(os.path.realpath(path))
-            at_location = self._locations.get((str(real), address.variable), ())
-            other = next((one for one in at_location if one.place != address.place), None)
-            how = "through a symbolic link"
-            if not at_location:
-                other, how = self._same_file(real, address.variable), "under another name"
-            if other is not None:
-                reason = f"leads to the same place as {other} {how}"
-                remedy = "Give each key its own file or variable."
-                raise unsuitable(reason, remedy).error(address)
+            failure = self._locations.collision(address, real)
+            if failure is not None:
+                raise failure.error(address)
         with self._lock:
             if (real, address.format) not in self._files:
                 self._files[real, address.format] = _File(real, path, address.format, self)
         return FileSink(address, self._files[real, address.format])
-
-    @cached_property
-    def _declared_files(self) -> Mapping[str, Mapping[str, FileAddress]]:
-        """The first address of each real path, by the variable."""
-        found: dict[str, dict[str, FileAddress]] = {}
-        for (path, variable), addresses in self._locations.items():
-            found.setdefault(variable, {})[path] = addresses[0]
-        return found
-
-    def _same_file(self, path: Path, variable: str) -> FileAddress | None:
-        """Return the declared address that leads to the file under another name; None without one.
-
-        A file system may ignore case, or be mounted twice.
-        """
-        for other, address in self._declared_files.get(variable, {}).items():
-            with suppress(OSError):
-                if path.samefile(other):
-                    return address
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +168,7 @@ class FileSink:
         Raises:
             SinkError: the file certainly cannot hold a token, or not safely.
         """
-        with _as_sink_errors(self.address):
+        with as_sink_errors(self.address):
             self.group.check_usable()
             self.group.probe()
             self.group.value(self.address.variable)
@@ -209,7 +179,7 @@ class FileSink:
         Raises:
             SinkError: the file could not be read, or cannot hold the variable.
         """
-        with _as_sink_errors(self.address):
+        with as_sink_errors(self.address):
             return self.group.value(self.address.variable)
 
     def write(self, token: Secret) -> None:
@@ -227,52 +197,8 @@ class FileSink:
         Raises:
             SinkError: the token was not removed, or a power failure may bring it back.
         """
-        with _as_sink_errors(self.address):
+        with as_sink_errors(self.address):
             return self.group.remove(self.address.variable, token)
-
-
-def _locations(
-    root: Path, declared: Iterable[FileAddress]
-) -> dict[tuple[str, str], tuple[FileAddress, ...]]:
-    """Return the addresses of each variable by real path: several if there are symbolic links."""
-    found: dict[tuple[str, str], tuple[FileAddress, ...]] = {}
-    folders: dict[str, str] = {}
-    for address in declared:
-        folder, name = os.path.split(os.path.join(root, address.file))  # noqa: PTH118 - for many
-        try:
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            real = os.path.join(folders[folder], name)  # noqa: PTH118 - as above
-            if os.path.islink(real):  # noqa: PTH114 - as above
-                real = os.path.realpath(real)
-        except ValueError:  # not a valid path, which opening its sink reports
-            continue
-        at = (real, address.variable)
-        others = found.setdefault(at, (address,))
-        if others[0] is not address and others[0].place != address.place:
-            found[at] = (*others, address)
-    return found
-
-
-@contextmanager
-def _as_sink_errors(address: FileAddress) -> Iterator[None]:
-    """Turn the errors of a file into errors of one of its sinks."""
-    try:
-        yield
-    except (UnusableError, OSError, UnicodeEncodeError) as error:
-        raise _sink_error(address, error) from None
-
-
-def _sink_error(address: FileAddress, error: Exception) -> SinkError:
-    """Return an error of a file as the error of one of its sinks."""
-    match error:
-        case UnusableError(failure=failure):
-            return failure.error(address)
-        case OSError():
-            return file_failure(error).error(address)
-        case _:
-            reason, remedy = "has a path or a value that cannot be encoded", "Choose another path."
-            return unsuitable(reason, remedy).error(ascii(str(address)))
 
 
 class _NotThisValueError(Exception):
@@ -309,13 +235,13 @@ class _File(DiskFile):
         try:
             current = self._current()
         except (UnusableError, OSError) as error:
-            return {address: _sink_error(address, error) for address in addresses}
+            return {address: file_error(address, error) for address in addresses}
         found: dict[FileAddress, Content | SinkError] = {}
         for address in addresses:
             try:
                 found[address] = _value(current, address.variable)
             except UnusableError as error:
-                found[address] = _sink_error(address, error)
+                found[address] = file_error(address, error)
         return found
 
     def write(self, tokens: Mapping[FileAddress, Secret]) -> Mapping[FileAddress, SinkError]:
@@ -332,7 +258,7 @@ class _File(DiskFile):
             self.check_usable()
             self.rewrite(new_content)
         except (UnusableError, OSError, UnicodeEncodeError) as error:
-            return {address: _sink_error(address, error) for address in tokens} | errors
+            return {address: file_error(address, error) for address in tokens} | errors
         return errors
 
     def remove(self, variable: str, token: Secret) -> bool:
@@ -375,7 +301,7 @@ class _File(DiskFile):
                 try:
                     new = with_values(new, {address.variable: token})
                 except UnusableError as error:
-                    errors[address] = _sink_error(address, error)
+                    errors[address] = file_error(address, error)
             if len(errors) == len(tokens):
                 raise
         with self._parse_lock:
@@ -438,18 +364,6 @@ def _value(text: FileText, variable: str) -> Content:
     return StoredValue(Secret.received(entry.value)) if entry and entry.value else NoToken()
 
 
-def _aliases(address: FileAddress, root: Path) -> tuple[str, ...]:
-    """Return the path of a file in the root after resolving symbolic links, if it differs."""
-    if "\0" in address.path:
-        return ()
-    root = Path(os.path.realpath(root))
-    path = Path(os.path.normpath(root / address.file))
-    real = Path(os.path.realpath(path))
-    if real == path or not path.is_relative_to(root):
-        return ()
-    return ((real.relative_to(root) if real.is_relative_to(root) else real).as_posix(),)
-
-
 _OTHER_FORMATS = frozenset({".yaml", ".yml", ".toml", ".ini", ".xml"})
 """Suffixes of file formats that a sink cannot write."""
 
@@ -476,10 +390,7 @@ SINK = SinkKind(
             "file",
             "File",
             "The path of the file. Relative paths start at the parent of the manifests directory.",
-            Allowed(
-                re.compile(rf"(?:{CLEAN}*/)?{NO_DOTS}(?:(?!/){CLEAN})+"),
-                "the path of a file, without control characters",
-            ),
+            FILE_PATH,
             examples=("secrets/{environment}.env",),
             is_path=True,
         ),
@@ -502,5 +413,5 @@ SINK = SinkKind(
     connect=lambda context: (
         Files(context.root, (one for one in context.declared if isinstance(one, FileAddress))).sink
     ),
-    aliases=_aliases,
+    aliases=lambda address, root: real_name(address.path, root),
 )

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
+    from provisioner.errors.exceptions import SinkError
+    from provisioner.model.sink_address import Address
+
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,6 +109,27 @@ def file_failure(error: OSError) -> SinkFailure:
         return SinkFailure(Code.SINK_UNSUITABLE, reason, remedy)
     remedy = _REMEDIES.get(number, "Check the file system of the path, and run the command again.")
     return SinkFailure(Code.SINK_DENIED if number in _DENIED else Code.SINK_FAILED, reason, remedy)
+
+
+@contextmanager
+def as_sink_errors(address: Address) -> Iterator[None]:
+    """Turn the errors of a file into errors of one of its sinks."""
+    try:
+        yield
+    except (UnusableError, OSError, UnicodeEncodeError) as error:
+        raise file_error(address, error) from None
+
+
+def file_error(address: Address, error: Exception) -> SinkError:
+    """Return an error of a file as the error of one of its sinks."""
+    match error:
+        case UnusableError(failure=failure):
+            return failure.error(address)
+        case OSError():
+            return file_failure(error).error(address)
+        case _:
+            reason, remedy = "has a path or a value that cannot be encoded", "Choose another path."
+            return unsuitable(reason, remedy).error(ascii(str(address)))
 
 
 @dataclass(eq=False)
@@ -216,10 +240,13 @@ class DiskFile:
     Args:
         path: its path without symbolic links.
         folders: the folders of the run.
+        keeps_mode: True if an existing file keeps its permissions, as far as the umask allows.
+            Otherwise only its owner may read it.
     """
 
-    def __init__(self, path: Path, folders: Folders) -> None:
+    def __init__(self, path: Path, folders: Folders, *, keeps_mode: bool = False) -> None:
         self.path = path
+        self._keeps_mode = keeps_mode
         self._folders = folders
         self._folder = folders.at(path.parent)
         self._lock = _Lock(folders.lock_wait)
@@ -257,12 +284,16 @@ class DiskFile:
         try:
             self._check_not_mounted()
             with self._folder.locked():
-                write_atomically(self.path, new_content())
+                write_atomically(self.path, new_content(), mode=self._mode())
         except OSError as error:
             if not self._allows_write_in_place(error):
                 raise
             with self._open_in_place() as descriptor:
-                _overwrite(descriptor, new_content())
+                _overwrite(descriptor, new_content(), self._mode())
+
+    def _mode(self) -> int:
+        """Return the permissions of the file after a write."""
+        return stat.S_IMODE(self.path.stat().st_mode) if self._keeps_mode else 0o600
 
     def _check_not_mounted(self) -> None:
         if os.path.ismount(self.path) or str(self.path) in self._folders.mount_points:
@@ -378,9 +409,9 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _overwrite(descriptor: int, data: bytes) -> None:
+def _overwrite(descriptor: int, data: bytes, mode: int) -> None:
     """Write over the current content; a kill leaves at worst blank lines or NULs at the end."""
-    os.fchmod(descriptor, 0o600)
+    os.fchmod(descriptor, mode)
     size = os.fstat(descriptor).st_size
     # Let a full disk fail before anything is changed, if the system supports that.
     if len(data) > size and hasattr(os, "posix_fallocate"):

@@ -66,6 +66,7 @@ class Option:
         choices: all values that it may have, if they are few; then it has no placeholders.
         is_path: True if placeholders may not lead to another folder.
         is_program: True for a list of a program and its arguments.
+        is_list: True for a list of texts.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Option:
     choices: tuple[str, ...] = ()
     is_path: bool = False
     is_program: bool = False
+    is_list: bool = False
 
 
 class Rejection(NamedTuple):
@@ -84,7 +86,7 @@ class Rejection(NamedTuple):
 
     Attributes:
         option: the name of the option.
-        position: the index in a list of a program and its arguments; otherwise 0.
+        position: the index in a list; otherwise 0.
         value: the value; empty if `reason` says what is wrong.
         advice: what to write, after "write".
         reason: what is wrong, if the value alone does not show it.
@@ -136,6 +138,14 @@ class OptionValues:
     def optional(self, name: str) -> str | None:
         """Return the value of an option; None if it is not written."""
         return self.text(name) if name in self._written else None
+
+    def texts(self, name: str, default: str) -> tuple[str, ...]:
+        """Return the texts of a list; only the default if the option is not written."""
+        option = next(one for one in self._kind.options if one.name == name)
+        return tuple(
+            self._checked(name, index, value, option.allowed)
+            for index, value in enumerate(self._written.get(name, (default,)))
+        )
 
     def program(self, name: str) -> tuple[str, ...]:
         """Return a program and its arguments; empty if the option is not written."""

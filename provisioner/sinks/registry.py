@@ -30,11 +30,13 @@ KINDS = (
     "command",
     "vault",
     "aws",
+    "ssm",
     "github",
     "gitlab",
     "kubernetes",
     "gcp",
     "azure",
+    "sops",
     "twenty",
 )
 """The kinds of sinks, each the name of its module; `.ci/schemas` writes them to the schemas."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import botocore.endpoint
 import pytest
 import requests
+from aws_server import REGION, SECRET_KEY, AwsBackend, client, moto, only_moto
+from aws_server import error as error_answer
 from compliance import FIRST, SECOND, Backend, Compliance
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
-from moto.server import ThreadedMotoServer
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken
@@ -33,39 +32,20 @@ from provisioner.sinks.sink import StoredValue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-REGION = "eu-central-1"
-SECRET_KEY = "aws-secret-key-canary-7c31"
 SVC = AwsAddress("twenty/shop/svc", REGION)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with moto() as url:
+        yield url
 
 
 @pytest.fixture
 def aws(server, monkeypatch, tmp_path) -> Iterator[str]:
     """Provide an empty AWS, and an environment with a credential only for it."""
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": server,
-        "BOTO_CONFIG": str(tmp_path / "no-boto"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    requests.post(f"{server}/moto-api/reset", timeout=30)
-    yield server
-    requests.post(f"{server}/moto-api/reset-auth", data="inf", timeout=30)
+    with only_moto(server, monkeypatch, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +59,7 @@ def waits(monkeypatch) -> list[float]:
 @pytest.fixture
 def vendor(aws) -> Any:
     """Return the vendor's own client, as another user would have it."""
-    return _client(aws, "secretsmanager")
-
-
-def _client(url: str, service: str) -> Any:
-    return boto3.session.Session().client(service, region_name=REGION, endpoint_url=url)
+    return client(aws, "secretsmanager")
 
 
 def _manager() -> SecretsManager:
@@ -100,14 +76,7 @@ def _versions(vendor: Any, name: str = SVC.secret) -> list[str]:
     ]
 
 
-class AwsBackend(Backend):
-    credential = SECRET_KEY
-    compares = False
-
-    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.url = url
-        self.monkeypatch = monkeypatch
-
+class SecretsBackend(AwsBackend):
     def sink(self, place=0):
         return _manager().sink(AwsAddress(f"twenty/shop/place-{place}", REGION))
 
@@ -124,40 +93,11 @@ class AwsBackend(Backend):
         names = ("a/_+=.@-Z9", "a" * 512, "/with/slashes/", "-AbCdEf")
         return tuple(_manager().sink(AwsAddress(name, REGION)) for name in names)
 
-    @contextmanager
-    def denied(self):
-        iam = _client(self.url, "iam")
-        iam.create_user(UserName="nobody")
-        key = iam.create_access_key(UserName="nobody")["AccessKey"]
-        with self._as(key["AccessKeyId"], key["SecretAccessKey"]):
-            yield
-
-    @contextmanager
-    def unreachable(self):
-        with socket.socket() as bound, self.monkeypatch.context() as patch:
-            bound.bind(("127.0.0.1", 0))
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
-            yield
-
-    @contextmanager
-    def wrong_credential(self):
-        with self._as("AKIAUNKNOWN", SECRET_KEY):
-            yield
-
-    @contextmanager
-    def _as(self, key: str, secret: str) -> Iterator[None]:
-        with self.monkeypatch.context() as patch:
-            patch.setenv("AWS_ACCESS_KEY_ID", key)
-            patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-            requests.post(f"{self.url}/moto-api/reset-auth", data="0", timeout=30)
-            yield
-        requests.post(f"{self.url}/moto-api/reset-auth", data="inf", timeout=30)
-
 
 class TestAws(Compliance):
     @pytest.fixture
     def backend(self, aws, monkeypatch) -> Backend:
-        return AwsBackend(aws, monkeypatch)
+        return SecretsBackend(aws, monkeypatch)
 
 
 def _error_of(action: Callable[[], object], address: AwsAddress = SVC) -> SinkError:
@@ -236,8 +176,8 @@ def test_a_write_with_a_lost_answer_happens_once(aws, vendor, monkeypatch, exist
 def test_a_secret_created_by_another_run_is_written(vendor, scripted, answer, monkeypatch) -> None:
     """If another run creates the secret at the same time, the token becomes a version of it."""
     script = scripted(
-        _error(answer, 400, "ResourceNotFoundException"),
-        _error(answer, 400, "ResourceExistsException"),
+        error_answer(answer, 400, "ResourceNotFoundException"),
+        error_answer(answer, 400, "ResourceExistsException"),
         answer(200, "{}"),
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
@@ -304,7 +244,7 @@ def test_a_removed_secret_can_be_restored(vendor) -> None:
 def test_a_removal_needs_the_permission_to_delete(vendor, aws, monkeypatch) -> None:
     """A removal that is not allowed names the permission."""
     _manager().sink(SVC).write(Secret(FIRST))
-    with AwsBackend(aws, monkeypatch).denied():
+    with SecretsBackend(aws, monkeypatch).denied():
         error = _error_of(lambda: _manager().sink(SVC).remove(Secret(FIRST)))
     assert (error.code, "DeleteSecret" in error.remedy) == ("sink_denied", True)
 
@@ -381,11 +321,6 @@ def test_an_unusable_configuration_is_reported(aws, monkeypatch, changes, expect
     assert _error_of(lambda: _manager().sink(SVC).write(Secret(FIRST))).code == expected_code
 
 
-def _error(answer: Callable[..., bytes], status: int, code: str) -> bytes:
-    body = json.dumps({"__type": code, "message": f"{FIRST} {SECRET_KEY}"})
-    return answer(status, body, Content_Type="application/x-amz-json-1.1")
-
-
 @pytest.mark.parametrize(
     ("status", "code", "expected_code"),
     [
@@ -404,7 +339,7 @@ def test_each_refusal_has_its_meaning(
     aws, scripted, answer, monkeypatch, waits, status, code, expected_code
 ) -> None:
     """It is reported at once, by its code only; the message of the service is not repeated."""
-    script = scripted(_error(answer, status, code))
+    script = scripted(error_answer(answer, status, code))
     monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
     error = _error_of(lambda: _manager().sink(SVC).write(Secret(FIRST)))
     assert error.code == expected_code
@@ -419,7 +354,7 @@ def test_transient_failures_are_tried_four_times(
     aws, scripted, answer, monkeypatch, waits, kind
 ) -> None:
     """A fault, throttling or a lost answer is retried, and reported if it persists."""
-    script = scripted(*[kind and _error(answer, *kind)] * 4, answer(200, "{}"))
+    script = scripted(*[kind and error_answer(answer, *kind)] * 4, answer(200, "{}"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", script.url)
     assert _error_of(_manager().sink(SVC).read).code == "sink_unavailable"
     assert len(script.requests) == 4

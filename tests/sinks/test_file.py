@@ -729,7 +729,9 @@ def test_variables_of_one_file_are_written_and_read_together(
     writes: list[Path] = []
     atomically = file_write.write_atomically
     monkeypatch.setattr(
-        file_write, "write_atomically", lambda *of: writes.append(of[0]) or atomically(*of)
+        file_write,
+        "write_atomically",
+        lambda *of, **how: writes.append(of[0]) or atomically(*of, **how),
     )
     tokens = {address: Secret(f"token-{address.variable}") for address in addresses}
     assert group.write(tokens) == {}

@@ -41,6 +41,10 @@ def test_the_other_schemas_list_the_same_kinds(name: str) -> None:
 REFUSED = {
     ("file", "variable"): ("", "A B", "A=B", "A\nB", "ö", "A'", "#A", "$A"),
     ("aws", "aws"): ("", "a b", "ü", "a:b", "x" * 513, "a\n", "arn:aws:secretsmanager:x"),
+    ("ssm", "ssm"): (
+        *("", "a b", "ü", "/a:3", "a/b", "/a/", "//a", "/a" * 16, "x" * 1012, "/a\n"),
+        *("/aws/a", "ssm-a", "arn:aws:ssm:eu-central-1:1:parameter/a"),
+    ),
     ("github", "secret"): ("GITHUB_KEY", "github_key", "9KEY", "A-B", "A B", "", "É"),
     ("gitlab", "variable"): ("A-B", "A B", "", "K" * 256, "É"),
     ("kubernetes", "kubernetes"): (
@@ -75,6 +79,7 @@ def test_a_name_that_the_vendor_refuses_is_rejected(name: str, option: str, valu
     valid = {
         "file": "a.env",
         "aws": "a",
+        "ssm": "a",
         "github": "a/b",
         "gitlab": "a/b",
         "kubernetes": "a/b",
