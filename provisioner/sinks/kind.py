@@ -66,6 +66,7 @@ class Option:
         choices: all values that it may have, if they are few; then it has no placeholders.
         is_path: True if placeholders may not lead to another folder.
         is_program: True for a list of a program and its arguments.
+        can_be_off: True if `false` may be written instead of text.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Option:
     choices: tuple[str, ...] = ()
     is_path: bool = False
     is_program: bool = False
+    can_be_off: bool = False
 
 
 class Rejection(NamedTuple):
@@ -136,6 +138,10 @@ class OptionValues:
     def optional(self, name: str) -> str | None:
         """Return the value of an option; None if it is not written."""
         return self.text(name) if name in self._written else None
+
+    def is_off(self, name: str) -> bool:
+        """Return whether `false` is written for an option."""
+        return self._written.get(name) == ()
 
     def program(self, name: str) -> tuple[str, ...]:
         """Return a program and its arguments; empty if the option is not written."""

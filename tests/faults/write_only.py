@@ -70,13 +70,16 @@ def pass_through(request: Request, answer: Callable[[Request], Response]) -> Res
 class Shop:
     """A workspace with one rotated key, whose token goes to a secret that cannot be read."""
 
-    def __init__(self, sandbox: Sandbox, github: SlowGithub, root: Path) -> None:
+    def __init__(
+        self, sandbox: Sandbox, github: SlowGithub, root: Path, **sink_fields: Any
+    ) -> None:
         self.sandbox = sandbox
         self.github = github
         self.root = root
         self.around: Callable[[Request, Callable[[Request], Response]], Response] = pass_through
         legacy = sandbox.dialect is Dialect.LEGACY
-        self.desired = DESIRED if legacy else DESIRED._replace(role="Admin")
+        desired = DESIRED._replace(deliver=(github_sink(**sink_fields),))
+        self.desired = desired if legacy else desired._replace(role="Admin")
 
     def run(self, stop: Cancellation | None = None, **options: Any) -> tuple[bool, RunResult]:
         """Run a pipeline; return whether it succeeded, and its result."""
@@ -110,8 +113,7 @@ class Shop:
         """Make all keys and secrets older by some days."""
         age = timedelta(days=days)
         self.sandbox.put(*(older(key, age) for key in self.sandbox.keys()))
-        for secret in self.github.containers[REPOSITORY].values():
-            secret.updated_at -= age
+        self.github.days_pass(age)
 
     @property
     def works(self) -> bool:
