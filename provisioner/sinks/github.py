@@ -151,7 +151,10 @@ class GithubSecret:
         self._container = _container(address)
         self._path = f"{self._container}/secrets/{segment(address.secret)}"
         self._receipt = (
-            GithubReceipt(github.variables, address, self._container, address.receipt_name)
+            GithubReceipt(
+                *(github.variables, address, self._container),
+                *(address.receipt_name, address.secret),
+            )
             if address.receipt_name
             else None
         )

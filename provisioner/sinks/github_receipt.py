@@ -84,14 +84,18 @@ class GithubReceipt:
         address: the address of the secret.
         container: the path of the repository, environment or organisation.
         name: the name of the variable.
+        secret: the name of the secret.
     """
 
-    def __init__(self, variables: Variables, address: Address, container: str, name: str) -> None:
+    def __init__(
+        self, variables: Variables, address: Address, container: str, name: str, secret: str
+    ) -> None:
         self._variables = variables
         self._api = variables.api
         self._address = address
         self._container = container
         self._name = name
+        self._secret = secret
         self._path = f"{container}/variables/{segment(name)}"
 
     def find(self) -> WrittenReceipt | Failure | None:
@@ -100,7 +104,9 @@ class GithubReceipt:
         if isinstance(text, Failure):
             self._variables.warn(text.text)
             return text
-        return parse_receipt(text or "")
+        found = parse_receipt(text or "")
+        ours = found is not None and (found.secret or "").upper() == self._secret.upper()
+        return found if ours else None
 
     def read(self, updated_at: datetime, *, only_writes: bool) -> Receipt | Failure:
         """Return what the receipt proves about its secret, or why it cannot be read.
@@ -143,7 +149,7 @@ class GithubReceipt:
             updated_at: when the secret last changed, by GitHub's clock.
             visibility: the visibility of an organisation's secret, for the variable too.
         """
-        receipt = receipt_text(token, updated_at)
+        receipt = receipt_text(token, self._secret, updated_at)
         if receipt is None or (not void and self._create(receipt, visibility)):
             return
         text = self._text()

@@ -18,15 +18,25 @@ class WrittenReceipt(NamedTuple):
 
     Attributes:
         token: the claims of the token.
-        written_at: when the sink was written, as its server says; None if it says nothing.
+        secret: the name of the secret that holds the token; None if it names none.
+        written_at: when that was written, as its server says; None if it says nothing.
     """
 
     token: ApiKeyToken
+    secret: str | None
     written_at: datetime | None
 
 
-def receipt_text(token: Secret, written_at: datetime | None = None) -> str | None:
-    """Return the receipt of a token as JSON; None if it is not a token of an API key."""
+def receipt_text(
+    token: Secret, secret: str | None = None, written_at: datetime | None = None
+) -> str | None:
+    """Return the receipt of a token as JSON; None if it is not a token of an API key.
+
+    Args:
+        token: the token.
+        secret: the name of the secret that holds it.
+        written_at: when that was written, by the clock of its server.
+    """
     claims = claims_of(token)
     if claims is None or claims.key is None or claims.expires_at is None:
         return None
@@ -35,7 +45,8 @@ def receipt_text(token: Secret, written_at: datetime | None = None) -> str | Non
         "issued_at": claims.issued_at,
         "written_at": written_at,
     }
-    content = {"key": claims.key} | ({"workspace": claims.workspace} if claims.workspace else {})
+    texts = {"key": claims.key, "workspace": claims.workspace, "secret": secret}
+    content = {name: text for name, text in texts.items() if text is not None}
     content |= {name: _written(time) for name, time in times.items() if time is not None}
     return json.dumps(content)
 
@@ -45,7 +56,7 @@ def parse_receipt(text: str) -> WrittenReceipt | None:
     try:
         match json.loads(text):
             case {"key": str(key), "expires_at": str(expires_at), **fields}:
-                workspace = fields.get("workspace")
+                workspace, secret = fields.get("workspace"), fields.get("secret")
                 return WrittenReceipt(
                     ApiKeyToken(
                         key,
@@ -53,6 +64,7 @@ def parse_receipt(text: str) -> WrittenReceipt | None:
                         _time(fields.get("issued_at")),
                         workspace=workspace if isinstance(workspace, str) else None,
                     ),
+                    secret if isinstance(secret, str) else None,
                     _time(fields.get("written_at")),
                 )
             case _:
