@@ -67,6 +67,13 @@ class GithubServer(TlsServer):
         self.variable_rights: Literal["write", "read", "none"] = "write"
         self.change_key()
 
+    def clear(self) -> None:
+        """Delete every secret and every variable, and give the token all rights again."""
+        self.clock_skew, self.variable_rights = timedelta(0), "write"
+        for container in self.containers:
+            self.containers[container].clear()
+            self.variables[container].clear()
+
     def edit_settings(self, container: tuple[str, ...], name: str) -> None:
         """Change a setting of a secret, such as the repositories that may see it; not its value."""
         self.containers[container][name].updated_at = self._now()

@@ -60,10 +60,7 @@ class Killing(GithubServer):
     def reset(self) -> None:
         self.remaining: int | None = None
         self.before: Callable[[HttpRequest], None] = lambda _: None
-        self.variable_rights = "write"
-        for container in self.containers:
-            self.containers[container].clear()
-            self.variables[container].clear()
+        self.clear()
 
     def respond(self, request: HttpRequest) -> HttpResponse | None:
         self.before(request)
