@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.model.expiry import EFFECTIVELY_NEVER
 from provisioner.model.observed import NoRoles, by_name
-from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
+from provisioner.model.sink_content import Unavailable, Unreadable, token_ids
 from provisioner.plan import (
     PlanOptions,
     Unobserved,
@@ -376,8 +376,8 @@ def _ids_in_use(
     if desired is None:
         last = max(one.expires_at for one in live)
         return {one.id for one in live if one.expires_at == last}
-    token_ids = {one.key.lower() for one in contents if isinstance(one, ApiKeyToken)}
-    in_use = {one.id for one in live if one.id.lower() in token_ids}
+    held_ids = token_ids(contents)
+    in_use = {one.id for one in live if one.id.lower() in held_ids}
     return in_use | {current.id} if desired.rotation or not in_use else in_use
 
 
@@ -403,5 +403,5 @@ def _is_admin(roles: Roles, key: ObservedKey) -> bool:
 def _is_unknown(content: SinkContent) -> bool:
     """Return whether nothing is known about the token in a sink."""
     return isinstance(content, Unavailable) or (
-        isinstance(content, Unreadable) and content.updated_at is None
+        isinstance(content, Unreadable) and content.tells_nothing
     )

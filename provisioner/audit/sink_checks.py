@@ -12,7 +12,7 @@ from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError, WorkspaceError
 from provisioner.errors.failure import Failure
 from provisioner.errors.pluralize import pluralize
-from provisioner.model.sink_content import NoToken, Unreadable
+from provisioner.model.sink_content import NoToken, Unreadable, token_in
 from provisioner.model.token_claims import claims_of
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.runtime.executor import ThreadExecutor
@@ -28,17 +28,22 @@ if TYPE_CHECKING:
     from provisioner.model.workspace import Workspace
     from provisioner.runtime.cancellation import Cancellation
     from provisioner.secret import Secret
-    from provisioner.sinks.sink import OpenSink
+    from provisioner.sinks.sink import Content, OpenSink
 
 
 @dataclass(frozen=True, slots=True)
 class _SinkFailure:
-    """A problem with one sink, or with the token in it."""
+    """A problem with one sink, or with the token in it.
+
+    Attributes:
+        warns: True if the sink can be used nevertheless.
+    """
 
     check: Literal["sinks", "tokens"]
     failure: Failure
     key: str
     address: Address
+    warns: bool = False
 
     @property
     def cause(self) -> tuple[str, ...]:
@@ -90,11 +95,12 @@ class SinkChecks:
         with ThreadExecutor(self.environment.limits.parallel) as threads:
             results = list(threads.map(lambda one: self._check(*one), sinks))
         failures = [one for one in results if isinstance(one, _SinkFailure)]
-        if usable := len(results) - sum(one.check == "sinks" for one in failures):
+        unusable = sum(one.check == "sinks" and not one.warns for one in failures)
+        if usable := len(results) - unusable:
             yield Check("sinks", "ok", f"{pluralize(usable, 'sink')} OK.")
         if accepted := results.count("accepted"):
             yield Check("tokens", "ok", f"{pluralize(accepted, 'token')} for live keys accepted.")
-        if unreadable := results.count("unreadable"):
+        if unreadable := results.count("unreadable") + sum(map(self._is_unread, failures)):
             message = f"{pluralize(unreadable, 'token')} not checked: the sinks are write-only."
             yield Check("tokens", "not_checked", message)
         if self._verify_token is None:
@@ -118,18 +124,35 @@ class SinkChecks:
             content = sink.read()
         except SinkError as error:
             return _SinkFailure("sinks", error.failure, key, address)
+        return self._result(content, key, address)
+
+    def _result(self, content: Content, key: str, address: Address) -> _SinkResult:
+        """Return the result for a sink that can be used, by its content."""
+        if isinstance(content, Unreadable) and content.no_receipt is not None:
+            return _SinkFailure("sinks", content.no_receipt, key, address, warns=True)
         if key not in self._live_ids or self._verify_token is None:
             return "usable"
         match content:
             case NoToken():
                 return "empty"
             case Unreadable():
-                return "unreadable"
+                return "unreadable" if self._may_hold(content, key) else "empty"
             case StoredValue(value=value):
                 failure = self._token_failure(self._verify_token, value, key, address)
                 return _SinkFailure("tokens", failure, key, address) if failure else "accepted"
             case _:
                 assert_never(content)
+
+    def _is_unread(self, failure: _SinkFailure) -> bool:
+        """Return whether a sink of a live key can be used, but its token cannot be checked."""
+        return failure.warns and failure.key in self._live_ids and self._verify_token is not None
+
+    def _may_hold(self, content: Unreadable, key: str) -> bool:
+        """Return whether nothing shows that a sink holds no token for a live key of this name."""
+        token = token_in(content)
+        if token is None:
+            return content.receipt is None
+        return token.key.lower() in self._live_ids[key]
 
     def _token_failure(
         self, verify: Callable[[Secret], None], token: Secret, key: str, address: Address
@@ -160,7 +183,7 @@ class SinkChecks:
         others = f" The same applies to {len(group) - 1} more." if group[1:] else ""
         message = f"{failure.message}{others}"
         remedy = failure.remedy or self._redeliver([one.key for one in group])
-        if failure.code == Code.PROGRAM_NOT_RUN:  # as the user asked
+        if group[0].warns or failure.code == Code.PROGRAM_NOT_RUN:  # as the user asked
             return Check(check, "warning", message, remedy)
         return Check(check, "failed", message, remedy, failure.code)
 

@@ -14,7 +14,7 @@ from provisioner.plan import Clean
 from provisioner.runtime.executor import run_all
 from provisioner.runtime.log_context import bind
 from provisioner.sinks.probe import content_of
-from provisioner.sinks.sink import RemovingSink, StoredValue
+from provisioner.sinks.sink import ReceiptedSink, RemovingSink, StoredValue
 
 if TYPE_CHECKING:
     from provisioner.execution.progress import ExecutionContext
@@ -90,7 +90,7 @@ class Removals:
     def _failure_to_remove(self, action: Clean) -> Failure | None:
         """Read the sink again, and remove the token of the plan; return why it is still there."""
         sink = self.open_sink(action.sink)
-        if not isinstance(sink, RemovingSink):
+        if not isinstance(sink, RemovingSink | ReceiptedSink):
             return Failure(
                 Code.NOT_CLEANED,
                 f"{action.sink} cannot remove a token. Remove it by hand.",
@@ -98,13 +98,16 @@ class Removals:
         stored = sink.read()
         content = content_of(stored)
         match content:
-            case NoToken():
+            case NoToken(leftover=None):
                 return None
-            case ApiKeyToken() if _same(content, action.token):
+            case ApiKeyToken() if isinstance(sink, RemovingSink):
                 assert isinstance(stored, StoredValue)  # noqa: S101 - it is a token
-                if sink.remove(stored.value):
+                if content.has_claims_of(action.token) and sink.remove(stored.value):
                     return None
-            case ApiKeyToken() | NotAToken() | Unreadable() | Unavailable():
+            case NoToken() | Unreadable() if isinstance(sink, ReceiptedSink):
+                if sink.remove_delivered(action.token):
+                    return None
+            case NoToken() | ApiKeyToken() | NotAToken() | Unreadable() | Unavailable():
                 pass
             case _:
                 assert_never(content)
@@ -113,11 +116,3 @@ class Removals:
             f"{action.sink} has changed since the plan was made, so its content was left. Make a "
             "new plan.",
         )
-
-
-def _same(one: ApiKeyToken, other: ApiKeyToken) -> bool:
-    """Return whether two tokens have the same claims."""
-    claims = (
-        (token.key, token.expires_at, token.issued_at, token.workspace) for token in (one, other)
-    )
-    return next(claims) == next(claims)

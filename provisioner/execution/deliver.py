@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from provisioner.model.sink_address import Address
     from provisioner.plan import Create, Deliver
     from provisioner.secret import Secret
-    from provisioner.sinks.sink import OpenSink
+    from provisioner.sinks.sink import Content, OpenSink
 
 _LOG = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class TokenDeliveries:
     def _overwritten(self, delivery: Delivery) -> bool:
         """Return whether a sink reports a later write than this run's, if the run ends older keys.
 
-        The comparison is as exact as the times that the sink reports.
+        Without a receipt, the comparison is as exact as the times that the sink reports.
         """
         action = delivery.action
         if not isinstance(action, Rotate) or not action.predecessor_changes:
@@ -196,7 +196,10 @@ class TokenDeliveries:
                 now = self.open_sink(address).read()
             except SinkError:
                 return True
-            if (
+            if _proves(before, delivery.key_id):
+                if not _proves(now, delivery.key_id):
+                    return True
+            elif (
                 isinstance(now, Unreadable)
                 and now.updated_at is not None
                 and before.updated_at is not None
@@ -212,6 +215,12 @@ class TokenDeliveries:
             if observation is not None or self.context.stop.requested:
                 return observation
         return None
+
+
+def _proves(content: Content, key_id: str) -> bool:
+    """Return whether the receipt of a sink proves that it holds a token of a key."""
+    token = content.proven_token if isinstance(content, Unreadable) else None
+    return token is not None and token.key.lower() == key_id.lower()
 
 
 def key_to_deliver(

@@ -319,7 +319,9 @@ def _delivered_at(token: Secret, reports: Mapping[Address, Unreadable]) -> datet
     """Return when the last sink got a token, by its claims and what other sinks report."""
     claims = claims_of(token)
     issued_at = None if claims is None else claims.issued_at
-    times = [issued_at, *(one.updated_at for one in reports.values())]
+    # A receipt without a time proves the delivery as the token itself does.
+    dated = [one for one in reports.values() if one.updated_at or not one.proven_token]
+    times = [issued_at, *(one.updated_at for one in dated)]
     known = [time for time in times if time is not None]
     return max(known) if len(known) == len(times) else None
 

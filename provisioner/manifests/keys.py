@@ -537,7 +537,10 @@ class _Manifest:
             texts: dict[str, tuple[PlaceholderText, ...]] = {}
             faults: list[Cause] = []
             for option, value in sink.items():
-                if option == "clean":
+                if option == "clean" or value is True:
+                    continue
+                if value is False:
+                    texts[option] = ()
                     continue
                 single = isinstance(value, str)
                 positions = [sink.value_position(option)] if single else value.positions
@@ -569,12 +572,17 @@ class _Manifest:
                 cause = Cause(Code.SINK_COLLISION, written, describe, first.place, identity)
                 self._count(cause, key, values)
                 return
-        if address.place not in collection.occupied:
-            collection.occupied[address.place] = key
+        for place in (address.place, address.receipt_place):
+            if place is None:
+                continue
+            if place not in collection.occupied:
+                collection.occupied[place] = key
+                continue
+            first = collection.occupied[place]
+            taken = _one_place if place == address.place else _one_receipt
+            describe = partial(taken, address, key, first)
+            self._count(Cause(Code.SINK_COLLISION, written, describe, first.place), key, values)
             return
-        first = collection.occupied[address.place]
-        describe = partial(_one_place, address, key, first)
-        self._count(Cause(Code.SINK_COLLISION, written, describe, first.place), key, values)
 
     def _count(
         self, cause: Cause, key: DesiredKey, values: SequenceOf[str], rule: Rule | None = None
@@ -655,6 +663,14 @@ def _one_place(address: Address, key: DesiredKey, first: DesiredKey, affected: A
         f"{affected.key} in {key.environment}{affected.other_environments} would overwrite the "
         f"token of {_describe_key(first)} in {sink}: use {{environment}} or {{name}} in the sink, "
         "or change one of them"
+    )
+
+
+def _one_receipt(address: Address, key: DesiredKey, first: DesiredKey, affected: Affected) -> str:
+    return (
+        f"{affected.key} in {key.environment}{affected.other_environments} would overwrite the "
+        f"receipt of {_describe_key(first)} with that of {show(str(address))}: leave out "
+        "`receipt`, or change one of them"
     )
 
 

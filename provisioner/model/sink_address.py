@@ -28,6 +28,11 @@ class Address(ABC):
         return (self.kind, *(getattr(self, one.name) or "" for one in fields(self)))
 
     @property
+    def receipt_place(self) -> tuple[str, ...] | None:
+        """Return the identity of the place of its receipt; None if it keeps none."""
+        return None
+
+    @property
     def neighbourhood(self) -> tuple[str, ...]:
         """Return what this address and any other address of the same place have in common."""
         return self.place

@@ -1,7 +1,7 @@
 """The plan of removing tokens from sinks that no manifest declares any more, or of revoked keys.
 
-A token is removed only if it was read back, names the workspace, and belongs to a key of the sink's
-own name or to a key that is no longer live there.
+A token is removed only if it was read back or a receipt proves it, names the workspace, and belongs
+to a key of the sink's own name or to a key that is no longer live there.
 """
 
 from __future__ import annotations
@@ -116,23 +116,18 @@ def plan_former_sinks(
         content = sink_contents.get(sink.address)
         if content is None or not options.selects(sink.name):
             continue
-        match content:
-            case NoToken() | NotAToken():
-                continue
-            case Unreadable() | Unavailable():
-                yield _left(sink, "unreadable", content)
-            case ApiKeyToken():
-                if _is_foreign(content, observation):
-                    continue
-                owner = live.get(content.key.lower())
-                problem = _problem(sink, owner, observation.own_key, options)
-                if problem is None:
-                    reason: CleanReason = "undeclared" if sink.place is None else "moved"
-                    yield Clean(sink.name, reason, content, sink.address, sink.place)
-                else:
-                    yield _left(sink, problem, content)
-            case _:
-                assert_never(content)
+        token = _removable(content)
+        if token is None:
+            if isinstance(content, Unreadable | Unavailable):
+                yield LeftBehind(sink.name, (), sink.address, "unreadable")
+        elif not _is_foreign(token, observation):
+            owner = live.get(token.key.lower())
+            problem = _problem(sink, owner, observation.own_key, options)
+            if problem is None:
+                reason: CleanReason = "undeclared" if sink.place is None else "moved"
+                yield Clean(sink.name, reason, token, sink.address, sink.place)
+            else:
+                yield LeftBehind(sink.name, (token.key,), sink.address, problem)
 
 
 def plan_sinks_of_revoked(
@@ -159,15 +154,16 @@ def plan_sinks_of_revoked(
     for key in desired:
         for address in sinks_to_clean(key, options):
             content = sink_contents.get(address)
+            token = None if content is None else _removable(content)
             if (
                 key.name not in served
                 and address.removes
-                and isinstance(content, ApiKeyToken)
-                and not _is_foreign(content, observation)
-                and (content.key.lower() in revoked or content.key.lower() not in live)
+                and token is not None
+                and not _is_foreign(token, observation)
+                and (token.key.lower() in revoked or token.key.lower() not in live)
             ):
                 yield Clean(
-                    *(key.name, "revoked", content, address, key.place),
+                    *(key.name, "revoked", token, address, key.place),
                     annotations=key.annotations,
                 )
 
@@ -175,6 +171,21 @@ def plan_sinks_of_revoked(
 def sinks_to_clean(key: DesiredKey, options: PlanOptions) -> tuple[Address, ...]:
     """Return the sinks of a key from which its token is removed once the key is revoked."""
     return key.deliver if options.clean else key.clean
+
+
+def _removable(content: SinkContent) -> ApiKeyToken | None:
+    """Return the token that a sink is known to hold, or whose receipt it left; None without one."""
+    match content:
+        case ApiKeyToken():
+            return content
+        case NoToken(leftover=token):
+            return token
+        case Unreadable():
+            return content.proven_token
+        case NotAToken() | Unavailable():
+            return None
+        case _:
+            assert_never(content)
 
 
 def _problem(
@@ -207,8 +218,3 @@ def _is_foreign(token: ApiKeyToken, observation: Observation) -> bool:
 
 def _live(observation: Observation) -> Iterator[ObservedKey]:
     return (key for key in observation.keys if key.live(observation.server_time))
-
-
-def _left(sink: FormerSink, problem: LeftBehindProblem, content: SinkContent) -> LeftBehind:
-    ids = (content.key,) if isinstance(content, ApiKeyToken) else ()
-    return LeftBehind(sink.name, ids, sink.address, problem)

@@ -8,7 +8,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_never
 
 from provisioner.model.expiry import CLOCK_TOLERANCE
-from provisioner.model.sink_content import ApiKeyToken, NotAToken, NoToken, Unavailable, Unreadable
+from provisioner.model.sink_content import (
+    ApiKeyToken,
+    NotAToken,
+    NoToken,
+    Receipt,
+    Unavailable,
+    Unreadable,
+)
 from provisioner.plan.actions import Deliver, Rotate
 from provisioner.plan.findings import DeliveryUnknown
 
@@ -134,15 +141,14 @@ def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
             reason is None
             and proof_due
             and isinstance(content, Unreadable)
-            and content.only_writes
-            and content.updated_at is not None
+            and not shows_no_delivery(content)
             and delivered_at(content, current) is None
         ):
             reason = "token_unproven"  # another write would prove it
         if reason is not None:
             reasons[address] = reason
         elif isinstance(content, Unreadable) and (
-            content.updated_at is None or (predecessors and not content.only_writes)
+            content.tells_nothing or (predecessors and shows_no_delivery(content))
         ):
             unknown.append(address)
         if reason == "sink_unusable" and isinstance(content, Unavailable):
@@ -167,7 +173,7 @@ def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
 
 def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether a sink's content is known and needs no new token."""
-    known = not isinstance(sink_content, Unreadable) or sink_content.updated_at is not None
+    known = not isinstance(sink_content, Unreadable) or not sink_content.tells_nothing
     return known and _reason(sink_content, key, [key]) is None
 
 
@@ -179,13 +185,18 @@ def needs_token(sink_content: SinkContent, key: ObservedKey) -> bool:
 def delivered_at(sink_content: SinkContent, key: ObservedKey) -> datetime | None:
     """Return when a sink got a token of this key; None if that is not proven.
 
-    A token that is read back proves it. So does the timestamp of the last write, if it is more than
-    a minute after the create of the key; clocks may differ by a minute.
+    A token that is read back proves it, and so does a receipt after which the sink has not changed.
+    Without a receipt, the timestamp of the last write proves it if it is more than a minute after
+    the create of the key; clocks may differ by a minute.
     """
     match sink_content:
         case ApiKeyToken(issued_at=issued_at):
             current = _reason(sink_content, key, [key]) is None
             return (issued_at or key.created_at) if current else None
+        case Unreadable(updated_at=updated_at, receipt=Receipt()):
+            token = sink_content.proven_token
+            proven = None if token is None else delivered_at(token, key)
+            return (updated_at or proven) if proven else None
         case Unreadable(updated_at=datetime() as updated_at, only_writes=True):
             return updated_at if updated_at > key.created_at + CLOCK_TOLERANCE else None
         case Unreadable() | NoToken() | NotAToken() | Unavailable():
@@ -194,7 +205,16 @@ def delivered_at(sink_content: SinkContent, key: ObservedKey) -> datetime | None
             assert_never(sink_content)
 
 
-def _reason(
+def shows_no_delivery(sink_content: SinkContent) -> bool:
+    """Return whether a sink cannot prove, even after another write, that it got a token."""
+    return (
+        isinstance(sink_content, Unreadable)
+        and sink_content.receipt is None
+        and (sink_content.updated_at is None or not sink_content.only_writes)
+    )
+
+
+def _reason(  # noqa: PLR0911 - one a reason
     sink_content: SinkContent, current: ObservedKey, acceptable: Sequence[ObservedKey]
 ) -> DeliverReason | None:
     """Return why a sink needs a new token; None if it needs none, or that is unknown."""
@@ -209,6 +229,8 @@ def _reason(
                 return "token_dead"
             too_early = expires_at is not None and expires_at < key.expires_at - EXPIRY_TOLERANCE
             return "token_expiring" if too_early else None
+        case Unreadable(receipt=Receipt(token=token)):
+            return "token_unproven" if token is None else _reason(token, current, acceptable)
         case Unreadable(updated_at=updated_at):
             created_at = current.created_at - CLOCK_TOLERANCE
             return "token_outdated" if updated_at is not None and updated_at < created_at else None

@@ -115,8 +115,11 @@ def _create_fields(create: Create) -> tuple[object, ...]:
 
 def _sinks(addresses: Iterable[Address]) -> list[dict[str, object]]:
     """Return every part of each address, with its kind, sorted."""
-    parts: list[dict[str, object]] = [
-        {"kind": one.kind} | {part.name: getattr(one, part.name) for part in fields(one)}
-        for one in addresses
-    ]
-    return sorted(parts, key=json.dumps)
+    return sorted(map(_address_parts, addresses), key=json.dumps)
+
+
+def _address_parts(address: Address) -> dict[str, object]:
+    parts = {part.name: getattr(address, part.name) for part in fields(address)}
+    if parts.get("receipt", "") is None:
+        del parts["receipt"]  # as in the digests of versions that had no receipts
+    return {"kind": address.kind} | parts

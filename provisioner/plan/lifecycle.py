@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.model.expiry import ExpiresAfter, ExpiresAt, format_timestamp
-from provisioner.model.sink_content import ApiKeyToken, Unavailable, Unreadable
+from provisioner.model.sink_content import Unavailable, Unreadable, token_ids
 from provisioner.plan.actions import Change, Deliver, Revoke, Rotate, Update
 from provisioner.plan.delivery import on_server_clock, plan_delivery
 from provisioner.plan.findings import EXPIRING_WITHIN, Drift, Duplicate, Expiring
@@ -112,7 +112,7 @@ class Lifecycle:
         acceptable = [current] if self._options.dedupe or rotation is not None else live
         expiries: list[datetime] = []
         if contents:
-            ids = {one.key.lower() for one in contents if isinstance(one, ApiKeyToken)}
+            ids = token_ids(contents)
             expiries = [one.expires_at for one in live if one.id.lower() in ids]
         served_until = min(expiries, default=current.expires_at)
         if rotation is not None:
@@ -339,7 +339,9 @@ class Lifecycle:
         # A write-only sink may hold the token of a duplicate that is about to be revoked.
         redeliver = self._options.redeliver or (
             any(isinstance(one, Revoke) and one.reason == "duplicate" for one in steps)
-            and any(isinstance(one, Unreadable) for one in name.contents)
+            and any(
+                isinstance(one, Unreadable) and one.proven_token is None for one in name.contents
+            )
         )
         yield from plan_delivery(
             name.key,

@@ -83,10 +83,14 @@ def plan_move(
     if not former:
         return Move((), None, own)
     contents = tuple(sink_contents)
-    keys = classify_live_keys(key, own or former[0], contents)
-    together = classify_live_keys(key, _by_age((*own, *chain.from_iterable(former))), contents)
-    if together.current is keys.current:
-        keys = together
+    related = tuple(own or former[0])
+    keys = classify_live_keys(key, related, contents)
+    for others in former if own else former[1:]:
+        # A name at a time: strangers of one name must not hide the predecessors of another.
+        together = _by_age((*related, *others))
+        wider = classify_live_keys(key, together, contents)
+        if wider.current is keys.current:
+            related, keys = together, wider
     renames = tuple(
         Rename(
             name=key.name,

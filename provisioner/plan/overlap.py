@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.model.sink_content import Unavailable, Unreadable
+from provisioner.model.sink_content import Unavailable
 from provisioner.plan.actions import Upcoming
-from provisioner.plan.delivery import delivered_at, needs_token
+from provisioner.plan.delivery import delivered_at, needs_token, shows_no_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +46,7 @@ def overlap_end(
         delivered = delivered_at(content, current)
         if delivered is not None:
             start = max(start, delivered)
-        elif _shows_no_delivery(content):
+        elif shows_no_delivery(content):
             return None
         elif isinstance(content, Unavailable) or not needs_token(content, current):
             waits_for.add("proof")
@@ -99,11 +99,5 @@ def can_show_delivery(key: DesiredKey, contents: Iterable[SinkContent]) -> bool:
     return (
         bool(key.deliver)
         and all(address.shows_delivery for address in key.deliver)
-        and not any(map(_shows_no_delivery, contents))
-    )
-
-
-def _shows_no_delivery(content: SinkContent) -> bool:
-    return isinstance(content, Unreadable) and (
-        content.updated_at is None or not content.only_writes
+        and not any(map(shows_no_delivery, contents))
     )

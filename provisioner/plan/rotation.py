@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.model.expiry import CLOCK_TOLERANCE, ExpiresAfter
-from provisioner.model.sink_content import ApiKeyToken
+from provisioner.model.sink_content import token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -56,8 +56,8 @@ def classify_live_keys(
     """
     if len(live) == 1:
         return LiveKeys(live[0])
-    token_ids = {one.key.lower() for one in sink_contents if isinstance(one, ApiKeyToken)}
-    delivered = [index for index, one in enumerate(live) if one.id.lower() in token_ids]
+    held_ids = token_ids(sink_contents)
+    delivered = [index for index, one in enumerate(live) if one.id.lower() in held_ids]
     start = delivered[-1] if delivered else 0
     chain = [live[start]]
     if key is not None and key.rotation is not None:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from provisioner.errors.codes import Code
 from provisioner.model.sink_address import Address
-from provisioner.model.sink_content import NoToken, Unreadable
+from provisioner.model.sink_content import NoToken, Receipt, Unreadable
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks.kind import Option, SinkKind
+from provisioner.sinks.receipt import parse_receipt, receipt_text
 from provisioner.sinks.sink import Content, SinkFailure, StoredValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from provisioner.errors.exceptions import SinkError
@@ -35,6 +36,9 @@ _TIMEOUT = 60.0
 
 _MAX_OUTPUT = 65_536
 """Bytes to read from the output of `check`; no token is as long."""
+
+RECEIPT_VARIABLE = "TWENTY_KEY_RECEIPT"
+"""The environment variable with the receipt of the token, which is no secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class CommandSink:
     def read(self) -> Content:
         """Return the output of `check` without its line break; Unreadable without a `check`.
 
+        A `check` may print the receipt of the token instead of the token itself.
+
         A failing `check` counts as NoToken: password managers exit with the same code for a missing
         entry as for any other error (pass(1) and gh use 1). The token is then delivered, and an
         error that persists makes that fail.
@@ -142,6 +148,8 @@ class CommandSink:
         text = output.decode("utf-8", "surrogateescape")
         if text.endswith("\n"):
             text = text[:-1].removesuffix("\r")
+        if (receipt := parse_receipt(text)) is not None:
+            return Unreadable(receipt=Receipt(receipt.token))
         return StoredValue(Secret.received(text)) if text else NoToken()
 
     def write(self, token: Secret) -> None:
@@ -151,7 +159,9 @@ class CommandSink:
             SinkError: the program could not be started, timed out or failed. It may have stored the
                 token nevertheless.
         """
-        with self._start(self._argv, subprocess.PIPE, subprocess.DEVNULL) as process:
+        receipt = receipt_text(token)
+        environ = None if receipt is None else {**os.environ, RECEIPT_VARIABLE: receipt}
+        with self._start(self._argv, subprocess.PIPE, subprocess.DEVNULL, environ) as process:
             data = token.reveal().encode("utf-8", "surrogatepass")
             process.communicate(data, self._commands.timeout)
         if process.returncode:
@@ -173,7 +183,11 @@ class CommandSink:
 
     @contextmanager
     def _start(
-        self, argv: tuple[str, ...], stdin: int, stdout: int
+        self,
+        argv: tuple[str, ...],
+        stdin: int,
+        stdout: int,
+        environ: Mapping[str, str] | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Run a program, and kill it with all that it started if anything fails.
 
@@ -183,7 +197,12 @@ class CommandSink:
         program = self._find_program(argv)
         try:
             with self._commands.processes.running(
-                argv, stdin=stdin, stdout=stdout, executable=program, cwd=self._commands.root
+                argv,
+                stdin=stdin,
+                stdout=stdout,
+                executable=program,
+                cwd=self._commands.root,
+                environ=environ,
             ) as process:
                 yield process
         except subprocess.TimeoutExpired:
@@ -256,8 +275,8 @@ SINK = SinkKind(
         Option(
             "check",
             "Check",
-            "A command (a program and its arguments) that prints the stored token, or nothing if "
-            "there is none.",
+            "A command (a program and its arguments) that prints the stored token or its receipt, "
+            "or nothing if there is none.",
             is_program=True,
         ),
     ),

@@ -1,9 +1,9 @@
 """The sink `github`: GitHub Actions secrets of repositories, environments and organisations.
 
 Sources: "REST API endpoints for GitHub Actions Secrets", "Encrypting secrets for the REST API",
-"Using secrets in GitHub Actions" (names), "REST API endpoints for repositories" (archived), "Rate
-limits for the REST API", "Best practices for using the REST API", "gh help environment"
-(variables).
+"Using secrets in GitHub Actions" (names), "Variables" (names), "REST API endpoints for
+repositories" (archived), "Rate limits for the REST API", "Best practices for using the REST API",
+"gh help environment" (variables).
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import base64
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import SinkError
+from provisioner.errors.failure import Failure
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken, Unreadable
 from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
+from provisioner.sinks.github_receipt import GithubReceipt, Variables
 from provisioner.sinks.http import (
     Api,
     Once,
@@ -31,11 +33,13 @@ from provisioner.sinks.http import (
     unexpected_status,
 )
 from provisioner.sinks.kind import DEFAULT_VARIABLE, NO_DOTS, Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, unusable
+from provisioner.sinks.receipt import WrittenReceipt
+from provisioner.sinks.sink import Content, StoredValue, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from provisioner.model.sink_content import ApiKeyToken
     from provisioner.sinks.kind import OptionValues
 
 _PAGE_SIZE = 100
@@ -50,6 +54,8 @@ class GithubAddress(Address):
         owner: the organization or user.
         repository: None for a secret of the organization.
         environment: an environment of the repository; None for a secret of the repository.
+        receipt: the name of the variable with the receipt; empty for no receipt, None for the
+            default name.
     """
 
     kind: ClassVar[str] = "github"
@@ -57,17 +63,36 @@ class GithubAddress(Address):
     secret: str
     repository: str | None = None
     environment: str | None = None
+    receipt: str | None = None
+
+    @property
+    def receipt_name(self) -> str:
+        """Return the name of the variable with the receipt; empty if there is to be none."""
+        return f"{self.secret}_RECEIPT" if self.receipt is None else self.receipt
+
+    @property
+    def removes(self) -> bool:
+        """Return whether there is a receipt, which shows what the secret holds."""
+        return bool(self.receipt_name)
 
     @property
     def place(self) -> tuple[str, ...]:
         """Return the identity of the place; GitHub ignores case in all of these names."""
-        parts = (self.owner, self.repository or "", self.environment or "", self.secret)
-        return ("github", *(part.lower() for part in parts))
+        return self._place("github", self.secret)
+
+    @property
+    def receipt_place(self) -> tuple[str, ...] | None:
+        """Return the identity of the variable with the receipt; None without one."""
+        return self._place("github variable", self.receipt_name) if self.receipt_name else None
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Return the repository or organization."""
         return (f"{self.owner}/{self.repository}" if self.repository else self.owner,)
+
+    def _place(self, kind: str, name: str) -> tuple[str, ...]:
+        parts = (self.owner, self.repository or "", self.environment or "", name)
+        return (kind, *(part.lower() for part in parts))
 
     def __str__(self) -> str:
         where = f" of {self.environment}" if self.environment else ""
@@ -109,6 +134,7 @@ class Github:
         self.api = Api(route, credential, headers, wait, serial_writes=True)
         self.keys: Once[_PublicKey] = Once()
         self.archived: Once[bool] = Once()
+        self.variables = Variables(self.api)
 
     def sink(self, address: GithubAddress) -> GithubSecret:
         """Return the sink of an address; nothing is sent yet."""
@@ -124,6 +150,14 @@ class GithubSecret:
         self._address = address
         self._container = _container(address)
         self._path = f"{self._container}/secrets/{segment(address.secret)}"
+        self._receipt = (
+            GithubReceipt(
+                *(github.variables, address, self._container),
+                *(address.receipt_name, address.secret),
+            )
+            if address.receipt_name
+            else None
+        )
 
     def check(self) -> None:
         """Read the key that secrets are encrypted with, and whether the repository is archived.
@@ -140,28 +174,68 @@ class GithubSecret:
             raise self._error(Code.SINK_UNSUITABLE, "the repository is archived", remedy)
 
     def read(self) -> Content:
-        """Return NoToken, or the time when the secret last changed.
+        """Return NoToken, or the time when the secret last changed and what its receipt says.
 
         An organisation's secret also changes when other repositories may see it ("REST API
         endpoints for GitHub Actions Secrets", "Set selected repositories").
         """
         found = self._get()
         if found is None:
-            return NoToken()
+            left = self._receipt and self._receipt.find()
+            return NoToken(left.token if isinstance(left, WrittenReceipt) else None)
+        only_writes = self._address.repository is not None
         server_time = _parse_time(found.body.get("updated_at"))
-        updated_at = None if server_time is None else server_time - found.clock_skew
-        return Unreadable(updated_at, only_writes=self._address.repository is not None)
+        if server_time is None:
+            return Unreadable(None, only_writes)
+        content = Unreadable(server_time - found.clock_skew, only_writes)
+        if self._receipt is None:
+            return content
+        receipt = self._receipt.read(server_time, only_writes=only_writes)
+        if isinstance(receipt, Failure):
+            return replace(content, no_receipt=receipt)
+        return replace(content, receipt=receipt)
 
     def write(self, token: Secret) -> None:
-        """Encrypt and write the token; an organisation's secret keeps its visibility."""
+        """Encrypt and write the token, and its receipt; the secret keeps its visibility."""
         visibility = {} if self._address.repository else self._visibility()
         key = self._key()
+        void = None if self._receipt is None else self._receipt.make_void()
         reply = self._put(token, key, visibility)
         if reply.status in _STALE_KEY_STATUSES:
             self._github.keys.forget(self._container, key)
             reply = self._put(token, self._key(), visibility)
         if reply.status not in (201, 204):
             raise unexpected_status(self._address, reply)
+        if self._receipt is not None and void is not None:
+            secret = self._get()
+            updated_at = None if secret is None else _parse_time(secret.body.get("updated_at"))
+            if updated_at is not None:
+                self._receipt.confirm(void, token, updated_at, visibility)
+
+    def remove_delivered(self, token: ApiKeyToken) -> bool:
+        """Delete the secret if its receipt proves that it holds the token, then the receipt.
+
+        The API cannot make the deletion depend on the receipt, which is therefore read right
+        before. A receipt without its secret is what a run that ended in between has left.
+        """
+        content = self.read()
+        match content:
+            case NoToken(leftover=held):
+                pass
+            case Unreadable():
+                held = content.proven_token
+            case StoredValue():
+                return False
+            case _:
+                assert_never(content)
+        if self._receipt is None or held is None or not held.has_claims_of(token):
+            return isinstance(content, NoToken)
+        if not isinstance(content, NoToken):
+            reply = self._api.call(self._address, "DELETE", self._path)
+            if reply.status not in (204, 404):  # deleted now, or before by another run
+                raise unexpected_status(self._address, reply)
+        self._receipt.delete()
+        return True
 
     def _put(self, token: Secret, key: _PublicKey, visibility: Mapping[str, Any]) -> Reply:
         encrypted = self._encrypt(token, key)
@@ -271,11 +345,17 @@ def _address(values: OptionValues) -> GithubAddress:
     owner, _, repository = values.text("github").partition("/")
     secret = values.text("secret", values.variable)
     environment = values.optional("environment")
+    receipt = "" if values.is_off("receipt") else values.optional("receipt")
     if environment and not repository:
         values.reject("environment", "an organisation has no environments", "OWNER/REPOSITORY")
-    return GithubAddress(owner, secret, repository or None, environment)
+    return GithubAddress(owner, secret, repository or None, environment, receipt)
 
 
+# GitHub docs, "Naming your secrets" and "Naming conventions for configuration variables"
+_NAME = Allowed(
+    re.compile(r"(?!(?i:GITHUB_))[A-Za-z_][A-Za-z0-9_]*"),
+    "letters, digits and _, not starting with a digit or GITHUB_",
+)
 _PART = rf"{NO_DOTS}[A-Za-z0-9_.-]+"
 
 SINK = SinkKind(
@@ -294,11 +374,7 @@ SINK = SinkKind(
             "secret",
             "Secret",
             f"The name of the secret. {DEFAULT_VARIABLE}",
-            # GitHub docs, "Naming your secrets"
-            Allowed(
-                re.compile(r"(?!(?i:GITHUB_))[A-Za-z_][A-Za-z0-9_]*"),
-                "letters, digits and _, not starting with a digit or GITHUB_",
-            ),
+            _NAME,
             examples=("TWENTY_KEY",),
         ),
         Option(
@@ -307,6 +383,15 @@ SINK = SinkKind(
             "The environment of the repository that contains the secret. By default, the "
             "secret is in the repository itself.",
             examples=("production",),
+        ),
+        Option(
+            "receipt",
+            "Receipt",
+            "The name of the Actions variable beside the secret that says which key was delivered. "
+            "The default is the name of the secret, followed by _RECEIPT. Write `false` for none.",
+            _NAME,
+            examples=("TWENTY_KEY_RECEIPT", False),
+            can_be_off=True,
         ),
     ),
     address=_address,

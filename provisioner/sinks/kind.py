@@ -67,6 +67,7 @@ class Option:
         is_path: True if placeholders may not lead to another folder.
         is_program: True for a list of a program and its arguments.
         is_list: True for a list of texts.
+        can_be_off: True if `false` may be written instead of text.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Option:
     is_path: bool = False
     is_program: bool = False
     is_list: bool = False
+    can_be_off: bool = False
 
 
 class Rejection(NamedTuple):
@@ -146,6 +148,10 @@ class OptionValues:
             self._checked(name, index, value, option.allowed)
             for index, value in enumerate(self._written.get(name, (default,)))
         )
+
+    def is_off(self, name: str) -> bool:
+        """Return whether `false` is written for an option."""
+        return self._written.get(name) == ()
 
     def program(self, name: str) -> tuple[str, ...]:
         """Return a program and its arguments; empty if the option is not written."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from provisioner.model.sink_address import Address
+    from provisioner.model.sink_content import ApiKeyToken
     from provisioner.secret import Secret
 
 A = TypeVar("A", bound="Address")
@@ -72,6 +73,26 @@ class RemovingSink(Sink, Protocol):
 
         Raises:
             SinkError: the token was not removed, or may not have been.
+        """
+        ...
+
+
+@runtime_checkable
+class ReceiptedSink(Sink, Protocol):
+    """A write-only sink with a receipt, by which it can remove the token that was delivered."""
+
+    def remove_delivered(self, token: ApiKeyToken) -> bool:
+        """Remove the token and its receipt, if the receipt proves that the sink still holds it.
+
+        Args:
+            token: the claims of the token.
+
+        Returns:
+            True if the token is no longer in the sink; False if the receipt does not prove that
+            the sink holds this token, which was left.
+
+        Raises:
+            SinkError: the token or its receipt was not removed, or may not have been.
         """
         ...
 

@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from builders import desired_key, environment_with, github_sink, rotation_with
@@ -26,18 +27,21 @@ from provisioner.sinks.registry import SinkRegistry
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from github_server import StoredSecret, StoredVariable
     from sandbox_control import ApiKey
     from tls_server import HttpRequest
 
     from provisioner.execution import RunResult
+    from provisioner.plan import FormerSink
 
 MAX_WRITE_SECONDS = 1.5
 """The longest time that GitHub takes for a write, in seconds."""
 
 REPOSITORY = ("repos", "acme", "billing", "actions")
+ORGANISATION = ("orgs", "acme", "actions")
 DESIRED = desired_key("svc-a", github_sink(), rotation=rotation_with())
 
 
@@ -70,15 +74,45 @@ def pass_through(request: Request, answer: Callable[[Request], Response]) -> Res
 class Shop:
     """A workspace with one rotated key, whose token goes to a secret that cannot be read."""
 
-    def __init__(self, sandbox: Sandbox, github: SlowGithub, root: Path) -> None:
+    def __init__(
+        self, sandbox: Sandbox, github: SlowGithub, root: Path, **sink_fields: Any
+    ) -> None:
         self.sandbox = sandbox
         self.github = github
         self.root = root
         self.around: Callable[[Request, Callable[[Request], Response]], Response] = pass_through
         legacy = sandbox.dialect is Dialect.LEGACY
-        self.desired = DESIRED if legacy else DESIRED._replace(role="Admin")
+        address = github_sink(**sink_fields)
+        self.container = REPOSITORY if address.repository else ORGANISATION
+        desired = DESIRED._replace(deliver=(address,))
+        self.desired = desired if legacy else desired._replace(role="Admin")
 
-    def run(self, stop: Cancellation | None = None, **options: Any) -> tuple[bool, RunResult]:
+    @property
+    def secrets(self) -> dict[str, StoredSecret]:
+        return self.github.containers[self.container]
+
+    @property
+    def receipts(self) -> dict[str, StoredVariable]:
+        return self.github.variables[self.container]
+
+    @property
+    def secret(self) -> StoredSecret:
+        return self.secrets["A"]
+
+    @property
+    def receipt(self) -> StoredVariable:
+        return self.receipts["A_RECEIPT"]
+
+    def edit_settings(self) -> None:
+        """Change a setting of the secret, which changes its time and not its value."""
+        self.github.edit_settings(self.container, "A")
+
+    def run(
+        self,
+        stop: Cancellation | None = None,
+        former: Mapping[str, tuple[FormerSink, ...]] = MappingProxyType({}),
+        **options: Any,
+    ) -> tuple[bool, RunResult]:
         """Run a pipeline; return whether it succeeded, and its result."""
         stop = stop or Cancellation()
         environment = environment_with(
@@ -100,7 +134,7 @@ class Shop:
             now = datetime.now(UTC).replace(microsecond=0)
             desired = {"shop": (self.desired,)}
             overrides = GuardOverrides(max_revoke=9)
-            request = PlanRequest(desired, now, PlanOptions(**options), overrides)
+            request = PlanRequest(desired, now, PlanOptions(**options), overrides, former=former)
             proposal = reconciler.propose(request)
             result = reconciler.execute(proposal)
             assert not any(part.bug for part in result.environments), result
@@ -110,13 +144,12 @@ class Shop:
         """Make all keys and secrets older by some days."""
         age = timedelta(days=days)
         self.sandbox.put(*(older(key, age) for key in self.sandbox.keys()))
-        for secret in self.github.containers[REPOSITORY].values():
-            secret.updated_at -= age
+        self.github.days_pass(age)
 
     @property
     def works(self) -> bool:
         """True if the key of the token in the secret is live."""
-        claims = claims_of(Secret(self.github.containers[REPOSITORY]["A"].value))
+        claims = claims_of(Secret(self.secret.value))
         assert claims is not None
         row = next(one for one in self.sandbox.keys() if one.id == claims.key)
         return row.revoked_at is None and datetime.fromisoformat(row.expires_at) > datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""`clean: true` on a sink, and the manifests as they were before."""
+"""`clean: true` and `receipt` on a sink, and the manifests as they were before."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import file_sink, vault_sink
+from builders import file_sink, github_sink, vault_sink
 
 from provisioner.manifests import load, load_previous
+from provisioner.sinks.github import GithubAddress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,59 @@ def test_only_true_and_false_are_accepted(folder: Path, value: str) -> None:
     [problem] = load(folder).problems
     assert "`clean`" in problem.message
     assert "write true or false, without quotes" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("", "A_RECEIPT"),
+        (", receipt: true", "A_RECEIPT"),
+        (", receipt: B", "B"),
+        (", receipt: false", ""),
+    ],
+)
+def test_a_receipt_has_a_name_of_its_own_or_none(folder: Path, written: str, name: str) -> None:
+    """By default it follows the name of the secret."""
+    write(folder, f"keys: [{{name: a, deliver: [{{github: acme/billing{written}}}]}}]")
+    result = load(folder)
+    assert result.problems == ()
+    [address] = result.desired["a"][0].deliver
+    assert address.place == github_sink().place
+    assert isinstance(address, GithubAddress)
+    assert (address.receipt_name, address.removes) == (name, bool(name))
+
+
+@pytest.mark.parametrize(
+    ("written", "advice"),
+    [
+        ("1", "write text"),
+        ("[B]", "write text"),
+        ("''", "write text"),
+        ("GITHUB_B", "letters, digits and _"),
+        ("'{name}-b'", "letters, digits and _"),
+    ],
+)
+def test_any_other_receipt_is_one_problem(folder: Path, written: str, advice: str) -> None:
+    """It says what to write."""
+    sink = f"{{github: acme/billing, receipt: {written}}}"
+    write(folder, f"keys: [{{name: a, deliver: [{sink}]}}]")
+    [problem] = load(folder).problems
+    assert "`receipt`" in problem.message
+    assert advice in problem.message
+
+
+def test_two_secrets_cannot_share_a_receipt(folder: Path) -> None:
+    """Each would make the other's void in every run; case is no difference."""
+    sink = "{github: acme/billing, secret: '{name}', receipt: B}"
+    write(folder, f"keys: [{{name: a, deliver: [{sink}]}}, {{name: c, deliver: [{sink}]}}]")
+    [problem] = load(folder).problems
+    assert problem.code == "sink_collision"
+    assert "receipt" in problem.message
+    write(
+        folder,
+        f"keys: [{{name: a, deliver: [{sink}, {sink.replace('B', 'b_').replace('{name}', 'd')}]}}]",
+    )
+    assert load(folder).problems == ()
 
 
 def test_a_revision_is_read_without_links_and_without_the_work_tree(

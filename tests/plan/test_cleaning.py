@@ -22,7 +22,7 @@ from builders import (
 )
 
 from provisioner.errors.failure import Failure
-from provisioner.model.sink_content import NotAToken, NoToken, Unavailable, Unreadable
+from provisioner.model.sink_content import NotAToken, NoToken, Receipt, Unavailable, Unreadable
 from provisioner.plan import (
     Clean,
     FormerSink,
@@ -198,6 +198,17 @@ def test_nothing_is_removed_if_the_credential_names_no_workspace() -> None:
 
 
 DOWN = Unavailable(Failure("sink_unavailable", "It is down."))
+UNPROVEN = Unreadable(receipt=Receipt(DEAD, proven=False))
+PROVEN = Unreadable(receipt=Receipt(DEAD))
+
+
+@pytest.mark.parametrize("content", [PROVEN, NoToken(DEAD)], ids=["a secret", "only its receipt"])
+def test_a_token_that_a_receipt_proves_is_removed(content) -> None:
+    """So is a receipt that a run left behind when it was killed."""
+    part = planned(content, KEY, former=former_sink(sink=github_sink()))
+    assert [(one.token, one.sink) for one in cleans(part)] == [(DEAD, github_sink())]
+    part = planned(content, KEY, former=former_sink(sink=github_sink(receipt="")))
+    assert left(part) == ["unable"]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +217,8 @@ DOWN = Unavailable(Failure("sink_unavailable", "It is down."))
         (api_key_token(), former_sink(clean=False), "not_asked"),
         (api_key_token(), former_sink(sink=command_sink()), "unable"),
         (Unreadable(), former_sink(sink=github_sink()), "unreadable"),
+        (Unreadable(receipt=Receipt()), former_sink(sink=github_sink()), "unreadable"),
+        (UNPROVEN, former_sink(sink=github_sink()), "unreadable"),
         (DOWN, former_sink(), "unreadable"),
         (api_key_token("id-svc-b-1"), former_sink(), "other_key"),
         (api_key_token("id-own-1"), former_sink("own"), "own_key"),

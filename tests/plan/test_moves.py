@@ -17,7 +17,7 @@ from builders import (
     observed_key,
     rotation_with,
 )
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from provisioner.model.observed import NoRoles
@@ -257,15 +257,18 @@ def test_a_key_that_is_due_is_renamed_before_it_gets_a_successor() -> None:
     assert (second.name, second.predecessors) == ("svc-a", (due.id,))
 
 
+def seen(number: int, name: str, days: int, left: int) -> ObservedKey:
+    """Return a key that was created so many days ago, and expires so many days after that."""
+    created_at = NOW - days * DAY
+    return observed_key(
+        name, number, created_at=created_at, expires_at=created_at + left * DAY + MARKER
+    )
+
+
 NAMES = ("old-a", "old-b", "svc-a", "svc-b")
 observed = st.lists(
     st.builds(
-        lambda number, name, days, left: observed_key(
-            name,
-            number,
-            created_at=NOW - days * DAY,
-            expires_at=NOW - days * DAY + left * DAY + MARKER,
-        ),
+        seen,
         st.integers(1, 10**6),
         st.sampled_from(NAMES),
         st.integers(0, 120),
@@ -277,6 +280,12 @@ observed = st.lists(
 
 
 @given(observed, st.booleans(), st.booleans(), st.booleans())
+@example(
+    keys=[seen(1, "old-a", 0, 30), seen(1, "old-b", 0, 30), seen(2, "old-b", 20, 30)],
+    rotated=True,
+    prune=False,
+    dedupe=False,
+)
 def test_whatever_the_workspace_has_renames_converge(
     keys: list[ObservedKey], rotated: bool, prune: bool, dedupe: bool
 ) -> None:

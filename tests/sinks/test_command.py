@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from builders import END, observed_key
 from compliance import FIRST, SECOND, Backend, Compliance
+from model_server import token as token_of
 from programs import wait_until_ended
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken, Unreadable
+from provisioner.plan.delivery import delivered_at, holds_good_token
 from provisioner.secret import Secret
 from provisioner.sinks import command as module
 from provisioner.sinks.command import CommandAddress, Commands, CommandSink
+from provisioner.sinks.probe import content_of
 from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
@@ -365,6 +369,22 @@ def test_a_crashing_check_is_an_error(tmp_path: Path) -> None:
     """A signal does not mean that there is no token."""
     error = error_of(shell(tmp_path, "cat", "kill -SEGV $$").read)
     assert (error.code, error.message) == ("sink_failed", "command sh failed with SIGSEGV.")
+
+
+def test_a_check_may_print_the_receipt_of_the_token(tmp_path: Path) -> None:
+    """The program finds it in a variable; it names the key and the expiry, not the token."""
+    delivered = token_of("id-a", END)
+    sink = shell(tmp_path, 'cat >token; echo "$TWENTY_KEY_RECEIPT" >receipt', "cat receipt")
+    sink.write(delivered)
+    assert (tmp_path / "token").read_text() == delivered.reveal()
+    receipt = (tmp_path / "receipt").read_text()
+    assert not any(part in receipt for part in delivered.reveal().split("."))
+    content = sink.read()
+    assert isinstance(content, Unreadable)
+    assert content.proven_token == content_of(StoredValue(delivered))
+    key = observed_key(id="id-a", expires_at=END)
+    assert (holds_good_token(content, key), delivered_at(content, key)) == (True, key.created_at)
+    assert not holds_good_token(content, observed_key(id="id-b", expires_at=END))
 
 
 def test_without_a_check_nothing_is_read(tmp_path: Path) -> None:

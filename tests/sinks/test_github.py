@@ -187,7 +187,7 @@ def test_a_changed_public_key_is_read_again(backend: GithubBackend) -> None:
 
 def test_a_persistent_refusal_is_reported(backend: GithubBackend) -> None:
     """If a new key does not help, the error has the status."""
-    sink = backend.sink()
+    sink = backend.open_sink(GithubAddress("acme", "TWENTY_KEY_0", "billing", receipt=""))
     sink.check()
     backend.server.outcomes = [
         HttpResponse(422),
