@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,8 @@ def test_both_stages_use_one_image_pinned_by_digest():
     assert "pip" not in " ".join(arguments for _, arguments in last)
 
 
-def test_only_locked_packages_are_downloaded():
-    """No file is downloaded, no system package is installed, and pip requires hashes."""
+def test_only_locked_packages_and_git_are_downloaded():
+    """Pip requires hashes, apt installs only git, and nothing else downloads anything."""
     assert arguments_of("ADD") == []
     commands = [
         command.split()
@@ -54,11 +55,11 @@ def test_only_locked_packages_are_downloaded():
         for command in line.split("&&")
         if command.strip()
     ]
-    assert not [
-        arguments for arguments in commands if arguments[0] in ("apt-get", "curl", "wget", "apk")
-    ]
+    assert not [arguments for arguments in commands if arguments[0] in ("curl", "wget", "apk")]
     (install,) = [arguments for arguments in commands if arguments[0].endswith("pip")]
-    assert install[-3:] == ["--require-hashes", "-r", "/requirements.lock"]
+    assert install[-3:] == ["--require-hashes", "-r", "/requirements-sinks.lock"]
+    apt = [arguments[1:] for arguments in commands if arguments[0] == "apt-get"]
+    assert apt == [["update"], ["install", "--yes", "--no-install-recommends", "git"]]
 
 
 def test_it_runs_as_a_numeric_user():
@@ -75,7 +76,9 @@ def test_no_secret_or_history_is_sent_to_the_builder():
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "*"
     sent = {line[1:] for line in lines if line.startswith("!")}
-    assert sent == {*("LICENSE", "docs/errors.md", "provisioner", "requirements.lock", "schemas")}
+    assert sent == {
+        *("LICENSE", "docs/errors.md", "provisioner", "requirements-sinks.lock", "schemas")
+    }
     assert not re.search(
         "(?i)token|secret|password", "\n".join([*arguments_of("ARG"), *arguments_of("ENV")])
     )
@@ -85,12 +88,24 @@ def test_no_secret_or_history_is_sent_to_the_builder():
     os.environ.get("IMAGE") != "build",
     reason="the image is built with IMAGE=build, which needs a Docker daemon and its registry",
 )
-def test_the_image_can_be_built_and_runs():
-    """The image can be built, is small, and runs `init` with a read-only root."""
+def test_the_image_can_be_built_and_runs(tmp_path: Path):
+    """The image is small, and delivers to ignored files of a mounted checkout of any owner."""
     subprocess.run(["docker", "build", "--tag", "provision:test", "."], cwd=ROOT, check=True)
     size = subprocess.check_output(
         ["docker", "image", "inspect", "--format", "{{.Size}}", "provision:test"], text=True
     )
-    assert int(size) < 250_000_000
+    assert int(size) < 350_000_000
     arguments = "docker run --rm --read-only --tmpfs /work:uid=10001 provision:test init"
     subprocess.run(shlex.split(arguments), check=True, timeout=60)
+    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
+    (tmp_path / ".gitignore").write_text("/secrets/\n/.provision/\n", encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    subprocess.run(["chmod", "--recursive", "a+rwX", tmp_path], check=True)  # as GitLab's runner
+    arguments = f"docker run --rm --read-only --volume {tmp_path}:/work provision:test apply"
+    subprocess.run(shlex.split(arguments), check=True, timeout=60)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "secrets").iterdir()} == {0o600}
+    (tmp_path / ".gitignore").write_text("/.provision/\n", encoding="utf-8")
+    process = subprocess.run(
+        [*shlex.split(arguments), "--redeliver"], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, "does not ignore it" in process.stdout) == (4, True)
