@@ -396,12 +396,16 @@ def test_damaged_tokens_are_repaired_without_a_new_key(
 def test_a_write_only_sink_is_repaired_by_its_timestamps(
     dialect: Dialect, project: Project, run, stack
 ) -> None:
-    """A secret that is removed or older than its key is written again; a newer one is kept."""
+    """A secret that is removed or older than its key is written again; a newer one is kept.
+
+    That is so without a receipt, which would also show that the older one was changed.
+    """
     github = sink_fixture("github", stack, project.root)
     project.environ |= github.environ
     names = ["svc-older", "svc-removed", "svc-newer"]
     with Sandbox(None, dialect) as sandbox:
-        open_shop(project, sandbox, [(name, [github.item]) for name in names])
+        sink = github.item | {"receipt": False}
+        open_shop(project, sandbox, [(name, [sink]) for name in names])
         assert run("apply").code == 0
         created = sandbox.keys()
         github.stored_secrets["SVC_OLDER"].updated_at -= timedelta(hours=1)
