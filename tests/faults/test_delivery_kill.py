@@ -262,7 +262,7 @@ def test_the_plan_reports_an_unknown_delivery_of_a_killed_run(
 def test_the_run_after_a_killed_one_replaces_older_secrets(
     dialect: Dialect, project: Project, run
 ) -> None:
-    """GitHub shows no values: old tokens are recognized by their time, and replaced."""
+    """GitHub shows no values: old tokens have no receipt of the new keys, and are replaced."""
     with ExitStack() as stack, Laboratory(dialect) as laboratory:
         github = Github(stack)
         project.environ |= github.environ
@@ -293,7 +293,7 @@ def test_the_run_after_a_killed_one_replaces_older_secrets(
         planned = run("plan", "--format", "json")
         assert planned.actions
         assert set(planned.actions.values()) <= {
-            ("deliver", "token_outdated"),
+            ("deliver", "token_unproven"),
             ("deliver", "token_missing"),
         }
         assert_converges(laboratory, run, github)
