@@ -32,7 +32,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "provisioner/sinks/systemd.py").write_text(example_in(page), encoding="utf-8")
     registry = copy / "provisioner/sinks/registry.py"
     text = registry.read_text(encoding="utf-8")
-    registry.write_text(text.replace('KINDS = ("file",', 'KINDS = ("file", "systemd",', 1))
+    before, after = text.split('"file",', 1)
+    registry.write_text(f'{before}"file",\n    "systemd",{after}')
     subprocess.run([sys.executable, copy / ".ci/schemas"], check=True)
     return copy
 
