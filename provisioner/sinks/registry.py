@@ -37,6 +37,7 @@ KINDS = (
     "gcp",
     "azure",
     "sops",
+    "n8n",
     "twenty",
 )
 """The kinds of sinks, each the name of its module; `.ci/schemas` writes them to the schemas."""
