@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -148,7 +149,7 @@ def test_diagnoses_are_merged(merge) -> None:
     Draft202012Validator(schemas.load("doctor")).validate(json.loads(out))
     code, out, err = merge(FINE, bad, options=("--format", "markdown"))
     assert (code, out) == (64, "")
-    code, out, _ = merge(FINE, bad, options=("--report", "json=/dev/null"))
+    code, out, _ = merge(FINE, bad, options=("--report", f"json={os.devnull}"))
     assert (code, out) == (64, "")
     assert "--format markdown cannot show provision/doctor/v1. Choose from text, json." in err
 

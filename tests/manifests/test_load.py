@@ -30,6 +30,7 @@ from provisioner.sinks.kubernetes import KubernetesAddress
 from provisioner.sinks.vault import VaultAddress
 
 pytestmark = pytest.mark.fast
+WITH_FIFOS = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
 
 ENVIRONMENTS = (
     'version: 1\nenvironments:\n  production: {url: "sandbox:"}\n  staging: {url: "sandbox:"}\n'
@@ -795,6 +796,7 @@ def test_a_file_with_too_many_values_is_refused(
     assert reported(load(directory)) == ["a.yaml:3:1493 file_too_large"]
 
 
+@WITH_FIFOS
 def test_only_regular_files_are_read(write: Write) -> None:
     """A FIFO without a writer does not block the run, and a broken link is reported."""
     directory = write({})
@@ -811,6 +813,7 @@ def test_only_regular_files_are_read(write: Write) -> None:
     assert "not a regular file" in manifests.problems[2].message
 
 
+@WITH_FIFOS
 @pytest.mark.parametrize("name", ["environments.yaml", "a.yaml"])
 def test_a_fifo_for_any_file_is_a_problem(write: Write, name: str) -> None:
     """This includes the environments file."""
@@ -846,7 +849,9 @@ def test_a_file_that_cannot_be_opened_is_a_problem(
     assert all("permission denied" in problem.message for problem in manifests.problems)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(
+    getattr(os, "geteuid", int)() == 0, reason="root, and everyone on Windows, may read everything"
+)
 def test_a_file_without_permission_is_a_problem(write: Write) -> None:
     """The same with real file modes."""
     directory = write({"a.yaml": ONE})
