@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _PATH = "/api/v1/credentials"
 _PAGE_SIZE = 250
 _NO_CREDENTIAL = "provision-check"
-"""An id that no credential has, because n8n's own ids have no dash."""
+"""An id that no credential has: n8n makes ids of letters and digits only."""
 
 _PLACEHOLDER = "placeholder"
 _STARTING = b"n8n is starting up"
@@ -99,8 +99,7 @@ class N8n:
     """The credentials of one n8n.
 
     Relies on: the data of a credential is never shown; a `PATCH` with `isPartialData` keeps the
-    fields that it does not name; a type and its fields are verified before the credential is
-    looked up, or the credential before its fields, but always both before anything is written.
+    fields that it does not name; a `PATCH` of a credential that does not exist writes nothing.
 
     Args:
         environment: `N8N_URL`, the address of n8n, and `N8N_API_KEY`, an API key with the scopes
@@ -120,8 +119,8 @@ class N8n:
             environment.get("N8N_API_KEY", "").strip(),
             "Set N8N_API_KEY to an API key with the scopes credential:list and credential:update.",
         )
-        # n8n merges the new field into data that it read before, so updates must not overlap.
         self.base = _base(environment)
+        # n8n merges the new field into data that it read before, so updates must not overlap.
         self.api = _Api(
             route_of(self.base, environment),
             credential,
