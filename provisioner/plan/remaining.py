@@ -56,6 +56,9 @@ _WAVES = 2
 _MEMORY = 0.5
 """Share of the time so far that counts most: older results fade, as servers become slower."""
 
+_ANSWERS = 10
+"""Answers of a kind that count when it is asked how long one takes, besides the last."""
+
 _SHORTEST = 1e-6
 _MINUTE = 60.0
 _NO_WORK: Mapping[Kind, int] = MappingProxyType({})
@@ -149,12 +152,7 @@ class Pace:
         memory = _MEMORY * (at - self.started)
         fade = exp(-interval / memory) if interval and memory > 0 else 1.0
         faded = {
-            one: seen._replace(
-                units=seen.units * fade,
-                seconds=seen.seconds * fade,
-                duration=seen.duration * fade,
-                recent=seen.recent * fade,
-            )
+            one: seen._replace(units=seen.units * fade, seconds=seen.seconds * fade)
             for one, seen in self.seen.items()
         }
         old = faded.get(kind, _NOTHING)
@@ -164,11 +162,12 @@ class Pace:
             total=old.total + units, units=old.units + units, seconds=old.seconds + interval
         )
         if duration is not None:
+            kept = min(1.0, _ANSWERS / new.recent) if new.recent else 1.0
             new = new._replace(
                 answers=new.answers + 1,
                 answered=new.answered + units,
-                duration=new.duration + duration,
-                recent=new.recent + 1,
+                duration=new.duration * kept + duration,
+                recent=new.recent * kept + 1,
             )
         return replace(self, last=max(at, self.last), seen=faded | {kind: new})
 
