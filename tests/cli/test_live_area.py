@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from provisioner.cli.live_area import LiveArea
+from provisioner.cli.live_area import LiveArea, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,5 +152,9 @@ def test_a_terminal_that_has_gone_does_not_end_the_run() -> None:
     terminal = Terminal()
     area = LiveArea(terminal.stream)
     terminal.close()
-    area.show(lambda _: ["one"])
+    asked: list[Size] = []
+    area.show(lambda size: asked.append(size) or ["one"])
+    with area.paused():
+        pass
     area.close()
+    assert asked, "nothing was drawn, so no error was met"
