@@ -40,7 +40,7 @@ class Address(ABC):
     def may_be(self, other: Address) -> bool:
         """Return whether another address with the same neighbourhood may be the same place.
 
-        The addresses alone may not show it, because a part of one is a default elsewhere.
+        The two addresses may not show it, because a part of one may be a default set elsewhere.
         """
         del other
         return True
@@ -54,8 +54,11 @@ class Address(ABC):
     def __str__(self) -> str: ...
 
     @property
-    def region(self) -> str | None:
-        """Return the region of the sink's server; None if the environment variables decide it."""
+    def server(self) -> str | None:
+        """Return what the address says about the sink's server, its region or its host.
+
+        None if only the environment variables decide which server it is.
+        """
         return None
 
     @property

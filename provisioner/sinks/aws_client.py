@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from abc import abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -42,13 +43,23 @@ class RegionalAddress(Address):
     """An address in AWS; its region is None for the region of the AWS configuration."""
 
     @property
+    @abstractmethod
+    def region(self) -> str | None:
+        """Return the region; None for that of the AWS configuration."""
+
+    @property
+    def server(self) -> str | None:
+        """Return the region, in which the service has a server of its own."""
+        return self.region
+
+    @property
     def neighbourhood(self) -> tuple[str, ...]:
         """Return the kind and the name, without the region."""
         return (self.kind, *self.targets)
 
     def may_be(self, other: Address) -> bool:
         """Return whether the regions are equal, or one of them is that of the configuration."""
-        return None in (self.region, other.region) or self.region == other.region
+        return None in (self.server, other.server) or self.server == other.server
 
     @property
     def removes(self) -> bool:

@@ -92,8 +92,8 @@ class AzureAddress(Address):
         return (f"{self.vault}/{self.secret}",)
 
     @property
-    def region(self) -> str:
-        """Return the host of the vault, because each vault is a server."""
+    def server(self) -> str:
+        """Return the host of the vault: each vault is a server."""
         return self.host
 
     @property

@@ -91,7 +91,7 @@ class Rejection(NamedTuple):
         position: the index in a list; otherwise 0.
         value: the value; empty if `reason` says what is wrong.
         advice: what to write, after "write".
-        reason: what is wrong, if the value alone does not show it.
+        reason: what is wrong, if the value does not show it.
     """
 
     option: str
@@ -201,8 +201,8 @@ class SinkKind(Generic[A]):
         options: its options; the first one is required, and its name is the name of the kind.
         address: returns the address for the values of the options.
         connect: called once a run; returns the function that opens the sink of an address.
-        server_of: returns the URL of the server for the environment variables and the region of
-            an address; empty if there is none, or none that can be reached.
+        server_of: returns the URL of the server for the environment variables and the `server`
+            of an address; empty if there is none, or none that can be reached.
         program_of: returns the program that the sink or its credential needs; None without one.
         aliases: returns other names of the target, which `--allow-sink` must allow too.
     """
@@ -212,7 +212,7 @@ class SinkKind(Generic[A]):
     options: tuple[Option, ...]
     address: Callable[[OptionValues], A]
     connect: Callable[[SinkContext], Callable[[A], Sink]]
-    server_of: Callable[[Mapping[str, str], str | None], str] = lambda _environ, _region: ""
+    server_of: Callable[[Mapping[str, str], str | None], str] = lambda _environ, _server: ""
     program_of: Callable[[A, Mapping[str, str]], str | None] = lambda _address, _environ: None
     aliases: Callable[[A, Path], tuple[str, ...]] = lambda _address, _root: ()
 

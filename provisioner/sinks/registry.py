@@ -133,11 +133,11 @@ class SinkRegistry:
 
     def _server(self, address: Address) -> str:
         """Return the server of a sink; empty if it has none, or none that can be reached."""
-        place = (address.kind, address.region)
+        place = (address.kind, address.server)
         with self._lock:
             if place not in self._servers:
                 server_of = kind_of(address.kind).server_of
-                self._servers[place] = server_of(self._context.environ, address.region)
+                self._servers[place] = server_of(self._context.environ, address.server)
             return self._servers[place]
 
     def close(self) -> None:

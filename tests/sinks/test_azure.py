@@ -301,7 +301,7 @@ def test_the_cli_is_a_program(tmp_path, variables: dict[str, str], asked: bool) 
 def test_a_vault_has_a_name_or_a_host(vault: str, host: str) -> None:
     """A name is one of the public cloud, and `--allow-host` covers the host."""
     address = AzureAddress(vault, "A")
-    assert SINK.server_of({}, address.region) == f"https://{host}"
+    assert SINK.server_of({}, address.server) == f"https://{host}"
     assert address.place == AzureAddress(host.upper(), "a").place
 
 
