@@ -258,7 +258,7 @@ add_plan_flags = _add(
     option(
         "--previous DIR|REVISION",
         "Find sinks that only these earlier manifests declare: a directory, or a git revision.",
-        callback=_not_empty("leave old sinks alone"),
+        callback=_not_empty("ignore former sinks"),
     ),
     option("--clean", "Remove the tokens from those sinks, as with `clean: true`."),
 )

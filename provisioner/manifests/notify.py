@@ -140,7 +140,7 @@ def _http_target(declared: DeclaredTarget, url: str) -> NotifyTarget:
         reason = f"the value of {names} contains credentials"
         return _unusable(declared, reason, "Remove them from the URL.")
     if parts.scheme == "http" and not declared.insecure and not is_loopback(host):
-        reason = f"anyone on the network path can read plain http, and {names} is such a URL"
+        reason = f"{names} is plain http, which anyone on the network path can read"
         return _unusable(declared, reason, "Use https, or add `insecure: true` to the target.")
     path = url.partition("://")[2].partition("/")[2]
     if len(path) >= _MIN_SECRET_PATH:

@@ -100,7 +100,7 @@ class Answered:
     """A complete answer came back.
 
     Attributes:
-        work: what was asked for; None if it is none that a run has much of.
+        work: what was asked for; None for requests that a run sends only a few of.
         units: how many keys or tokens it is about.
         seconds: from the request, which may have to wait for the rate limit, to its whole answer.
         done: whether the server may have done it, so that it need not be sent again.

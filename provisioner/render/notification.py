@@ -95,7 +95,7 @@ class Notification:
         failure: why the whole run was refused or ended early.
         shard: the shard of the environments that it worked on.
         pipeline: the URL of the pipeline's own page on this run.
-        environments: those that there is something to tell about.
+        environments: those with something to report.
     """
 
     command: str

@@ -55,7 +55,7 @@ class Times:
     def in_sentence(self, text: str) -> str:
         """Return a message with each RFC 3339 timestamp as `2027-02-21 04:00 UTC`.
 
-        The start of a day is the day alone, as manifests write it: `2027-02-21`.
+        The start of a day is written as only the day, as in manifests: `2027-02-21`.
         """
         return _TIMESTAMP.sub(lambda match: self._shortest(parse_timestamp(match[0])), text)
 

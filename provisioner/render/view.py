@@ -84,7 +84,7 @@ class Section(NamedTuple):
 
     @property
     def calm(self) -> Line | None:
-        """Return its only line, if that says that there is nothing to do; None otherwise."""
+        """Return its only line if nothing is to be done; None otherwise."""
         match self.blocks:
             case (Line(symbol="=") as line,):
                 return line
@@ -96,7 +96,7 @@ class View(NamedTuple):
     """Everything that a command shows.
 
     Attributes:
-        summary: a sentence that is understood alone; empty if there is nothing to show at all.
+        summary: a sentence that needs no context; empty if nothing is shown.
     """
 
     sections: tuple[Section, ...]

@@ -1,6 +1,6 @@
 """Where this tool comes from: the only place that names its repository and a version of it.
 
-The name of the distribution never stands alone in a command: on a package index, anyone could
+The name of the distribution never stands by itself in a command: on a package index, anyone could
 register it.
 """
 

@@ -193,7 +193,7 @@ class Store:
     def select(
         self, condition: str, *values: str, order: str = "position", limit: int = -1
     ) -> tuple[ApiKey, ...]:
-        """Return the keys that meet an SQL condition; a negative limit is none."""
+        """Return the keys that meet an SQL condition; a negative limit means no limit."""
         query = f"{_SELECT} {condition} ORDER BY {order} LIMIT ?"
         return tuple(ApiKey(*row) for row in self._read(query, *values, limit))
 

@@ -221,6 +221,6 @@ class GithubReceipt:
 
 
 def _key_in(text: str) -> str | None:
-    """Return the id of the key in a receipt; None if the text is none."""
+    """Return the id of the key in a receipt; None if the text is not a receipt."""
     found = parse_receipt(text)
     return found and found.token.key

@@ -46,7 +46,7 @@ def connect(  # noqa: PLR0913 - all a workspace needs
         stop: once a stop is requested, no key is sent.
         others_wait: whether other environments write nothing before this one is observed.
         on_idle_closed: called whenever idle connections were closed.
-        sign_ins: those of the run; None for a run of this environment alone.
+        sign_ins: those of the run; None for a run of only this environment.
         network: what the clients of the run share, likewise.
         on_activity: receives what the environment does.
 

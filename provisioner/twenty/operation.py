@@ -41,7 +41,7 @@ class Operation:
     Attributes:
         name: the fields that GraphQL is asked for, such as `createApiKey` or `apiKeys+getRoles`,
             each with its number if it is asked for several times; empty if the path says it all.
-        work: the kind of work; None if it is none that a run has much of.
+        work: the kind of work; None for requests that a run sends only a few of.
         units: how many keys or tokens it is about.
     """
 

@@ -120,7 +120,7 @@ class ServerWorkspace(ABC):
     def mint_many(self, requests: Sequence[TokenRequest]) -> tuple[Secret | Failure, ...]:
         """Send documents of several mints where the server accepts them, then single mints.
 
-        What a document does not return is minted alone: on 1.x one unknown key fails all of it
+        What a document does not return is minted on its own: on 1.x one unknown key fails all of it
         (core-1 `A30`), and a second token for a key is harmless. While it is not known whether the
         server accepts several, one document finds out.
         """

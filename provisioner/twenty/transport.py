@@ -102,7 +102,7 @@ class Transport:
         others_wait: whether other environments wait for each observation of this one before their
             first writes.
         on_idle_closed: called whenever idle connections were closed.
-        network: what the clients of the run share; None for a run of this environment alone.
+        network: what the clients of the run share; None for a run of only this environment.
         on_activity: receives what the environment does.
 
     Attributes:
