@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _NAME_PARTS = re.compile(r"[^-._/:@ ]*[-._/:@ ]*")
 """The parts of a name, each with the signs after it."""
 
+_BREAK = re.compile(r"(?<![0-9]) | (?!(?:d|h|min|s)\b)")
+"""A space at which a line may end: not between a number and its unit, such as in `0.6 s`."""
+
 _DEFAULT_WIDTH = 80
 
 _MAX_PROSE_WIDTH = 100
@@ -152,7 +155,7 @@ def note_lines(line: Line, width: int, palette: Palette, margin: int = 0) -> lis
 
 
 def wrap(text: str, first_width: int, width: int) -> list[str]:
-    """Return the lines of a text, divided only at spaces.
+    """Return the lines of a text, divided only at spaces, and never between a number and its unit.
 
     Args:
         text: the text, which has no control characters.
@@ -163,7 +166,7 @@ def wrap(text: str, first_width: int, width: int) -> list[str]:
         return [text]
     lines: list[str] = []
     line, room, used = "", first_width, 0
-    for word in text.split(" "):
+    for word in _BREAK.split(text):
         wide = _width(word)
         if line and used + 1 + wide > room:
             lines.append(line)

@@ -244,6 +244,12 @@ def test_an_address_is_never_divided() -> None:
     assert wrap(f"Check {url} now.", 60, 60) == ["Check", url, "now."]
 
 
+def test_a_number_is_never_divided_from_its_unit() -> None:
+    """`0.6 s` and `31 h` stay together at the end of a line."""
+    assert wrap("About 4 requests and 0.6 s.", 25, 25) == ["About 4 requests and", "0.6 s."]
+    assert wrap("It ends in 31 h or 2 weeks.", 14, 14) == ["It ends in", "31 h or 2", "weeks."]
+
+
 @given(st.text(st.sampled_from("ab c東🚀"), max_size=60), st.integers(1, 30))
 def test_wrapping_loses_nothing(text, width) -> None:
     """The lines are the words of the text, in order, and only a single word is too wide."""
