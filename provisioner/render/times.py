@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ from provisioner.model.expiry import EFFECTIVELY_NEVER, format_timestamp, parse_
 if TYPE_CHECKING:
     from datetime import datetime
 
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_DAYS_UP_TO = timedelta(days=5 * 365)
+"""A distance from which the nearest year is exact enough, even without the date beside it."""
 
 _DAY, _HOUR, _MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 
@@ -52,12 +52,16 @@ class Times:
         near = abs(left) < 2 * _DAY
         return f"{words} ({self._moment(timestamp) if near else self.date(timestamp)})"
 
-    def in_sentence(self, text: str) -> str:
-        """Return a message with each RFC 3339 timestamp as `2027-02-21 04:00 UTC`.
+    def shortest(self, expiry: str) -> str:
+        """Return an expiry that is an RFC 3339 timestamp as `2027-02-21 04:00 UTC`.
 
-        The start of a day is written as only the day, as in manifests: `2027-02-21`.
+        The start of a day is written as only the day, as in manifests: `2027-02-21`. Other text,
+        such as `90d`, is returned as it is.
         """
-        return _TIMESTAMP.sub(lambda match: self._shortest(parse_timestamp(match[0])), text)
+        try:
+            return self._shortest(parse_timestamp(expiry))
+        except ValueError:
+            return expiry
 
     def _shortest(self, timestamp: datetime) -> str:
         here = self._here(timestamp)
@@ -87,11 +91,10 @@ def without_date(text: str) -> str:
 
 def _amount(distance: timedelta) -> str:
     """Return a distance in the unit in which people think of it, rounded to the nearest one."""
-    years = round(distance / _DAY / 365.25)
-    if years > 1:
-        return pluralize(years, "year")
+    if distance >= _DAYS_UP_TO:
+        return pluralize(round(distance / _DAY / 365.25), "year")
     if distance >= 2 * _DAY:
         return pluralize(round(distance / _DAY), "day")
     if distance >= _HOUR:
         return f"{round(distance / _HOUR)} h"
-    return f"{distance // _MINUTE} min"
+    return f"{max(1, round(distance / _MINUTE))} min"

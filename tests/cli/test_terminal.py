@@ -25,7 +25,7 @@ from provisioner.cli.terminal import fit, lay_out, wrap
 from provisioner.errors.codes import Code
 from provisioner.errors.failure import Failure
 from provisioner.execution import CreatedByAnotherRun, Done, Executed, Failed, RunResult, Skipped
-from provisioner.plan import Drift, Estimate, Expiring, Unobserved
+from provisioner.plan import Change, Drift, Estimate, Expiring, Unobserved
 from provisioner.render.keys import keys_view
 from provisioner.render.outcome.text import plan_text
 from provisioner.render.outcome.view import plan_view
@@ -47,6 +47,7 @@ from tests.builders import (
     observed_key,
     part_with,
     plan_with,
+    rename,
     revoke,
     rotate,
     update,
@@ -313,9 +314,11 @@ def test_messages_on_stderr_are_divided_only_on_a_terminal(monkeypatch) -> None:
         (90 * DAY - timedelta(milliseconds=400), "in 90 days (2027-02-21)"),
         (timedelta(hours=5), "in 5 h (2026-11-23 09:00 UTC)"),
         (timedelta(hours=47), "in 47 h (2026-11-25 03:00 UTC)"),
-        (timedelta(seconds=90), "in 1 min (2026-11-23 04:01:30 UTC)"),
+        (timedelta(seconds=100), "in 2 min (2026-11-23 04:01:40 UTC)"),
+        (timedelta(seconds=20), "in 1 min (2026-11-23 04:00:20 UTC)"),
         (-3 * DAY, "3 days ago (2026-11-20)"),
-        (800 * DAY, "in 2 years (2029-01-31)"),
+        (549 * DAY, "in 549 days (2028-05-25)"),
+        (4000 * DAY, "in 11 years (2037-11-05)"),
         (timedelta(days=36_500), "never"),
     ],
 )
@@ -334,13 +337,23 @@ def test_local_time_is_used_only_where_it_is_asked_for(picture, monkeypatch) -> 
         assert "in 91 days (2027-02-22)" in picture(partial(show_plan, late), 80, time="local")
         assert "expires 2027-02-21T20:00:00Z" in plan_text(late, PLAIN)
         assert "expires 2027-02-22T09:00:00+13:00" in plan_text(late, PLAIN, Times(local=True))
-        assert Times(local=True).in_sentence("until 2027-02-21T20:00:05Z.") == (
-            "until 2027-02-22 09:00:05 NZDT."
-        )
+        assert Times(local=True).shortest("2027-02-21T20:00:05Z") == "2027-02-22 09:00:05 NZDT"
         assert Times(local=True).date(datetime.max.replace(tzinfo=UTC)) == "9999-12-31"
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize("name", ["log-2026-13-01T00:00:00Z", "2026-01-01T00:00:00Z"])
+def test_a_name_or_role_that_looks_like_a_time_is_shown_as_it_is(picture, name: str) -> None:
+    """Only expiries are written for people; a name with a month 13 is no error either."""
+    changes = (Change("role", name, "Worker"), Change("expires", "2026-12-31T00:00:00Z", "90d"))
+    findings = (Drift(name, (KEY_ID,), "role", name, "Worker", "not_owned"),)
+    part = part_with(rename(old_name=name), update("svc-b", changes=changes), findings=findings)
+    shown = " ".join(picture(partial(show_plan, plan_with(part)), 200).split())
+    assert f"from {name}" in shown
+    assert f"role {name} -> Worker, expires 2026-12-31 -> 90d" in shown
+    assert f"Role is {name}, but" in shown
 
 
 def test_a_quiet_terminal_shows_nothing_if_all_is_well(picture) -> None:

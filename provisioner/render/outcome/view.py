@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import Executed, Skipped
 from provisioner.model.expiry import parse_timestamp
-from provisioner.plan import Create, Expiring, Planned, Unobserved
+from provisioner.plan import Change, Create, Drift, Expiring, Planned, Unobserved, Update
 from provisioner.render.outcome.rows import (
     describe_action,
     describe_sinks,
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from provisioner.execution import RunResult
-    from provisioner.plan import Finding, Plan, ReportedFinding, Upcoming
+    from provisioner.plan import Action, Finding, Plan, ReportedFinding, Upcoming
     from provisioner.render.outcome.rows import Row
     from provisioner.render.text import Tone
     from provisioner.render.times import Times
 
     _Part = Planned | Executed | Unobserved
+
+_Difference = TypeVar("_Difference", Change, Drift)
 
 _ACTION_COLUMNS = (
     Column("action"),
@@ -167,7 +170,7 @@ def _mark(row: Row) -> tuple[str, Tone]:
 
 
 def _cells(row: Row, now: datetime, times: Times) -> tuple[str, ...]:
-    action, description = row.action, describe_action(row.action)
+    action, description = row.action, describe_action(_with_times(row.action, times))
     place = action.place
     word = _word(row, description.kind)
     # The depth of a create has a column of its own.
@@ -179,13 +182,28 @@ def _cells(row: Row, now: datetime, times: Times) -> tuple[str, ...]:
         word,
         action.name,
         "never" if action.expires_at is None else times.distance(action.expires_at, now),
-        times.in_sentence(details),
+        details,
         action.role or "",
         describe_sinks(action),
         "" if action.depth is None else str(action.depth),
         f"{place.file}:{place.line}" if place else "",
         describe_annotations(action.annotations),
     )
+
+
+def _with_times(action: Action, times: Times) -> Action:
+    """Return an action whose expiries, which are text, are written for people."""
+    if not isinstance(action, Update):
+        return action
+    return action._replace(changes=tuple(_for_people(change, times) for change in action.changes))
+
+
+def _for_people(difference: _Difference, times: Times) -> _Difference:
+    """Return a difference whose expiries are written for people; one of the role stays."""
+    if difference.field != "expires":
+        return difference
+    actual = None if difference.actual is None else times.shortest(difference.actual)
+    return replace(difference, actual=actual, desired=times.shortest(difference.desired))
 
 
 def _word(row: Row, kind: str) -> str:
@@ -207,9 +225,11 @@ def _word(row: Row, kind: str) -> str:
 
 def _finding_row(finding: Finding | ReportedFinding, now: datetime, times: Times) -> ViewRow:
     kind = finding_kind(finding).replace("_", " ")
-    message = times.in_sentence(finding.message)
+    message = finding.message
     if isinstance(finding, Expiring):
         message = f"expires {times.distance(parse_timestamp(finding.expires_at), now)}"
+    elif isinstance(finding, Drift):
+        message = _for_people(finding, times).message
     return ViewRow("?", "warn", (kind, finding.name, message))
 
 
