@@ -7,17 +7,30 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from provisioner.errors.pluralize import pluralize
 from provisioner.execution import (
     ActionBegun,
+    ActionEnded,
     EnvironmentFinished,
     EnvironmentObserved,
     PlanMade,
+    RunEnded,
+    RunStarted,
     StepsSettled,
 )
-from provisioner.model.activity import Answered, Connected, Connecting
+from provisioner.model.activity import (
+    Answered,
+    CheckingSinks,
+    Connected,
+    Connecting,
+    Listing,
+    ReadingSinks,
+    Rested,
+    SigningIn,
+    Waiting,
+)
 from provisioner.plan import Planned, Unobserved
 from provisioner.render.outcome.rows import plan_summary, result_summary
 from provisioner.runtime.log_context import extra
@@ -81,7 +94,7 @@ class Story:
         elif isinstance(event, PlanMade):
             self._log_plan(event)
 
-    def _text(self, event: Event | Activity, now: float) -> str:
+    def _text(self, event: Event | Activity, now: float) -> str:  # noqa: C901, PLR0911 - one for each
         """Return what to log about an event; empty if nothing."""
         match event:
             case Connecting():
@@ -105,10 +118,25 @@ class Story:
                 chapter = self._chapters.pop(event.environment, _Chapter(now))
                 counts = {k: n for k, n in result_summary(finished).items() if n}
                 words = ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing to do"
-                requests = pluralize(chapter.requests, "request")
-                return f"done in {now - chapter.since:.1f} s with {requests}: {words}"
-            case _:
+                if not chapter.requests:  # a worker of a cluster did it
+                    return f"done: {words}"
+                answers = pluralize(chapter.requests, "answer")
+                return f"done in {now - chapter.since:.1f} s with {answers}: {words}"
+            case (
+                SigningIn()
+                | Listing()
+                | ReadingSinks()
+                | CheckingSinks()
+                | Waiting()
+                | Rested()
+                | RunStarted()
+                | PlanMade()
+                | ActionEnded()
+                | RunEnded()
+            ):
                 pass
+            case _:
+                assert_never(event)
         return ""
 
     def _chapter(self, environment: str, now: float) -> _Chapter:
@@ -118,10 +146,10 @@ class Story:
         chapter = self._chapter(event.environment, now)
         chapter.settled[event.step] += event.steps
         done, total = chapter.settled[event.step], chapter.steps[event.step]
-        if done != total:
+        if done != total or not chapter.requests:
             return ""
         seconds = now - (chapter.executing_since or chapter.since)
-        return f"finished {pluralize(done, _NOUNS[event.step])} after {seconds:.1f} s"
+        return f"processed {pluralize(done, _NOUNS[event.step])} in {seconds:.1f} s"
 
     def _log_plan(self, event: PlanMade) -> None:
         for part in event.plan.environments:

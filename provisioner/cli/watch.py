@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from provisioner.cli.log import logs_json
 from provisioner.cli.run_status import RunStatus
 from provisioner.cli.story import Story
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from provisioner.execution import Event
     from provisioner.model.activity import Activity
     from provisioner.model.environment import Environment
+
+_LOG = logging.getLogger("provisioner")
 
 _LINE_INTERVAL = 30.0
 """Seconds between two lines without a terminal: often enough for a pipeline to look alive."""
@@ -34,7 +37,7 @@ class Watch:
         self._console = console
         self._hidden = False
         self.status = RunStatus(environments)
-        informs = logging.getLogger("provisioner").isEnabledFor(logging.INFO)
+        informs = _LOG.isEnabledFor(logging.INFO)
         self._story = Story() if informs else None
 
     def __call__(self, event: Event | Activity, /) -> None:
@@ -55,8 +58,12 @@ class Watch:
             self._console.area.show(self.status.frame)
 
     def print_line(self) -> None:
-        """Print the status in one line."""
-        if not self._hidden:
+        """Print the status in one line; in a JSON log it is information like any other."""
+        if self._hidden:
+            return
+        if logs_json():
+            _LOG.info("%s", self.status.line())
+        else:
             self._console.print_stderr(f"{self.status.line()}\n")
 
 
@@ -91,8 +98,10 @@ def _printing(watch: Watch) -> Iterator[None]:
         while not ended.wait(_LINE_INTERVAL):
             watch.print_line()
 
-    threading.Thread(target=print_lines, daemon=True).start()
+    printer = threading.Thread(target=print_lines, daemon=True)
+    printer.start()
     try:
         yield
     finally:
         ended.set()
+        printer.join()  # no line comes after the result

@@ -28,6 +28,11 @@ class Address(ABC):
         return (self.kind, *(getattr(self, one.name) or "" for one in fields(self)))
 
     @property
+    def digest_parts(self) -> dict[str, object]:
+        """Return every part of the address by its name, for the digest of a plan."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @property
     def receipt_place(self) -> tuple[str, ...] | None:
         """Return the identity of the place of its receipt; None if it keeps none."""
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, assert_never
 
@@ -119,7 +118,4 @@ def _sinks(addresses: Iterable[Address]) -> list[dict[str, object]]:
 
 
 def _address_parts(address: Address) -> dict[str, object]:
-    parts = {part.name: getattr(address, part.name) for part in fields(address)}
-    if parts.get("receipt", "") is None:
-        del parts["receipt"]  # as in the digests of versions that had no receipts
-    return {"kind": address.kind} | parts
+    return {"kind": address.kind} | address.digest_parts

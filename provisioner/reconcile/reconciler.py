@@ -19,7 +19,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Never, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Never, Protocol, TypeVar, assert_never
 
 from provisioner.errors.codes import Code
 from provisioner.errors.exceptions import RefusedError, WorkspaceError
@@ -382,8 +382,10 @@ def _name_of(one: Environment | ObservedEnvironment | Unobserved) -> str:
             return name
         case ObservedEnvironment(environment=environment):
             return environment.name
+        case Environment(name=name):
+            return name
         case _:
-            return one.name
+            assert_never(one)
 
 
 def _raise_stopped(_: object) -> Never:

@@ -31,6 +31,9 @@ _SCP = re.compile(r"(?:[^@/:]+@)?(?P<host>[^@/:]{2,}):(?!/)(?P<path>.+)")
 
 _VERSION_TAG = re.compile(r"v?\d+(\.\d+){0,2}")
 _SHA256 = re.compile("[0-9a-f]{64}")
+_EXTRA_LIBRARY = re.compile(
+    r"(?P<library>[\w.-]+).*; extra == ['\"](?P<extra>(?!test['\"])\w+)['\"]"
+)
 _PLAIN = "/%:@+~,=[]"
 """Characters of a URL that mean nothing to a shell between double quotes."""
 
@@ -130,8 +133,26 @@ def extra_remedy(extra: str) -> str:
             f"Install the tool from its repository with the extra `{extra}`; the GitHub action "
             'does so if its input `extras` names it (docs/adopting.md, "Installing").'
         )
-    requirement = f"{_DISTRIBUTION}[{extra}] @ {source.address}"
+    extras = ",".join(sorted({extra, *_installed_extras()}))
+    requirement = f"{_DISTRIBUTION}[{extras}] @ {source.address}"
     return f'Install it with {_installer()} "{requirement}".'
+
+
+def _installed_extras() -> set[str]:
+    """Return the extras whose libraries are installed, which a new installation must not lose."""
+    from importlib import metadata  # noqa: PLC0415 - as in `installed_source`
+
+    libraries: dict[str, list[str]] = {}
+    for requirement in metadata.requires(_DISTRIBUTION) or ():
+        if found := _EXTRA_LIBRARY.fullmatch(requirement):
+            libraries.setdefault(found["extra"], []).append(_normal(found["library"]))
+    installed = {_normal(one.name or "") for one in metadata.distributions()}
+    return {extra for extra, names in libraries.items() if installed.issuperset(names)}
+
+
+def _normal(library: str) -> str:
+    """Return the name of a library as all its spellings have it."""
+    return re.sub(r"[-_.]+", "-", library).lower()
 
 
 def _installer() -> str:
@@ -151,8 +172,10 @@ def _public(url: object) -> str | None:
 
     The user of an ssh address stays, because the address does not work without it.
     """
+    if not isinstance(url, str):
+        return None
     try:
-        parts = urlsplit(str(url))
+        parts = urlsplit(url)
     except ValueError:
         return None
     user, at, server = parts.netloc.rpartition("@")

@@ -81,6 +81,15 @@ class GithubAddress(Address):
         return self._place("github", self.secret)
 
     @property
+    def digest_parts(self) -> dict[str, object]:
+        """Return every part; without a receipt of another name as in versions without receipts."""
+        return {
+            name: part
+            for name, part in super(GithubAddress, self).digest_parts.items()
+            if name != "receipt" or part is not None
+        }
+
+    @property
     def receipt_place(self) -> tuple[str, ...] | None:
         """Return the identity of the variable with the receipt; None without one."""
         return self._place("github variable", self.receipt_name) if self.receipt_name else None

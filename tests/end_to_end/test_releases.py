@@ -38,8 +38,8 @@ def test_actions_are_pinned_to_a_commit_with_its_tag():
     assert len(set(lines)) == len({line.partition("@")[0] for line in lines})
 
 
-def test_a_job_that_builds_or_tests_cannot_write_or_sign():
-    """Only the jobs that attest, push or publish have such rights, and those wait for the tests."""
+def test_the_jobs_that_test_and_build_the_wheel_cannot_write_or_sign():
+    """Only those that attest, push the image or publish can, and they wait for the tests."""
     jobs = RELEASE["jobs"]
     assert RELEASE["permissions"] == {}
     writing = {

@@ -20,6 +20,7 @@ from tls_server import HttpResponse
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.azure import SINK, AzureAddress, KeyVaults
 
@@ -311,4 +312,4 @@ def test_without_the_library_the_extra_is_named(vaults, address, monkeypatch, li
     monkeypatch.setitem(sys.modules, library, None)
     failed = error_of(vaults.sink(address).check)
     assert failed.code == "sink_extra_missing"
-    assert "twenty-provisioner[azure]" in failed.remedy
+    assert failed.remedy == extra_remedy("azure")

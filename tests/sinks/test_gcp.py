@@ -20,6 +20,7 @@ from tls_server import HttpRequest, HttpResponse, TlsServer
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import NoToken
+from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.gcp import SINK, GcpAddress, SecretManager
 from provisioner.sinks.sink import StoredValue
@@ -422,4 +423,4 @@ def test_without_the_library_the_extra_is_named(manager, monkeypatch, library: s
     monkeypatch.setitem(sys.modules, library, None)
     failed = error_of(manager.sink(SVC).check)
     assert failed.code == "sink_extra_missing"
-    assert "twenty-provisioner[gcp]" in failed.remedy
+    assert failed.remedy == extra_remedy("gcp")
