@@ -95,7 +95,7 @@ class _Line:
 
     Attributes:
         since: when the work began.
-        pace: what it has got done.
+        pace: the work that is done, with its times.
         doing: what it does, except for the work of a plan.
         kind: the kind of work that it does; None while it only reads.
         waits_until: the end of a wait.

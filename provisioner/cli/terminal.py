@@ -47,10 +47,10 @@ _MIN_WRAPPED = 24
 """A column that wraps is not narrower than this, unless its cells are."""
 
 _LONG = 10
-"""One cell in so many may be wider than its column."""
+"""Of this many cells, one may be wider than its column."""
 
 _MUCH_LONGER = 1.5
-"""A cell counts as long if it is so many times as wide as the usual ones."""
+"""A cell counts as long if it is this many times as wide as the usual ones."""
 
 _FEW = 4
 """In a table with fewer rows, every cell counts."""

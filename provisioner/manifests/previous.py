@@ -107,8 +107,8 @@ def _at_revision(revision: str, directory: Path) -> Iterator[tuple[str, Path]]:
         commit = git.text("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if commit is None:
         raise _UnusableError(
-            f"{revision} is neither a directory nor a commit of the repository of {directory}. "
-            "A shallow clone lacks older commits."
+            f"{revision} is not a directory, and the repository that contains {directory} has no "
+            "such commit. In a shallow clone, fetch more history."
         )
     prefix = (git.text("rev-parse", "--show-prefix") or "").rstrip("/")
     with TemporaryDirectory(prefix="provision-") as temporary:

@@ -115,7 +115,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Rested:
-    """Nothing more happens in an environment until the others are as far."""
+    """Nothing more happens in an environment until the others have caught up."""
 
     environment: str
 

@@ -1,4 +1,4 @@
-"""The time that a run still takes, learnt from what the same run has got done so far.
+"""The time that a run still takes, learnt from the work that it has already done.
 
 Each kind of work has a pace of its own, because minting a token may take ten times as long as
 creating a key. The time between two results counts for the kind of the later one. So all times
@@ -45,10 +45,10 @@ _MANY = 3
 
 _GROUP_WAIT, _EARLY = 0.5, 1.5
 """Seconds that a minted token waits for others to be written with; and seconds from minting to
-writing from which on some tokens are proven again, and after another second all."""
+writing after which some tokens are proven again, and after another second all."""
 
 _SEVERAL = 1.5
-"""Units in an answer, on average, from which on the server accepts several in a request."""
+"""Units in an answer, on average, that show that the server accepts several in a request."""
 
 _WAVES = 2
 """Results of each of the requests in flight after which only the time that has passed counts."""

@@ -76,7 +76,7 @@ _TOO_HIGH = 0.9
 """Share of the declared rate below which the declared one is said to be too high."""
 
 _LONG_WAIT = 0.1
-"""Seconds from which on the log says how long a request waited for its turn."""
+"""Seconds after which the log says how long a request waited for its turn."""
 
 _MAX_TARGET = 200
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)

@@ -204,8 +204,8 @@ def test_a_plan_file_remembers_the_commit(run, repository) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("no-such-revision", "is neither a directory nor a commit"),
-        ("--output=x", "is neither a directory nor a commit"),
+        ("no-such-revision", "is not a directory, and the repository that contains"),
+        ("--output=x", "is not a directory, and the repository that contains"),
         ("0" * 40, "no commit before the first one"),
         ("empty", "have 1 problem"),
         ("HEAD~1", "have 1 problem"),
