@@ -157,7 +157,7 @@ def opened_area(context: click.Context) -> Iterator[None]:
         "manifests" in options
         and not options.get("quiet", True)
         and options["log_format"] == "text"
-        and _moves_cursor(sys.stderr)
+        and moves_cursor(sys.stderr)
     )
     area = LiveArea(sys.stderr if wanted else None)
     context.meta[_KEY] = area
@@ -180,7 +180,7 @@ def area_of(context: click.Context) -> LiveArea:
     return found if isinstance(found, LiveArea) else LiveArea(None)
 
 
-def _moves_cursor(stream: TextIO | None) -> bool:
+def moves_cursor(stream: TextIO | None) -> bool:
     """Return whether a stream is a terminal that understands escape sequences."""
     if stream is None or not stream.isatty():
         return False

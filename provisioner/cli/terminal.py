@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from provisioner.cli.live_area import moves_cursor
 from provisioner.render.text import visible
 from provisioner.render.view import Column, Line, Row, Table
 from provisioner.secret import MIN_DATA_LENGTH, masked
@@ -59,9 +60,10 @@ _FEW = 4
 def width_of(stream: TextIO | None) -> int | None:
     """Return the columns of the terminal behind a stream; None if text on it must stay plain.
 
-    It must if the stream is a pipe or a file, or if the terminal is `dumb`.
+    It must if the stream is a pipe or a file, or a terminal that does not understand escape
+    sequences, which place the columns.
     """
-    if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if stream is None or not moves_cursor(stream):
         return None
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns):
