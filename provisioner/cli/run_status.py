@@ -39,7 +39,7 @@ from provisioner.model.activity import (
     Waiting,
 )
 from provisioner.plan import Planned, Unobserved
-from provisioner.plan.remaining import Pace, Workload, together, workload
+from provisioner.execution.remaining import Pace, Workload, together, workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from provisioner.model.activity import Activity
     from provisioner.model.environment import Environment, Limits
     from provisioner.plan import Plan, Step
-    from provisioner.plan.remaining import Kind
+    from provisioner.execution.remaining import Kind
 
 _ESTIMATE_INTERVAL = 1.0
 """Seconds between two estimates, since a fleet has many environments to look at."""

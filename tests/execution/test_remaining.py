@@ -13,12 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from provisioner.execution.deliver import REVERIFY_AFTER
-from provisioner.plan.remaining import Pace, Workload, together, workload
+from provisioner.execution.remaining import Pace, Workload, together, workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from provisioner.plan.remaining import Kind
+    from provisioner.execution.remaining import Kind
 
 pytestmark = pytest.mark.fast
 
