@@ -27,6 +27,7 @@ from provisioner.execution import (
     StepsSettled,
     Unfinished,
 )
+from provisioner.execution.remaining import Pace, Workload, together, workload
 from provisioner.model.activity import (
     Answered,
     CheckingSinks,
@@ -39,17 +40,16 @@ from provisioner.model.activity import (
     Waiting,
 )
 from provisioner.plan import Planned, Unobserved
-from provisioner.execution.remaining import Pace, Workload, together, workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from provisioner.cli.live_area import Size
     from provisioner.execution import Event
+    from provisioner.execution.remaining import Kind
     from provisioner.model.activity import Activity
     from provisioner.model.environment import Environment, Limits
     from provisioner.plan import Plan, Step
-    from provisioner.execution.remaining import Kind
 
 _ESTIMATE_INTERVAL = 1.0
 """Seconds between two estimates, since a fleet has many environments to look at."""

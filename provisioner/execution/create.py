@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_SETTLE_DELAY = 0.3
+SETTLE_DELAY = 0.3
 """Seconds before the final observation, in which creates that another run started before ours
 become visible."""
 
@@ -199,7 +199,7 @@ class BulkCreate:
 
     def _final_observation(self) -> NewLiveKeys | None:
         """Observe until nothing more can appear, or return the last of several observations."""
-        self.context.stop.sleep(_SETTLE_DELAY)
+        self.context.stop.sleep(SETTLE_DELAY)
         last: NewLiveKeys | None = None
         for _ in attempts(self.context.stop.sleep, _OBSERVE_DELAY):
             listed = self._list_new_keys()
@@ -244,7 +244,7 @@ class BulkCreate:
             create
             for create in self._with_keys()
             if isinstance(create.state, Created)
-            and self._answered_at[create.action.name] + _SETTLE_DELAY <= looked_at
+            and self._answered_at[create.action.name] + SETTLE_DELAY <= looked_at
             and isinstance(conflict := self._conflict(listed, create), Found)
             and (conflict.complete and conflict.final)
         ]

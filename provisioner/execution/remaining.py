@@ -17,6 +17,11 @@ from operator import mul
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from provisioner.execution.create import SETTLE_DELAY
+from provisioner.execution.deliver import REVERIFY_AFTER
+from provisioner.execution.token_flow import MAX_MINTED, PARALLEL_MINTS
+from provisioner.sinks.group_commit import MAX_WAIT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -28,24 +33,18 @@ Kind = Literal["observe", "list", "create", "mint", "prove", "write", "change"]
 to mint a token, to prove that the server accepts it, to write it to its sinks, and to change or
 revoke a key."""
 
-_MAX_MINTS = 20
-"""Tokens that one request mints on legacy."""
-
-_SETTLE_DELAY = 0.3
-"""Seconds before the keys are listed after creating."""
-
 _WRITE_SHARE = 0.3
 """Time of a write as a share of an answer, before one was seen: most sinks are files."""
 
-_IN_FLIGHT = 40
+_IN_FLIGHT = MAX_MINTED * PARALLEL_MINTS
 """Tokens that are minted at most before the first of them is written."""
 
 _MANY = 3
 """Times as many written tokens as are in flight, which show how many are proven again."""
 
-_GROUP_WAIT, _EARLY = 0.5, 1.5
-"""Seconds that a minted token waits for others to be written with; and seconds from minting to
-writing after which some tokens are proven again, and after another second all."""
+_EARLY = REVERIFY_AFTER - 0.5
+"""Seconds from minting to writing after which some tokens are proven again, because the tokens of a
+group are not minted at the same moment; after another second all are."""
 
 _SEVERAL = 1.5
 """Units in an answer, on average, that show that the server accepts several in a request."""
@@ -94,7 +93,7 @@ def workload(planned: Planned, limits: Limits) -> Workload:
     }
     shared: dict[Kind, int] = {}
     if planned.generation == "legacy":
-        shared = {"create": limits.batch, "mint": _MAX_MINTS}
+        shared = {"create": limits.batch, "mint": MAX_MINTED}
     return Workload(units, shared, limits.parallel, limits.requests_per_minute)
 
 
@@ -194,7 +193,7 @@ class Pace:
             if units > 0
         )
         if left.units.get("list", 0) > 0:
-            total += _SETTLE_DELAY
+            total += SETTLE_DELAY
         waited = max(0.0, at - self.last)
         return max(total - waited, total / 2, self._until_allowed(left, at))
 
@@ -229,7 +228,7 @@ class Pace:
         else:
             in_flight = min(writes + written, _IN_FLIGHT)
             cost = self._cost("prove", max(units, writes), latency, left)
-            again = in_flight * cost + _GROUP_WAIT - _EARLY
+            again = in_flight * cost + MAX_WAIT - _EARLY
             if written >= _IN_FLIGHT:  # not more than were proven again, or are in flight
                 again = min(again, (proven - written) / written)
         return max(0.0, (writes + written) * (1 + min(1.0, max(0.0, again))) - proven)
@@ -260,7 +259,7 @@ class Pace:
     def _expected_share(self, kind: Kind, left: Workload) -> float:
         """Return how many units will share a request; who creates several also mints several."""
         if kind == "mint" and self._shared("create") > _SEVERAL:
-            return _MAX_MINTS
+            return MAX_MINTED
         return left.shared.get(kind, 1)
 
     def _until_allowed(self, left: Workload, at: float) -> float:

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     ReadBack = Content | SinkError
     Write = tuple["_MintedToken", Address]
 
-_MAX_MINTED = 20
+MAX_MINTED = 20
 """Tokens that are minted together."""
 
-_PARALLEL_MINTS = 2
+PARALLEL_MINTS = 2
 """Groups at once: one is minted while the tokens of the other are verified and written."""
 
 
@@ -149,7 +149,7 @@ class TokenFlow:
         with (
             ThreadExecutor(parallel) as writers,
             ThreadExecutor(1) as committer,
-            ThreadExecutor(min(_PARALLEL_MINTS, parallel)) as minters,
+            ThreadExecutor(min(PARALLEL_MINTS, parallel)) as minters,
         ):
             try:
                 # With one request at a time nothing is prepared side by side.
@@ -157,8 +157,8 @@ class TokenFlow:
                     if batch and not steps:
                         steps.append(committer.submit(self._commit, writers))
                     self._waiting.expect(len(batch))
-                    for start in range(0, len(batch), _MAX_MINTED):
-                        group = batch[start : start + _MAX_MINTED]
+                    for start in range(0, len(batch), MAX_MINTED):
+                        group = batch[start : start + MAX_MINTED]
                         steps.append(minters.submit(self._mint_and_write, group, writers))
             finally:
                 self._waiting.close()

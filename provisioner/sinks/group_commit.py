@@ -15,7 +15,7 @@ T = TypeVar("T")
 MAX_TOKENS = 50
 """Tokens of a group that wait for others at most."""
 
-_MAX_WAIT = 0.5
+MAX_WAIT = 0.5
 """Seconds that a token waits for others of its group at most."""
 
 
@@ -44,7 +44,7 @@ class GroupCommit(Generic[G, T]):
         with self._changed:
             for group, item in items:
                 self._waiting.setdefault(group, []).append(item)
-                self._deadlines.setdefault(group, time.monotonic() + _MAX_WAIT)
+                self._deadlines.setdefault(group, time.monotonic() + MAX_WAIT)
             self._expected -= 1
             self._changed.notify_all()
 
@@ -83,7 +83,7 @@ class GroupCommit(Generic[G, T]):
             for group, items in due.items():
                 if left := self._waiting.pop(group)[len(items) :]:
                     self._waiting[group] = left
-                    self._deadlines[group] = now + _MAX_WAIT
+                    self._deadlines[group] = now + MAX_WAIT
                 else:
                     del self._deadlines[group]
             self._changed.notify_all()

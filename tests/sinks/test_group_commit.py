@@ -45,7 +45,7 @@ def test_a_full_group_is_written_without_the_others() -> None:
 
 def test_a_token_does_not_wait_long_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written although more are expected, for instance from a server that hangs."""
-    monkeypatch.setattr(group_commit, "_MAX_WAIT", 0.01)
+    monkeypatch.setattr(group_commit, "MAX_WAIT", 0.01)
     waiting = GroupCommit[str, int]()
     waiting.expect(2)
     waiting.add([("a", 1)])
