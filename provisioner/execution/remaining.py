@@ -187,14 +187,16 @@ class Pace:
         latency = self._latency()
         if latency is None:
             return None
+        waited = max(0.0, at - self.last)
+        begun = next((kind for kind, units in left.units.items() if units > 0), None)
+        # Before the first answer of a kind comes, it is known how long it takes at least.
         total = sum(
-            units * self._cost(kind, units, latency, left)
+            units * self._cost(kind, units, max(latency, waited * (kind == begun)), left)
             for kind, units in self._units(left, latency)
             if units > 0
         )
         if left.units.get("list", 0) > 0:
             total += SETTLE_DELAY
-        waited = max(0.0, at - self.last)
         return max(total - waited, total / 2, self._until_allowed(left, at))
 
     def _latency(self) -> float | None:

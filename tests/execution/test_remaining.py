@@ -242,6 +242,15 @@ def test_an_estimate_shrinks_while_nothing_comes_but_not_to_nothing() -> None:
     assert pace.remaining(load, 60.0) == 2.0
 
 
+def test_a_first_answer_that_does_not_come_is_slow_already() -> None:
+    """500 mints take at least as long as the first one has been waited for."""
+    pace = Pace(0.0, 0.0).after("create", 1, 0.04, duration=0.04)
+    load = Workload({"create": 0, "mint": 500}, parallel=4)
+    soon, later = (pace.remaining(load, 0.04 + waited) for waited in (0.0, 0.3))
+    assert soon == pytest.approx(500 * 0.04 / 4)
+    assert later == pytest.approx(500 * 0.3 / 4, rel=0.02)
+
+
 def test_nothing_is_estimated_before_anything_is_known() -> None:
     """No answer, no estimate."""
     assert Pace(0.0, 0.0).remaining(Workload({"create": 4}), 5.0) is None
