@@ -424,8 +424,12 @@ class _File(DiskFile):
         return document
 
     def _check_encrypts(self, copy: Path, keys: tuple[str, ...]) -> None:
-        """Raise if sops leaves the value at a place in clear; the copy may be changed."""
-        self._set(copy, keys, f"provision-check-{secrets.token_hex(8)}")
+        """Raise if sops leaves the value at a place in clear; the copy stays as it is."""
+        before = copy.read_bytes()
+        try:
+            self._set(copy, keys, f"provision-check-{secrets.token_hex(8)}")
+        finally:
+            copy.write_bytes(before)
         self._encrypted.add(keys)
 
     def _set(self, copy: Path, keys: tuple[str, ...], value: str) -> None:

@@ -308,6 +308,22 @@ def test_tokens_of_one_file_are_written_together(tmp_path, file, environ) -> Non
     assert value_at(file, "list") == ["a"]
 
 
+def test_a_failed_write_never_leaves_the_placeholder_of_the_check(tmp_path, file, environ) -> None:
+    """If a KMS fails right after the check of a place, the good token there stays."""
+    real = tmp_path / "bin" / "sops"
+    real.unlink()
+    real.write_text(
+        "#!/bin/sh\ndata=$(/bin/cat)\n"
+        'case "$1 $* $data" in "set "*svc*FIRST*) exit 1 ;; esac\n'.replace("FIRST", FIRST)
+        + f'printf %s "$data" | {program()} "$@"\n'
+    )
+    real.chmod(0o700)
+    other = SopsAddress("keys.yaml", ("twenty", "other"))
+    group = SopsFiles(tmp_path, Processes(), environ).sink(SVC).group
+    assert list(group.write({SVC: Secret(FIRST), other: Secret(SECOND)})) == [SVC]
+    assert (value_at(file, *SVC.keys), value_at(file, *other.keys)) == ("before", SECOND)
+
+
 def test_an_unchanged_file_is_decrypted_once(tmp_path, file, environ) -> None:
     """Reading many places of a file asks its KMS only once; a change is noticed."""
     files = SopsFiles(tmp_path, Processes(), environ)
