@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _API_VERSION = "?api-version=7.4"
 _PUBLIC_DOMAIN = "vault.azure.net"
+_HTTPS_PORT = "443"
 _RENEWAL = 300
 """Seconds before the end of an access token at which a new one is requested."""
 
@@ -77,14 +78,29 @@ class AzureAddress(Address):
 
     @property
     def host(self) -> str:
-        """Return the host of the vault, in lowercase."""
-        name = self.vault.lower()
-        return name if "." in name or ":" in name else f"{name}.{_PUBLIC_DOMAIN}"
+        """Return the host of the vault in lowercase, without the port of https and a last dot."""
+        name, colon, port = self.vault.lower().partition(":")
+        name, port = name.removesuffix("."), port.lstrip("0")
+        if not colon and "." not in name:
+            return f"{name}.{_PUBLIC_DOMAIN}"
+        return name if port in ("", _HTTPS_PORT) else f"{name}:{port}"
 
     @property
     def place(self) -> tuple[str, ...]:
         """Return the identity of the place; Azure ignores case in both names."""
         return ("azure", self.host, self.secret.lower())
+
+    @property
+    def neighbourhood(self) -> tuple[str, ...]:
+        """Return the name of the secret."""
+        return ("azure", self.secret.lower())
+
+    def may_be(self, other: Address) -> bool:
+        """Return whether the first labels of the hosts are equal: a vault may have several."""
+        return (
+            isinstance(other, AzureAddress)
+            and re.split("[.:]", self.host)[0] == re.split("[.:]", other.host)[0]
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -306,6 +306,30 @@ def test_a_vault_has_a_name_or_a_host(vault: str, host: str) -> None:
     assert address.place == AzureAddress(host.upper(), "a").place
 
 
+@pytest.mark.parametrize(
+    "vault", ["acme", "Acme.Vault.Azure.Net", "acme.vault.azure.net:443", "acme.vault.azure.net."]
+)
+def test_each_spelling_of_a_vault_is_one_place(vault: str) -> None:
+    """Two keys whose tokens would overwrite each other are found, however the vault is written."""
+    assert AzureAddress(vault, "Twenty").place == ("azure", "acme.vault.azure.net", "twenty")
+
+
+@pytest.mark.parametrize(
+    ("vault", "may_be"),
+    [
+        ("acme.vault.azure.net:443", True),
+        ("acme.privatelink.vaultcore.azure.net", True),
+        ("ACME.vault.azure.net:8443", True),
+        ("other", False),
+    ],
+)
+def test_another_name_of_a_vault_is_not_a_former_sink(vault: str, may_be: bool) -> None:
+    """A vault may have several hosts, so a removal in one of them could hit the secret in use."""
+    before, now = AzureAddress("acme", "t"), AzureAddress(vault, "T")
+    assert before.neighbourhood == now.neighbourhood
+    assert (before.may_be(now), now.may_be(before)) == (may_be, may_be)
+
+
 @pytest.mark.parametrize("library", ["azure.identity", "azure.core.exceptions"])
 def test_without_the_library_the_extra_is_named(vaults, address, monkeypatch, library) -> None:
     """Without the library the error says how to install the extra."""
