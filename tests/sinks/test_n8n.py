@@ -412,12 +412,13 @@ def test_a_read_after_a_write_is_new(backend: N8nBackend) -> None:
 
 
 def test_an_old_list_is_not_used(backend: N8nBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A credential that was created, renamed or deleted in a long run is noticed."""
+    """A credential that was renamed during a long run gets no token for its former name."""
     monkeypatch.setattr(n8n, "_MAX_AGE", -1.0)
     sink = backend.sink()
     sink.check()
-    backend.server.credentials = []
+    backend.server.credentials[0]["name"] = "renamed"
     assert error_of(sink, "write").code == "sink_missing"
+    assert backend.stored() is None
 
 
 def test_a_failed_list_fails_every_sink_that_waits(backend: N8nBackend) -> None:
