@@ -93,6 +93,7 @@ class Collection:
         keys: the keys by environment and name, in the order of the files and lines.
         causes: the causes of all other problems.
         occupied: the key whose token is delivered to each place; a place holds one token.
+        containing: the first key whose token is inside each place, which can hold no token itself.
         formats: the format of each file, with the key that is the first to set it.
     """
 
@@ -103,6 +104,7 @@ class Collection:
     keys: dict[str, dict[str, DesiredKey]] = field(default_factory=dict)
     causes: Causes = field(default_factory=Causes)
     occupied: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
+    containing: dict[tuple[str, ...], DesiredKey] = field(default_factory=dict)
     formats: dict[str, tuple[str, DesiredKey]] = field(default_factory=dict)
     moves: Moves = field(init=False)
 
@@ -572,6 +574,14 @@ class _Manifest:
                 cause = Cause(Code.SINK_COLLISION, written, describe, first.place, identity)
                 self._count(cause, key, values)
                 return
+        around = map(collection.occupied.get, address.containers)
+        nested = next(filter(None, (collection.containing.get(address.place), *around)), None)
+        if nested is not None:
+            describe = partial(_nested, address, key, nested)
+            self._count(Cause(Code.SINK_COLLISION, written, describe, nested.place), key, values)
+            return
+        for container in address.containers:
+            collection.containing.setdefault(container, key)
         for place in (address.place, address.receipt_place):
             if place is None:
                 continue
@@ -663,6 +673,19 @@ def _one_place(address: Address, key: DesiredKey, first: DesiredKey, affected: A
         f"{affected.key} in {key.environment}{affected.other_environments} would overwrite the "
         f"token of {_describe_key(first)} in {sink}: use {{environment}} or {{name}} in the sink, "
         "or change one of them"
+    )
+
+
+def _nested(address: Address, key: DesiredKey, first: DesiredKey, affected: Affected) -> str:
+    sink = show(str(address))
+    if first is key:
+        return (
+            f"{sink} contains another sink of {affected.key}, or is inside it: change one of them"
+        )
+    return (
+        f"{affected.key} in {key.environment}{affected.other_environments} would overwrite the "
+        f"token of {_describe_key(first)}, because {sink} contains its place or is inside it: "
+        "change one of them"
     )
 
 

@@ -38,6 +38,11 @@ class Address(ABC):
         return None
 
     @property
+    def containers(self) -> tuple[tuple[str, ...], ...]:
+        """Return the places that contain this one: a token in one of them would replace it."""
+        return ()
+
+    @property
     def neighbourhood(self) -> tuple[str, ...]:
         """Return what this address and any other address of the same place have in common."""
         return self.place

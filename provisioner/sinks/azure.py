@@ -1,6 +1,6 @@
 """The sink `azure`: secrets of Azure Key Vault, each of which is one token.
 
-Sources: the Key Vault REST API reference 7.4 (Set, Get and Delete Secret, Get Deleted Secret),
+Sources: the Key Vault REST API reference 7.4 (Set, Get and Update Secret, Get Deleted Secret),
 "Azure Key Vault REST API Error Codes", "Authentication, requests and responses", "Soft-delete",
 the error codes that Microsoft's own libraries check for, and the documentation of azure-identity.
 No answer of Azure itself was seen.
@@ -45,12 +45,16 @@ if TYPE_CHECKING:
 
 _API_VERSION = "?api-version=7.4"
 _PUBLIC_DOMAIN = "vault.azure.net"
+_HTTPS_PORT = "443"
 _RENEWAL = 300
 """Seconds before the end of an access token at which a new one is requested."""
 
 _MAX_RETRIES = 3
 _CLI_TIMEOUT = 30
 _EXPLAINED_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_VERSION = re.compile(r"/secrets/[^/]+/([0-9A-Za-z]{1,64})\Z")
+"""The version at the end of the identifier of a secret."""
+
 _ENTRA_CODE = re.compile(r"AADSTS[0-9]{1,8}")
 _CLI_CHOICES = ("", "dev", "azureclicredential")
 _IDENTITY_VARIABLES = (
@@ -77,14 +81,29 @@ class AzureAddress(Address):
 
     @property
     def host(self) -> str:
-        """Return the host of the vault, in lowercase."""
-        name = self.vault.lower()
-        return name if "." in name or ":" in name else f"{name}.{_PUBLIC_DOMAIN}"
+        """Return the host of the vault in lowercase, without the port of https and a last dot."""
+        name, colon, port = self.vault.lower().partition(":")
+        name, port = name.removesuffix("."), port.lstrip("0")
+        if not colon and "." not in name:
+            return f"{name}.{_PUBLIC_DOMAIN}"
+        return name if port in ("", _HTTPS_PORT) else f"{name}:{port}"
 
     @property
     def place(self) -> tuple[str, ...]:
         """Return the identity of the place; Azure ignores case in both names."""
         return ("azure", self.host, self.secret.lower())
+
+    @property
+    def neighbourhood(self) -> tuple[str, ...]:
+        """Return the name of the secret."""
+        return ("azure", self.secret.lower())
+
+    def may_be(self, other: Address) -> bool:
+        """Return whether the first labels of the hosts are equal: a vault may have several."""
+        return (
+            isinstance(other, AzureAddress)
+            and re.split("[.:]", self.host)[0] == re.split("[.:]", other.host)[0]
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -179,19 +198,24 @@ class VaultSecret:
             raise self._refused(reply)
 
     def remove(self, token: Secret) -> bool:
-        """Delete the secret; it can be recovered during the retention period of the vault.
+        """Disable the version that holds the token; it can be enabled again.
 
-        The API cannot make the deletion depend on the value, which is therefore read right before.
+        A value never moves to another version, so a token that is written at the same time is not
+        touched. A deletion would take all versions, and block the name for the next delivery.
         """
         found = self._get()
         if found is None:
             return True
         if found.body.get("value") != token.reveal():
             return False
-        reply = self._call("DELETE", self._path)
-        if reply.status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):  # deleted now, or by another run
+        version = _VERSION.search(str(found.body.get("id")))
+        if version is None:
+            raise _NOT_A_VAULT.error(self._address)
+        path = f"/secrets/{segment(self._address.secret)}/{version[1]}{_API_VERSION}"
+        reply = self._call("PATCH", path, {"attributes": {"enabled": False}})
+        if reply.status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):  # or it was deleted meanwhile
             return True
-        raise self._refused(reply, "delete")
+        raise self._refused(reply, "disable")
 
     def _get(self) -> Reply | None:
         """Return the current version; None without one, or if it is disabled."""
@@ -221,8 +245,8 @@ class VaultSecret:
             case HTTPStatus.FORBIDDEN:
                 reason = f"this identity may not {operation} secrets"
                 remedy = (
-                    "Assign it the role Key Vault Secrets Officer, or the permissions "
-                    f"{operation} in the access policy."
+                    "Assign it the role Key Vault Secrets Officer, or the permissions get and set "
+                    "in the access policy."
                 )
             case HTTPStatus.CONFLICT if inner == "ObjectIsDeletedButRecoverable":
                 return _DELETED.error(self._address)

@@ -14,7 +14,7 @@ from provisioner.sinks.kind import CLEAN, NO_DOTS, Allowed
 from provisioner.sinks.sink import SinkFailure, unsuitable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 FILE_PATH = Allowed(
@@ -82,6 +82,8 @@ class FileLocations(Generic[P]):
     def collision(self, address: P, path: Path) -> SinkFailure | None:
         """Return the failure if another declared address leads to the same place; None otherwise.
 
+        An address that is declared itself must not be inside another one, or contain it, either.
+
         Args:
             address: an address.
             path: its file, without symbolic links.
@@ -91,10 +93,27 @@ class FileLocations(Generic[P]):
         how = "through a symbolic link"
         if not at_location:
             other, how = self._same_file(path, _part(address)), "under another name"
+        elif (nested := self._nested(str(path), _part(address))) is not None:
+            return overlap(nested)
         if other is None:
             return None
         reason = f"leads to the same place as {other} {how}"
         return unsuitable(reason, "Give each key its own file or variable.")
+
+    def _nested(self, path: str, part: _Part) -> P | None:
+        """Return the first declared address that contains a place or is inside it."""
+        above = (self._locations.get((path, one)) for one in _containers(part))
+        around = next(filter(None, above), None)
+        return self._inside.get((path, part)) if around is None else around[0]
+
+    @cached_property
+    def _inside(self) -> Mapping[tuple[str, _Part], P]:
+        """The first address inside each place that contains another one."""
+        found: dict[tuple[str, _Part], P] = {}
+        for (path, part), addresses in self._locations.items():
+            for container in _containers(part):
+                found.setdefault((path, container), addresses[0])
+        return found
 
     @cached_property
     def _by_part(self) -> Mapping[_Part, Mapping[str, P]]:
@@ -114,6 +133,16 @@ class FileLocations(Generic[P]):
                 if path.samefile(other):
                     return address
         return None
+
+
+def overlap(other: PlaceInFile) -> SinkFailure:
+    """Return the failure of a place that is a part of another one of its file, or contains it."""
+    reason = f"contains the place of {other} or is inside it, so one token would replace the other"
+    return unsuitable(reason, "Give each key its own place.")
+
+
+def _containers(part: _Part) -> Iterator[_Part]:
+    return (part[:end] for end in range(1, len(part)))
 
 
 def _part(address: PlaceInFile) -> _Part:

@@ -160,7 +160,8 @@ class GoogleSecret:
         reply = self._call("POST", f"{self._path}:testIamPermissions", body)
         if reply.status != HTTPStatus.OK:
             raise self._refused(reply)
-        if {_ACCESS, _ADD}.issubset(reply.body.get("permissions") or ()):
+        granted = reply.body.get("permissions")
+        if isinstance(granted, list) and _ACCESS in granted and _ADD in granted:
             return
         found = self._call("GET", self._path)
         if found.status == HTTPStatus.NOT_FOUND:
@@ -551,7 +552,8 @@ def _auth_errors() -> Iterator[None]:
         reason = f"the Google credential gives no access token ({_shown(error)})"
         remedy = "Check the credential, the clock of this machine, the network and its proxies."
         raise UnusableError(unusable(code, reason, remedy)) from None
-    except (ValueError, TypeError, KeyError, OSError) as error:  # of an incomplete configuration
+    # Of an incomplete configuration, or one whose parts have other types than Google's.
+    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         kind = type(error).__name__
         reason = f"the Google credential is incomplete or damaged ({kind})"
         remedy = "Download it again, and check GOOGLE_APPLICATION_CREDENTIALS."

@@ -6,12 +6,14 @@ Sources: the public API of n8n 2.8.4 and 2.40.7, recorded in `tests/recordings/n
 from __future__ import annotations
 
 import re
+import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from provisioner.errors.codes import Code
+from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import Unreadable
 from provisioner.sinks.http import (
@@ -24,19 +26,22 @@ from provisioner.sinks.http import (
     unexpected_status,
 )
 from provisioner.sinks.kind import Allowed, Option, SinkKind
-from provisioner.sinks.sink import Content, unusable
+from provisioner.sinks.sink import Content, sink_error, unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import timedelta
 
-    from provisioner.errors.exceptions import SinkError
     from provisioner.http_client.exchange import HttpAnswer
     from provisioner.secret import Secret
     from provisioner.sinks.sink import SinkFailure
 
 _PATH = "/api/v1/credentials"
 _PAGE_SIZE = 250
+_MAX_PAGES = 1000
+_MAX_AGE = 5.0
+"""Seconds for which sinks share a list of credentials."""
+
 _NO_CREDENTIAL = "provision-check"
 """An id that no credential has: n8n makes ids of letters and digits only."""
 
@@ -81,6 +86,130 @@ class _Credential(NamedTuple):
     name: str
     type: str
     updated_at: datetime | None
+
+
+class _Directory:
+    """The credentials that n8n listed, and the declared addresses that lead to each field.
+
+    Args:
+        credentials: the credentials. One that is listed twice, because others changed between two
+            pages, counts once.
+        declared: every address in the manifests.
+    """
+
+    def __init__(
+        self, credentials: Iterable[_Credential], declared: Iterable[N8nAddress] = ()
+    ) -> None:
+        self._by_id = {(one.type, one.id): one for one in credentials}
+        self._by_name: dict[tuple[str, str], list[_Credential]] = {}
+        for one in self._by_id.values():
+            self._by_name.setdefault((one.type, one.name), []).append(one)
+        self._declared: dict[tuple[str, str, str], list[N8nAddress]] = {}
+        for address in declared:
+            found = self.matching(address)
+            if len(found) == 1:
+                place = (found[0].type, found[0].id, address.field)
+                self._declared.setdefault(place, []).append(address)
+
+    def matching(self, address: N8nAddress) -> list[_Credential]:
+        """Return the credentials of an address: the one with the id, else all with the name."""
+        place = (address.type, address.credential)
+        by_id = self._by_id.get(place)
+        return self._by_name.get(place, []) if by_id is None else [by_id]
+
+    def others(self, address: N8nAddress, credential: _Credential) -> list[N8nAddress]:
+        """Return the other declared addresses that lead to the same field of a credential."""
+        declared = self._declared.get((credential.type, credential.id, address.field), ())
+        return [one for one in declared if one != address]
+
+
+class _Listed(NamedTuple):
+    """The outcome of one listing.
+
+    Attributes:
+        number: counts the listings of the run from 1.
+        address: the sink that it was made for.
+        ended_at: when it ended, by the monotonic clock.
+    """
+
+    number: int
+    address: N8nAddress
+    outcome: _Directory | SinkError
+    ended_at: float
+
+
+class _Credentials:
+    """The list of credentials, shared by the sinks of a run while it is new enough.
+
+    A list answers only one read of each address, and only if it was requested after the last write
+    to that address. So a read never repeats what an earlier one showed.
+
+    Args:
+        declared: every address in the manifests.
+    """
+
+    def __init__(self, declared: Iterable[N8nAddress]) -> None:
+        self._declared = tuple(dict.fromkeys(declared))
+        self._lock = threading.Lock()
+        self._last: _Listed | None = None
+        self._first_usable: dict[N8nAddress, int] = {}
+
+    def get(
+        self,
+        address: N8nAddress,
+        load: Callable[[], Iterable[_Credential]],
+        *,
+        for_read: bool = False,
+    ) -> _Directory:
+        """Return the credentials.
+
+        Args:
+            address: the sink that needs them.
+            load: requests the list.
+            for_read: True if the sink reports when the credential changed.
+
+        Raises:
+            SinkError: the list cannot be loaded. All sinks that were waiting for it fail.
+        """
+        before = self._last
+        with self._lock:
+            listed = self._last
+            first_usable = self._first_usable.get(address, 0) if for_read else 0
+            if listed is None or listed.number < first_usable or not _is_shared(listed, before):
+                listed = self._last = self._load(address, load)
+            if for_read:
+                self._first_usable[address] = listed.number + 1
+        outcome = listed.outcome
+        if isinstance(outcome, _Directory):
+            return outcome
+        message = f"{address}{outcome.message.removeprefix(str(listed.address))}"
+        raise sink_error(outcome.code, message, outcome.remedy)
+
+    def changed(self, address: N8nAddress) -> None:
+        """Let the next read of an address request a new list."""
+        with self._lock:
+            self._first_usable[address] = 1 + (0 if self._last is None else self._last.number)
+
+    def _load(self, address: N8nAddress, load: Callable[[], Iterable[_Credential]]) -> _Listed:
+        outcome: _Directory | SinkError
+        try:
+            outcome = _Directory(load(), self._declared)
+        except SinkError as error:
+            outcome = error
+        number = 1 if self._last is None else self._last.number + 1
+        return _Listed(number, address, outcome, time.monotonic())
+
+
+def _is_shared(listed: _Listed, before: _Listed | None) -> bool:
+    """Return whether a listing is new enough for other sinks.
+
+    Args:
+        listed: the last listing.
+        before: the last one when the sink began to wait. A failure counts only for those that
+            waited for it.
+    """
+    failed_before = isinstance(listed.outcome, SinkError) and listed is before
+    return not failed_before and time.monotonic() - listed.ended_at <= _MAX_AGE
 
 
 class _Api(Api):
@@ -128,7 +257,7 @@ class N8n:
             wait,
             serial_writes=True,
         )
-        self.declared = tuple(dict.fromkeys(declared))
+        self.credentials = _Credentials(declared)
         self.fields: Once[tuple[str, ...]] = Once()
         self.updatable: Once[None] = Once()
 
@@ -161,49 +290,61 @@ class N8nField:
 
     def read(self) -> Content:
         """Return when the credential last changed: this field, another one, or its name."""
-        return Unreadable(self._find().updated_at, only_writes=False)
+        return Unreadable(self._find(for_read=True).updated_at, only_writes=False)
 
     def write(self, token: Secret) -> None:
         """Replace the field; the other fields of the credential stay."""
-        reply = self._patch(self._find().id, {}, token.reveal())
+        found = self._find()
+        try:
+            reply = self._patch(found.id, {}, token.reveal())
+        finally:
+            self._n8n.credentials.changed(self._address)
         if reply.status == _NOT_FOUND:
             raise self._missing()
         if reply.status != _OK:
             raise self._refusal(reply)
 
-    def _find(self) -> _Credential:
+    def _find(self, *, for_read: bool = False) -> _Credential:
         """Return the credential with this id, or the only one of the type with this name."""
-        listed = self._list()
-        found = _matching(listed, self._address)
+        listed = self._n8n.credentials.get(self._address, self._list, for_read=for_read)
+        found = listed.matching(self._address)
         if not found:
             raise self._missing()
         if len(found) > 1:
             ids = ", ".join(one.id for one in found)
             reason = f"{len(found)} credentials of type {self._address.type} have this name"
             raise self._error(Code.SINK_UNSUITABLE, reason, f"Write the id of one of them: {ids}.")
-        for other in self._n8n.declared:
-            same_field = (other.type, other.field) == (self._address.type, self._address.field)
-            if same_field and other != self._address and _matching(listed, other) == found:
-                reason = f"it is the same credential as {other}"
-                raise self._error(Code.SINK_UNSUITABLE, reason, "Give each key its own credential.")
+        for other in listed.others(self._address, found[0]):
+            reason = f"it is the same credential as {other}"
+            raise self._error(Code.SINK_UNSUITABLE, reason, "Give each key its own credential.")
         return found[0]
 
-    def _list(self) -> tuple[_Credential, ...]:
-        credentials: list[_Credential] = []
+    def _list(self) -> Iterator[_Credential]:
+        """Yield every credential.
+
+        Raises:
+            SinkError: n8n does not list them, or its list does not end.
+        """
+        after: set[str] = set()
         cursor = ""
-        while True:
+        for _ in range(_MAX_PAGES):
             reply = self._call("GET", f"?limit={_PAGE_SIZE}{cursor}")
-            match reply.body:
-                case {"data": list(page)} if reply.status == _OK:
-                    credentials += [_credential(one, reply.clock_skew) for one in page]
-                case _:
-                    reason = f"n8n does not list credentials (HTTP status {reply.status})"
-                    remedy = "Use n8n 2.8 or later, with its public API enabled, and check N8N_URL."
-                    raise self._error(Code.SINK_UNAVAILABLE, reason, remedy)
-            after = reply.body.get("nextCursor")
-            if not after:
-                return tuple(credentials)
-            cursor = f"&cursor={segment(str(after))}"
+            page = _page(reply)
+            if page is None:
+                reason = f"n8n does not list credentials (HTTP status {reply.status})"
+                remedy = "Use n8n 2.8 or later, with its public API enabled, and check N8N_URL."
+                raise self._error(Code.SINK_UNAVAILABLE, reason, remedy)
+            yield from page
+            next_page = str(reply.body.get("nextCursor") or "")
+            if not next_page:
+                return
+            if next_page in after:
+                break
+            after.add(next_page)
+            cursor = f"&cursor={segment(next_page)}"
+        reason = "n8n's list of credentials does not end"
+        remedy = "Check N8N_URL, and any proxy before n8n."
+        raise self._error(Code.SINK_UNAVAILABLE, reason, remedy)
 
     def _read_fields(self) -> tuple[str, ...]:
         """Return the fields of text that credentials of this type have."""
@@ -211,7 +352,9 @@ class N8nField:
         match reply.body:
             case {"properties": dict(properties)} if reply.status == _OK:
                 return tuple(
-                    name for name, schema in properties.items() if schema.get("type") == "string"
+                    name
+                    for name, schema in properties.items()
+                    if isinstance(schema, dict) and schema.get("type") == "string"
                 )
             case _:
                 reason = f"n8n does not know the credential type {self._address.type}"
@@ -257,22 +400,32 @@ class N8nField:
         return unusable(code, reason, remedy).error(self._address)
 
 
-def _matching(listed: Iterable[_Credential], address: N8nAddress) -> list[_Credential]:
-    """Return the credentials of an address: the one with the id, else all with the name."""
-    of_type = [one for one in listed if one.type == address.type]
-    by_id = [one for one in of_type if one.id == address.credential]
-    return by_id or [one for one in of_type if one.name == address.credential]
+def _page(reply: Reply) -> list[_Credential] | None:
+    """Return the credentials of a page; None if it is not one."""
+    page = reply.body.get("data")
+    if reply.status != _OK or not isinstance(page, list):
+        return None
+    credentials: list[_Credential] = []
+    for listed in page:
+        match listed:
+            case {"id": str() | int() as id_, "name": str(name), "type": str(type_)}:
+                changed = _local_time(listed.get("updatedAt"), reply.clock_skew)
+                credentials.append(_Credential(str(id_), name, type_, changed))
+            case _:
+                return None
+    return credentials
 
 
-def _credential(listed: Mapping[str, Any], clock_skew: timedelta) -> _Credential:
+def _local_time(timestamp: object, clock_skew: timedelta) -> datetime | None:
+    """Return a time of n8n by the local clock; None if it is not a time."""
     try:
-        updated_at = datetime.fromisoformat(str(listed.get("updatedAt"))).astimezone(UTC)
-    except ValueError:
-        local_time = None
-    else:
+        time_there = datetime.fromisoformat(str(timestamp)).astimezone(UTC)
         # The skew is exact to the second only.
-        local_time = updated_at.replace(microsecond=0) - clock_skew
-    return _Credential(str(listed["id"]), str(listed["name"]), str(listed["type"]), local_time)
+        local_time = time_there.replace(microsecond=0) - clock_skew
+    except (ValueError, OverflowError, OSError):
+        return None
+    # Others compare it with times around it, which the calendar must have.
+    return local_time if MINYEAR < local_time.year < MAXYEAR else None
 
 
 def _base(environment: Mapping[str, str]) -> str:

@@ -29,7 +29,13 @@ from provisioner.errors.codes import Code
 from provisioner.model.sink_address import Address
 from provisioner.model.sink_content import NoToken
 from provisioner.secret import Secret
-from provisioner.sinks.file_locations import FILE_PATH, FileLocations, normalized, real_name
+from provisioner.sinks.file_locations import (
+    FILE_PATH,
+    FileLocations,
+    normalized,
+    overlap,
+    real_name,
+)
 from provisioner.sinks.file_write import DiskFile, Folders, LockWait, as_sink_errors, file_error
 from provisioner.sinks.kind import CLEAN, DEFAULT_VARIABLE, VARIABLE, Allowed, Option, SinkKind
 from provisioner.sinks.sink import Content, SinkFailure, StoredValue, UnusableError, unsuitable
@@ -127,6 +133,11 @@ class SopsAddress(Address):
         return ("sops", self.file, *self.keys)
 
     @property
+    def containers(self) -> tuple[tuple[str, ...], ...]:
+        """Return the places of the mappings that lead to this one."""
+        return tuple(self.place[:end] for end in range(3, 2 + len(self.keys)))
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Return the path."""
         return (self.file,)
@@ -178,7 +189,8 @@ class SopsFiles:
         """Open the sink of an address; symbolic links are followed now.
 
         Raises:
-            SinkError: another address leads to the same place of the same file.
+            SinkError: another address leads to the same place of the same file, or to one that
+                contains it or is inside it.
         """
         with as_sink_errors(address):
             path = Path(os.path.realpath(self._root / address.file))
@@ -344,12 +356,15 @@ class _File(DiskFile):
         def change(copy: Path) -> None:
             errors.clear()
             document = self._decrypt(copy)
+            done: list[SopsAddress] = []
             for address, token in tokens.items():
                 try:
                     _content(document, address.keys)
+                    _check_apart(address, done)
                     if address.keys not in self._encrypted:
                         self._check_encrypts(copy, address.keys)
                     self._set(copy, address.keys, token.reveal())
+                    done.append(address)
                 except UnusableError as error:
                     errors[address] = file_error(address, error)
                     if len(errors) == len(tokens):
@@ -424,8 +439,12 @@ class _File(DiskFile):
         return document
 
     def _check_encrypts(self, copy: Path, keys: tuple[str, ...]) -> None:
-        """Raise if sops leaves the value at a place in clear; the copy may be changed."""
-        self._set(copy, keys, f"provision-check-{secrets.token_hex(8)}")
+        """Raise if sops leaves the value at a place in clear; the copy stays as it is."""
+        before = copy.read_bytes()
+        try:
+            self._set(copy, keys, f"provision-check-{secrets.token_hex(8)}")
+        finally:
+            copy.write_bytes(before)
         self._encrypted.add(keys)
 
     def _set(self, copy: Path, keys: tuple[str, ...], value: str) -> None:
@@ -454,6 +473,13 @@ class _File(DiskFile):
                     if json.loads(status) == {"encrypted": False}:
                         failure = _NOT_ENCRYPTED
         raise UnusableError(failure)
+
+
+def _check_apart(address: SopsAddress, others: Iterable[SopsAddress]) -> None:
+    """Raise if a place of the same file is this one, contains it or is inside it."""
+    for other in others:
+        if all(one == another for one, another in zip(address.keys, other.keys, strict=False)):
+            raise UnusableError(overlap(other))
 
 
 def _check_hidden(copy: Path, value: str) -> None:

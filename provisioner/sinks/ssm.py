@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from provisioner.errors.codes import Code
 from provisioner.model.sink_content import NoToken
+from provisioner.model.token_claims import claims_of
 from provisioner.secret import Secret
 from provisioner.sinks.aws_client import (
     BUSY_OR_FAULTY,
@@ -105,21 +106,36 @@ class _Parameter:
             self._put(client, token, Overwrite=True, **(settings or self._settings(client) or {}))
 
     def remove(self, token: Secret) -> bool:
-        """Delete the parameter with all its versions.
+        """Delete the parameter with all its versions, if each is a token of an API key.
 
-        The API cannot make the deletion depend on the value, which is therefore read right before.
+        The API cannot make the deletion depend on the values, which are therefore read right before
+        it, and it cannot be undone.
         """
         client = self._store.client(self._address)
         with _SERVICE.errors(self._address, _MAY_NOT_DELETE):
-            value = self._value(client)
-            if value is None:
+            try:
+                versions = self._versions(client)
+            except client.exceptions.ParameterNotFound:
                 return True
-            if value != token.reveal():
+            if not versions or versions[-1] != token:
                 return False
+            if not all(one == token or _names_key(one) for one in versions):
+                raise _OTHERS_TOO.error(self._address)
             # Somebody else may delete it at the same moment.
             with suppress(client.exceptions.ParameterNotFound):
                 client.delete_parameter(Name=self._address.parameter)
         return True
+
+    def _versions(self, client: Any) -> list[Secret]:
+        """Return the value of each version, the newest one last."""
+        name = self._address.parameter
+        pages = client.get_paginator("get_parameter_history").paginate(
+            Name=name, WithDecryption=True
+        )
+        found = sorted(
+            (one for page in pages for one in page["Parameters"]), key=lambda one: one["Version"]
+        )
+        return [Secret.received(str(one["Value"])) for one in found]
 
     def _value(self, client: Any) -> str | None:
         """Return the value; None if there is no parameter."""
@@ -160,6 +176,12 @@ class _Parameter:
         return {name: found[name] for name in _KEPT if found.get(name)}
 
 
+def _names_key(value: Secret) -> bool:
+    """Return whether a value is a token of an API key."""
+    claims = claims_of(value)
+    return claims is not None and claims.key is not None
+
+
 _NOT_ALLOWED = SinkFailure(
     Code.SINK_DENIED,
     "cannot be accessed: the AWS identity lacks a permission",
@@ -169,7 +191,13 @@ _NOT_ALLOWED = SinkFailure(
 _MAY_NOT_DELETE = SinkFailure(
     Code.SINK_DENIED,
     "cannot be deleted: the AWS identity lacks a permission",
-    "Allow ssm:GetParameter and DeleteParameter there, or delete the parameter by hand.",
+    "Allow ssm:GetParameter, GetParameterHistory and DeleteParameter there, or delete the "
+    "parameter by hand.",
+)
+_OTHERS_TOO = SinkFailure(
+    Code.NOT_CLEANED,
+    "was left: a deletion takes all versions, and an older one is no token of an API key",
+    "Delete the parameter by hand if nobody needs that version.",
 )
 _BAD_KMS_KEY = unsuitable(
     "has a KMS key that cannot be used", "Enable that key, or use another one for the parameter."

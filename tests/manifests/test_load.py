@@ -659,6 +659,31 @@ def test_one_place_has_one_token_in_all_files(write: Write) -> None:
         assert part in problem.message
 
 
+@pytest.mark.parametrize("paths", [(["a"], ["a", "b", "c"]), (["a", "b", "c"], ["a"])])
+def test_a_place_inside_another_one_is_a_collision(
+    write: Write, paths: tuple[list[str], list[str]]
+) -> None:
+    """A token would replace the mapping with the other one; places beside each other are fine."""
+    names = ("svc-a", "svc-b")
+    sinks = [{"sops": "a.yaml", "path": path} for path in paths]
+    files = {f"{n}.yaml": delivering([one], n) for n, one in zip(names, sinks, strict=True)}
+    beside = [{"sops": "a.yaml", "path": ["b", "a"]}, {"sops": "b.yaml", "path": ["a", "b"]}]
+    directory = write(files | {"c.yaml": delivering(beside, "svc-c")})
+    (problem,) = load(directory).problems
+    assert (problem.code, problem.place.file) == ("sink_collision", str(directory / "svc-b.yaml"))
+    assert problem.related == Place(str(directory / "svc-a.yaml"), 4, 17)
+    assert '"svc-b" in production' in problem.message
+    assert '"svc-a" in production' in problem.message
+
+
+def test_two_sinks_of_a_key_inside_each_other_are_a_collision(write: Write) -> None:
+    """It is not a conflict of two keys, so only the sink is named."""
+    sinks = [{"sops": "a.yaml", "path": ["a", "b"]}, {"sops": "./a.yaml", "path": ["a"]}]
+    (problem,) = load(write({"a.yaml": delivering(sinks, "svc-a")})).problems
+    assert problem.code == "sink_collision"
+    assert "another sink of" in problem.message
+
+
 def test_a_sink_that_is_listed_twice_is_reported_as_such(write: Write) -> None:
     """It is not a conflict of two keys, so a placeholder would not help."""
     twice = [{"aws": "{name}"}, {"aws": "svc-a"}]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from uuid import uuid4
 
 from tls_server import HttpRequest, HttpResponse, TlsServer
 
@@ -59,9 +60,15 @@ class AzureServer(TlsServer):
             return self._put(name, request.body)
         if versions is None:
             return error(404, "SecretNotFound")
-        if request.method == "DELETE":
-            self.deleted[name] = self.secrets.pop(name)
-            return HttpResponse(200, {"recoveryId": f"{self.url}/deletedsecrets/{name}"})
+        if request.method == "PATCH":
+            version = next(
+                (one for one in versions if one["id"] == self._id(*request.names[1:])), None
+            )
+            if version is None:
+                return error(404, "SecretNotFound")
+            version["attributes"] |= request.body["attributes"]
+            return HttpResponse(200, {k: v for k, v in version.items() if k != "value"})
+        assert request.method == "GET"
         if not versions[-1]["attributes"]["enabled"]:
             return error(403, "Forbidden", "SecretDisabled")
         return HttpResponse(200, versions[-1])
@@ -83,12 +90,24 @@ class AzureServer(TlsServer):
 
     def add(self, name: str, value: str, *, enabled: bool = True, **more: Any) -> None:
         """Add a version by hand."""
-        version = {"value": value, "attributes": {"enabled": enabled}, **more}
+        id_ = self._id(name, uuid4().hex)
+        version = {"id": id_, "value": value, "attributes": {"enabled": enabled}, **more}
         self.secrets.setdefault(name.lower(), []).append(version)
+
+    def _id(self, name: str, version: str) -> str:
+        return f"{self.url}/secrets/{name.lower()}/{version}"
+
+    def delete(self, name: str) -> None:
+        """Delete a secret by hand, so that it can be recovered."""
+        self.deleted[name] = self.secrets.pop(name)
 
     def values(self, name: str) -> list[str]:
         """Return the value of each version."""
         return [one["value"] for one in self.secrets[name]]
+
+    def enabled(self, name: str) -> list[bool]:
+        """Return whether each version can be read."""
+        return [one["attributes"]["enabled"] for one in self.secrets[name]]
 
 
 def error(status: int, code: str, inner: str = "", text: str = "") -> HttpResponse:

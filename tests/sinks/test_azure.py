@@ -23,6 +23,7 @@ from provisioner.model.sink_content import NoToken
 from provisioner.runtime.source import extra_remedy
 from provisioner.secret import Secret
 from provisioner.sinks.azure import SINK, AzureAddress, KeyVaults
+from provisioner.sinks.sink import StoredValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +69,6 @@ def address(running) -> AzureAddress:
 
 class AzureBackend(Backend):
     credential = ACCESS_TOKEN
-    compares = False
 
     def __init__(self, server: AzureServer, environment: dict[str, str], monkeypatch) -> None:
         self.server = server
@@ -84,7 +84,7 @@ class AzureBackend(Backend):
 
     def stored(self, place: int = 0) -> str | None:
         found = self.server.secrets.get(f"place-{place}")
-        return found[-1]["value"] if found else None
+        return found[-1]["value"] if found and found[-1]["attributes"]["enabled"] else None
 
     def strange_names(self):
         return tuple(map(self.open_sink, ("a" * 127, "-9", "0--A")))
@@ -138,11 +138,11 @@ def test_tags_and_content_type_are_kept(running, vaults, address) -> None:
     assert (new["tags"], new["contentType"]) == ({"team": "shop"}, "text/plain")
 
 
-def test_a_removed_secret_must_be_recovered_first(running, vaults, address) -> None:
-    """A removed secret is empty but blocks its name, which the check and the write explain."""
+def test_a_deleted_secret_must_be_recovered_first(running, vaults, address) -> None:
+    """A secret that somebody deleted is empty but blocks its name, which check and write say."""
     sink = vaults.sink(address)
     sink.write(Secret(FIRST))
-    assert sink.remove(Secret(FIRST))
+    running.delete(NAME)
     assert sink.read() == NoToken()
     assert sink.remove(Secret(FIRST))
     for step in (sink.check, lambda: sink.write(Secret(SECOND))):
@@ -155,6 +155,27 @@ def test_a_removed_secret_must_be_recovered_first(running, vaults, address) -> N
     sink.check()
     sink.write(Secret(SECOND))
     assert running.values(NAME) == [FIRST, SECOND]
+
+
+def test_a_removal_disables_only_the_version_with_the_token(running, vaults, address) -> None:
+    """It can be undone, older versions stay as they are, and the next delivery just works."""
+    running.add(NAME, "by hand")
+    sink = vaults.sink(address)
+    sink.write(Secret(FIRST))
+    assert sink.remove(Secret(FIRST))
+    assert (running.values(NAME), running.enabled(NAME)) == (["by hand", FIRST], [True, False])
+    assert sink.read() == NoToken()
+    sink.check()
+    sink.write(Secret(SECOND))
+    assert sink.read() == StoredValue(Secret(SECOND))
+
+
+def test_a_removal_of_a_version_without_an_id_fails(running, vaults, address) -> None:
+    """An answer that does not name its version is not from Key Vault, and nothing is changed."""
+    running.add(NAME, FIRST, id=f"{running.url}/secrets/{NAME}")
+    failed = error_of(lambda: vaults.sink(address).remove(Secret(FIRST)))
+    assert failed.code == "sink_unavailable"
+    assert running.enabled(NAME) == [True]
 
 
 @pytest.mark.parametrize("code", ["ObjectIsBeingDeleted", "ObjectIsBeingRecovered"])
@@ -189,13 +210,13 @@ def test_the_secret_of_a_certificate_is_refused(running, vaults, address) -> Non
 
 @pytest.mark.parametrize("outcome", ["lose", HttpResponse(503)])
 def test_a_removal_whose_answer_was_lost_is_complete(running, vaults, address, outcome) -> None:
-    """The repeat finds no secret, which is what was wanted."""
+    """The repeat finds a disabled version, which is what was wanted."""
     running.add(NAME, FIRST)
     sink = vaults.sink(address)
     sink.read()
     running.outcomes = [None, outcome]
     assert sink.remove(Secret(FIRST))
-    assert NAME not in running.secrets
+    assert running.enabled(NAME) == [False]
 
 
 @pytest.mark.parametrize(
@@ -229,15 +250,15 @@ def test_a_vault_that_does_not_exist_is_reported(running, vaults) -> None:
     assert running.resources == ["https://vault.invalid"]
 
 
-def test_a_removal_needs_the_permission_to_delete(running, vaults, address) -> None:
+def test_a_removal_needs_the_permission_to_update(running, vaults, address) -> None:
     """A removal that is not allowed names the permission."""
     running.add(NAME, FIRST)
     sink = vaults.sink(address)
     sink.read()
     running.outcomes = [None, error(403, "Forbidden", "ForbiddenByRbac")]
     failed = error_of(lambda: sink.remove(Secret(FIRST)))
-    assert (failed.code, "delete" in failed.message) == ("sink_denied", True)
-    assert running.values(NAME) == [FIRST]
+    assert (failed.code, "disable" in failed.message) == ("sink_denied", True)
+    assert running.enabled(NAME) == [True]
 
 
 def test_a_run_needs_one_access_token_for_each_cloud(running, vaults, address) -> None:
@@ -304,6 +325,30 @@ def test_a_vault_has_a_name_or_a_host(vault: str, host: str) -> None:
     address = AzureAddress(vault, "A")
     assert SINK.server_of({}, address.server) == f"https://{host}"
     assert address.place == AzureAddress(host.upper(), "a").place
+
+
+@pytest.mark.parametrize(
+    "vault", ["acme", "Acme.Vault.Azure.Net", "acme.vault.azure.net:443", "acme.vault.azure.net."]
+)
+def test_each_spelling_of_a_vault_is_one_place(vault: str) -> None:
+    """Two keys whose tokens would overwrite each other are found, however the vault is written."""
+    assert AzureAddress(vault, "Twenty").place == ("azure", "acme.vault.azure.net", "twenty")
+
+
+@pytest.mark.parametrize(
+    ("vault", "may_be"),
+    [
+        ("acme.vault.azure.net:443", True),
+        ("acme.privatelink.vaultcore.azure.net", True),
+        ("ACME.vault.azure.net:8443", True),
+        ("other", False),
+    ],
+)
+def test_another_name_of_a_vault_is_not_a_former_sink(vault: str, may_be: bool) -> None:
+    """A vault may have several hosts, so a removal in one of them could hit the secret in use."""
+    before, now = AzureAddress("acme", "t"), AzureAddress(vault, "T")
+    assert before.neighbourhood == now.neighbourhood
+    assert (before.may_be(now), now.may_be(before)) == (may_be, may_be)
 
 
 @pytest.mark.parametrize("library", ["azure.identity", "azure.core.exceptions"])

@@ -380,6 +380,30 @@ def test_a_damaged_credential_is_reported(environment, tmp_path, content: str | 
     assert (failed.code, "GOOGLE_APPLICATION_CREDENTIALS" in failed.remedy) == ("sink_denied", True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"credential_source": source} for source in ("text", [], ["executable"], 5)),
+        *({"type": "impersonated_service_account", "source_credentials": one} for one in ("a", [])),
+    ],
+)
+def test_a_strange_configuration_is_reported(environment, tmp_path, change) -> None:
+    """A part of the file with another type than Google's is an error of the sink."""
+    configuration = json.loads((tmp_path / "credential.json").read_text())
+    url = "https://iam.example.com/v1/projects/-/serviceAccounts/a:generateAccessToken"
+    credential(tmp_path, **configuration | {"service_account_impersonation_url": url} | change)
+    failed = error_of(SecretManager(environment).sink(SVC).check)
+    assert (failed.code, "GOOGLE_APPLICATION_CREDENTIALS" in failed.remedy) == ("sink_denied", True)
+
+
+@pytest.mark.parametrize("permissions", [5, "text", {}, [{}, []], None])
+def test_strange_permissions_are_none(running, manager, permissions: object) -> None:
+    """An answer of another type than Google's grants nothing."""
+    running.add(PLACE, FIRST)
+    running.outcomes = [None, HttpResponse(200, {"permissions": permissions})]
+    assert error_of(manager.sink(SVC).check).code == "sink_denied"
+
+
 def test_a_credential_never_travels_unencrypted(environment, tmp_path) -> None:
     """A token service with plain http on another machine is refused before anything is sent."""
     configuration = json.loads((tmp_path / "credential.json").read_text())

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from compliance import FIRST, SECOND, Backend, Compliance
 from n8n_server import N8nServer, recorded
-from tls_server import HttpRequest
+from tls_server import HttpRequest, HttpResponse
 
 from provisioner.errors.exceptions import SinkError
 from provisioner.model.sink_content import Unreadable
+from provisioner.runtime.cancellation import Cancellation
 from provisioner.secret import Secret
+from provisioner.sinks import n8n
 from provisioner.sinks.n8n import N8n, N8nAddress
+from provisioner.sinks.probe import check_all, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -305,6 +310,145 @@ def test_a_lost_answer_is_repeated(backend: N8nBackend) -> None:
     backend.server.outcomes = [backend.server.replay("starting"), "lose", None, "lose"]
     backend.sink().write(Secret(SECOND))
     assert backend.stored() == SECOND
+
+
+def listings(server: N8nServer) -> int:
+    """Return how often the first page was requested."""
+    return sum(
+        one.method == "GET" and one.target.endswith("s?limit=250") for one in server.requests
+    )
+
+
+def page(cursor: object, *credentials: object) -> HttpResponse:
+    return HttpResponse(200, {"data": [*credentials], "nextCursor": cursor})
+
+
+def test_a_repeated_cursor_ends_the_list(backend: N8nBackend) -> None:
+    """A server or proxy that always sends the same page is reported, instead of asked forever."""
+    backend.server.outcomes = [page("a"), page("b"), page("a"), page(None)]
+    error = error_of(backend.sink())
+    assert (error.code, "does not end" in error.message) == ("sink_unavailable", True)
+    assert len(backend.server.requests) == 3
+
+
+def test_an_endless_list_ends(backend: N8nBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list with ever new cursors is reported after as many pages as no n8n has."""
+    monkeypatch.setattr(n8n, "_MAX_PAGES", 3)
+    backend.server.outcomes = [page(number) for number in range(1, 9)]
+    error = error_of(backend.sink())
+    assert (error.code, "does not end" in error.message) == ("sink_unavailable", True)
+    assert len(backend.server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "entry", ["text", None, [], {}, {"id": "a", "name": "b"}, {"id": [], "name": "b", "type": "c"}]
+)
+def test_a_strange_entry_is_no_list(backend: N8nBackend, entry: object) -> None:
+    """An answer that no n8n gives is an error of the sink, and not of this program."""
+    backend.server.outcomes = [page(None, entry)]
+    error = error_of(backend.sink(), "read")
+    assert (error.code, "N8N_URL" in error.remedy) == ("sink_unavailable", True)
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    ["0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", "no", 5],
+)
+def test_an_impossible_time_is_unknown(backend: N8nBackend, timestamp: object) -> None:
+    """A time beyond the calendar is as good as none."""
+    backend.server.clock_skew = timedelta(hours=1)
+    backend.server.credentials[0]["updatedAt"] = timestamp
+    assert backend.sink().read() == Unreadable(None, only_writes=False)
+
+
+def test_a_strange_schema_has_no_such_field(backend: N8nBackend) -> None:
+    """A field whose schema is not an object is not a field of text."""
+    fields = {"apiKey": "string", "domain": {"type": "string"}}
+    backend.server.outcomes = [
+        page(None, {"id": "id0", "name": "Twenty 0", "type": "twentyApi"}),
+        HttpResponse(200, {"properties": fields}),
+    ]
+    error = error_of(backend.sink())
+    assert (error.code, error.remedy.endswith("`field`: domain.")) == ("sink_unsuitable", True)
+
+
+def test_all_sinks_share_a_list(backend: N8nBackend) -> None:
+    """Reading and checking the sinks of a run lists the credentials once."""
+    addresses = [twenty(f"Twenty {place}") for place in range(10)]
+    open_sink = N8n(backend.environment, lambda _: None, addresses).sink
+    contents = read_all(addresses, open_sink, Cancellation())
+    assert not check_all(addresses, open_sink, Cancellation())
+    assert {type(one) for one in contents.values()} == {Unreadable}
+    assert listings(backend.server) == 1
+
+
+def test_a_second_read_shows_changes(backend: N8nBackend) -> None:
+    """A sink that is read again, for example after a wait for other runs, is read anew."""
+    run = N8n(backend.environment, lambda _: None)
+    sink, other = run.sink(twenty("Twenty 0")), run.sink(twenty("Twenty 1"))
+    sink.read()
+    for number in (0, 1):
+        backend.server.credentials[number]["updatedAt"] = "2026-11-29T09:32:31.476Z"
+    content = sink.read()
+    assert isinstance(content, Unreadable)
+    assert f"{content.updated_at:%H:%M:%S}" == "09:32:31"
+    assert other.read() == content
+    assert listings(backend.server) == 2
+
+
+def test_a_read_after_a_write_is_new(backend: N8nBackend) -> None:
+    """The time of a write is never that of a list from before; other sinks share the new list."""
+    for one in backend.server.credentials:
+        one["updatedAt"] = "2026-01-01T00:00:00.000Z"
+    run = N8n(backend.environment, lambda _: None)
+    sinks = [run.sink(twenty(f"Twenty {place}")) for place in (0, 1)]
+    sinks[0].check()
+    for sink in sinks:
+        sink.write(Secret(FIRST))
+    contents = [sink.read() for sink in sinks]
+    assert all(isinstance(one, Unreadable) and one.updated_at for one in contents)
+    assert Unreadable(datetime(2026, 1, 1, tzinfo=UTC), only_writes=False) not in contents
+    assert listings(backend.server) == 2
+
+
+def test_an_old_list_is_not_used(backend: N8nBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A credential that was renamed during a long run gets no token for its former name."""
+    monkeypatch.setattr(n8n, "_MAX_AGE", -1.0)
+    sink = backend.sink()
+    sink.check()
+    backend.server.credentials[0]["name"] = "renamed"
+    assert error_of(sink, "write").code == "sink_missing"
+    assert backend.stored() is None
+
+
+def test_a_failed_list_fails_every_sink_that_waits(backend: N8nBackend) -> None:
+    """If n8n is down, sinks do not try one after the other, and each error names its own sink."""
+    addresses = [twenty(f"Twenty {place}") for place in range(8)]
+    arrived = threading.Barrier(len(addresses))
+    open_sink = N8n(backend.environment, lambda _: None, addresses).sink
+    first = threading.Event()
+    answer = backend.server.answer
+
+    def late(request: HttpRequest) -> HttpResponse:
+        first.wait(30)
+        return answer(request)
+
+    def read(address: N8nAddress) -> SinkError:
+        arrived.wait(30)
+        return error_of(open_sink(address), "read")
+
+    backend.server.answer = late  # type: ignore[method-assign]
+    backend.server.allowed = False
+    with ThreadPoolExecutor(len(addresses)) as threads:
+        waiting = [threads.submit(read, address) for address in addresses]
+        threading.Timer(0.2, first.set).start()
+        errors = [one.result() for one in waiting]
+    assert {one.code for one in errors} == {"sink_denied"}
+    for address, error in zip(addresses, errors, strict=True):
+        assert error.message.startswith(f"{address} ")
+    assert listings(backend.server) < len(addresses)
+    backend.server.allowed = True
+    open_sink(addresses[0]).read()
 
 
 @pytest.mark.parametrize("version", [OLD, NEW])

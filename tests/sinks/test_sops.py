@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -306,6 +307,41 @@ def test_tokens_of_one_file_are_written_together(tmp_path, file, environ) -> Non
     assert list(errors) == [bad]
     assert group.read(good) == {one: StoredValue(Secret(FIRST)) for one in good}
     assert value_at(file, "list") == ["a"]
+
+
+def test_a_failed_write_never_leaves_the_placeholder_of_the_check(tmp_path, file, environ) -> None:
+    """If a KMS fails right after the check of a place, the good token there stays."""
+    real = tmp_path / "bin" / "sops"
+    real.unlink()
+    real.write_text(
+        "#!/bin/sh\ndata=$(/bin/cat)\n"
+        'case "$1 $* $data" in "set "*svc*FIRST*) exit 1 ;; esac\n'.replace("FIRST", FIRST)
+        + f'printf %s "$data" | {program()} "$@"\n'
+    )
+    real.chmod(0o700)
+    other = SopsAddress("keys.yaml", ("twenty", "other"))
+    group = SopsFiles(tmp_path, Processes(), environ).sink(SVC).group
+    assert list(group.write({SVC: Secret(FIRST), other: Secret(SECOND)})) == [SVC]
+    assert (value_at(file, *SVC.keys), value_at(file, *other.keys)) == ("before", SECOND)
+
+
+@pytest.mark.parametrize("nested_first", [False, True])
+def test_a_place_inside_another_one_is_refused(tmp_path, file, environ, nested_first) -> None:
+    """A token in `new` would replace the mapping that holds the one in `new.svc`, also via a link.
+
+    No token is minted for either key, and tokens that are written together are compared too.
+    """
+    (tmp_path / "link.yaml").symlink_to("keys.yaml")
+    outer, inner = SopsAddress("keys.yaml", ("new",)), SopsAddress("link.yaml", ("new", "svc"))
+    declared = [inner, outer] if nested_first else [outer, inner]
+    files = SopsFiles(tmp_path, Processes(), environ, [SVC, *declared])
+    files.sink(SVC)
+    for one, other in (declared, declared[::-1]):
+        error = _error_of(partial(files.sink, one))
+        assert (error.code, str(other) in error.message) == ("sink_unsuitable", True)
+    group = SopsFiles(tmp_path, Processes(), environ).sink(outer).group
+    assert list(group.write(dict.fromkeys(declared, Secret(FIRST)))) == declared[1:]
+    assert group.read(declared[:1]) == {declared[0]: StoredValue(Secret(FIRST))}
 
 
 def test_an_unchanged_file_is_decrypted_once(tmp_path, file, environ) -> None:

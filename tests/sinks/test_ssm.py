@@ -13,6 +13,7 @@ import pytest
 from aws_server import REGION, SECRET_KEY, AwsBackend, client, moto, only_moto
 from aws_server import error as error_answer
 from compliance import FIRST, SECOND, Backend, Compliance
+from model_server import token
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 
@@ -160,23 +161,54 @@ def test_a_parameter_created_by_another_run_is_written(script) -> None:
 
 
 def test_a_removal_deletes_all_versions(vendor) -> None:
-    """No version keeps a removed token."""
-    _sink().write(Secret(SECOND))
+    """No version keeps a removed token, nor one of an older key."""
+    _sink().write(token("older", None))
     _sink().write(Secret(FIRST))
     assert _sink().remove(Secret(FIRST))
     with pytest.raises(vendor.exceptions.ParameterNotFound):
         vendor.get_parameter_history(Name=SVC.parameter)
 
 
-def test_a_removal_needs_the_permission_to_delete(aws, monkeypatch) -> None:
-    """A removal that is not allowed names the permission."""
+def test_a_value_of_somebody_else_is_never_deleted(vendor) -> None:
+    """A deletion cannot be undone, so a person decides if any older version is no token."""
+    vendor.put_parameter(Name=SVC.parameter, Value="by hand", Type="SecureString")
+    _sink().write(Secret(FIRST))
+    error = _error_of(lambda: _sink().remove(Secret(FIRST)))
+    assert (error.code, "by hand" in error.remedy) == ("not_cleaned", True)
+    history = vendor.get_parameter_history(Name=SVC.parameter, WithDecryption=True)["Parameters"]
+    assert [one["Value"] for one in history] == ["by hand", FIRST]
+
+
+def test_each_page_of_the_history_is_read(script) -> None:
+    """A page has at most 50 of the versions, of which AWS keeps 100."""
+    pages = [
+        {"Parameters": [{"Version": 1, "Value": FIRST}], "NextToken": "next"},
+        {"Parameters": [{"Version": 2, "Value": "by hand"}], "NextToken": "more"},
+        {"Parameters": [{"Version": 3, "Value": FIRST}]},
+    ]
+    server = script(*pages)
+    assert _error_of(lambda: _sink().remove(Secret(FIRST))).code == "not_cleaned"
+    assert [one.get("NextToken") for one in _bodies(server)] == [None, "next", "more"]
+
+
+def test_a_token_written_before_the_deletion_stays(script) -> None:
+    """The newest version counts, even if AWS does not list it last."""
+    versions = [{"Version": 2, "Value": SECOND}, {"Version": 1, "Value": FIRST}]
+    server = script({"Parameters": versions})
+    assert not _sink().remove(Secret(FIRST))
+    assert len(server.requests) == 1
+
+
+def test_a_removal_needs_further_permissions(aws, monkeypatch) -> None:
+    """A removal that is not allowed names the permissions."""
     with SsmBackend(aws, monkeypatch).denied():
         error = _error_of(lambda: _sink().remove(Secret(FIRST)))
-    assert (error.code, "DeleteParameter" in error.remedy) == ("sink_denied", True)
+    assert error.code == "sink_denied"
+    assert "GetParameterHistory and DeleteParameter" in error.remedy
 
 
-def test_the_credential_that_reads_needs_no_write(script) -> None:
-    """A plan reads a parameter with one request, which asks for the decrypted value."""
+def test_a_read_is_one_request(script) -> None:
+    """A plan needs only GetParameter, and asks for the decrypted value."""
     server = script({"Parameter": {"Value": FIRST, "Type": "SecureString"}})
     assert _sink().read() == StoredValue(Secret(FIRST))
     assert _bodies(server) == [{"Name": SVC.parameter, "WithDecryption": True}]
