@@ -39,12 +39,14 @@ class Step(NamedTuple):
         what: the method of the request, or `answer`.
         variable: whether it is a request for the variable.
         version: how often what it reads, or writes, had been written before.
+        last: whether it was the last of its write.
     """
 
     who: str
     what: str
     variable: bool
     version: int
+    last: bool
 
     @property
     def writes(self) -> bool:
@@ -167,7 +169,7 @@ def every_order(
             if position >= len(prefix) and len(waiting) > 1:
                 prefixes.append((*(one.who for one in steps), second))
             writes[who].step()
-            steps.append(Step(who, what, variable, version))
+            steps.append(Step(who, what, variable, version, writes[who].next is None))
             if position < len(prefix) - 1:
                 continue  # what came before was yielded with another order
             yield steps

@@ -208,17 +208,35 @@ def test_two_writes_at_once_leave_no_wrong_receipt(held: str | None, second: str
 
 
 def may_deceive(steps: list[Step], signer: str, *, one_second: bool) -> bool:
-    """Return whether these steps may leave a wrong receipt of one of the two writes."""
+    """Return whether these steps may leave a wrong receipt of one of the two writes.
+
+    In one second, the other write must stall across the void receipt and the last look of the
+    signer, or come between that look and the signature; and it must not live to undo that, unless
+    it did so between the two.
+    """
     own = {one.what: place for place, one in enumerate(steps) if one.who == signer}
     other = {one.what: place for place, one in enumerate(steps) if one.who != signer}
     if not one_second:
         return own["PUT"] < other["PUT"] < own["answer"]
-    void = next(
-        place
+    writes = [
+        (one.who, place)
         for place, one in enumerate(steps)
-        if one.who != signer and one.writes and one.variable
+        if one.variable and (one.what == "PATCH" or (one.what == "POST" and one.version == 0))
+    ]
+    others = [place for who, place in writes if who != signer]
+    void = max(place for who, place in writes if who == signer and place < own["PUT"])
+    sign = own["PATCH"]
+    look = max(
+        place
+        for place, one in enumerate(steps[:sign])
+        if (one.who, one.what, one.variable) == (signer, "GET", True)
     )
-    return own["PUT"] < other["PUT"] and void < own["PATCH"]
+    undone = any(one.last for one in steps if one.who != signer)
+    return (
+        own["PUT"] < other["PUT"]
+        and not any(void < place < look for place in others)
+        and (not undone or any(look < place < sign for place in others))
+    )
 
 
 @everywhere
