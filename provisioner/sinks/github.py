@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from provisioner.sinks.kind import OptionValues
 
 _PAGE_SIZE = 100
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 _STALE_KEY_STATUSES = (400, 422)  # the answers to a write with an outdated `key_id`
 
 
@@ -169,18 +170,19 @@ class GithubSecret:
         )
 
     def check(self) -> None:
-        """Read the key that secrets are encrypted with, and whether the repository is archived.
+        """Read what a write needs: the key to encrypt with, the variable with the receipt.
 
-        GitHub does not show whether the token may write the secret.
+        Whether the token may write the secret is not shown, but an archived repository is refused.
         """
         self._encrypt(Secret(""), self._key())
         self._get()
-        if self._address.repository is None:
-            return
-        repository = _repository(self._address.owner, self._address.repository)
-        if self._github.archived.get(repository, lambda: self._is_archived(repository)):
-            remedy = "Unarchive the repository, or choose another sink."
-            raise self._error(Code.SINK_UNSUITABLE, "the repository is archived", remedy)
+        if self._address.repository is not None:
+            repository = _repository(self._address.owner, self._address.repository)
+            if self._github.archived.get(repository, lambda: self._is_archived(repository)):
+                remedy = "Unarchive the repository, or choose another sink."
+                raise self._error(Code.SINK_UNSUITABLE, "the repository is archived", remedy)
+        if self._receipt is not None:
+            self._receipt.check()
 
     def read(self) -> Content:
         """Return NoToken, or the time when the secret last changed and what its receipt says.
@@ -208,7 +210,7 @@ class GithubSecret:
         """Encrypt and write the token, and its receipt; the secret keeps its visibility."""
         visibility = {} if self._address.repository else self._visibility()
         key = self._key()
-        void = None if self._receipt is None else self._receipt.make_void()
+        void = None if self._receipt is None else self._receipt.make_void(visibility)
         reply = self._put(token, key, visibility)
         if reply.status in _STALE_KEY_STATUSES:
             self._github.keys.forget(self._container, key)
@@ -216,10 +218,7 @@ class GithubSecret:
         if reply.status not in (201, 204):
             raise unexpected_status(self._address, reply)
         if self._receipt is not None and void is not None:
-            secret = self._get()
-            updated_at = None if secret is None else _parse_time(secret.body.get("updated_at"))
-            if updated_at is not None:
-                self._receipt.confirm(void, token, updated_at, visibility)
+            self._receipt.confirm(void, token, self._written_at(reply), visibility)
 
     def remove_delivered(self, token: ApiKeyToken) -> bool:
         """Delete the secret if its receipt proves that it holds the token, then the receipt.
@@ -245,6 +244,17 @@ class GithubSecret:
                 raise unexpected_status(self._address, reply)
         self._receipt.delete()
         return True
+
+    def _written_at(self, reply: Reply) -> datetime | None:
+        """Return when the secret was written, if GitHub answered that write; None if later.
+
+        Both times are of GitHub's clock, in whole seconds: no write is later than its answer.
+        """
+        secret = self._get()
+        updated_at = None if secret is None else _parse_time(secret.body.get("updated_at"))
+        if updated_at is None or reply.server_time is None:
+            return None
+        return updated_at if updated_at.replace(microsecond=0) <= reply.server_time else None
 
     def _put(self, token: Secret, key: _PublicKey, visibility: Mapping[str, Any]) -> Reply:
         encrypted = self._encrypt(token, key)
@@ -344,10 +354,12 @@ def _container(address: GithubAddress) -> str:
 
 
 def _parse_time(text: object) -> datetime | None:
+    """Return a time of GitHub; None for one that is not valid or cannot be a time of a write."""
     try:
-        return datetime.fromisoformat(str(text)).astimezone(UTC)
-    except ValueError:
+        time = datetime.fromisoformat(str(text)).astimezone(UTC)
+    except (OverflowError, ValueError):
         return None
+    return time if _FIRST_YEAR <= time.year <= _LAST_YEAR else None
 
 
 def _address(values: OptionValues) -> GithubAddress:

@@ -6,17 +6,24 @@ secret holds only as long as GitHub still reports that time: both are of one clo
 
 A write goes: make the receipt void, write the secret, read its time, write the receipt. Whatever
 ends it in between leaves a receipt that is void or of the token before, so that the next run
-delivers again; it never leaves the receipt of a newer token than the secret holds. A void receipt
-names the write that made it void, so that two runs at once do not sign for each other's write.
+delivers again; it never leaves the receipt of a newer token than the secret holds. Of two runs at
+once, none signs for the other's write: a void receipt names the write that made it void, and a
+secret that changed after GitHub answered that write was written by somebody else. What remains is
+another write before GitHub's answer to one's own, or in the same second (docs/reliability.md).
+
+A variable that is neither a receipt of the secret, nor void, nor empty is somebody else's, and is
+never written.
 
 Source: "REST API endpoints for GitHub Actions variables". Its pages list 201 for a create and 204
 for an update and a deletion; 409 for a create of an existing variable is not on them, but is what
-public clients of this API expect.
+public clients of this API expect. "Variables" says that no name may start with GITHUB_, and
+"Troubleshooting the REST API" that the answer to a missing permission is 403.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 from typing import TYPE_CHECKING, Any
@@ -26,6 +33,7 @@ from provisioner.errors.failure import Failure
 from provisioner.model.sink_content import Receipt
 from provisioner.sinks.http import Once, segment, unexpected_status
 from provisioner.sinks.receipt import parse_receipt, receipt_text
+from provisioner.sinks.sink import unsuitable, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +47,11 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _FORBIDDEN = frozenset({403})
-_CREATED, _NO_CONTENT, _CONFLICT, _SERVER_ERRORS = 201, 204, 409, 500
-_VOID = "void"
+_CREATED, _NO_CONTENT, _CONFLICT = 201, 204, 409
+_VOID = re.compile(r"void [0-9a-f]{16}")
+_NO_NAME = "GITHUB_RECEIPT"
+"""A name that no variable can have, so that an update of it changes nothing."""
+
 _OR_SWITCH_OFF = "or write `receipt: false` for this sink."
 
 
@@ -54,12 +65,17 @@ class Variables:
     def __init__(self, api: Api) -> None:
         self.api = api
         self._unreadable: Once[bool] = Once()
+        self._unwritable: Once[bool] = Once()
         self._lock = threading.Lock()
         self._warned = False
 
     def unreadable(self, address: Address, container: str) -> bool:
         """Return whether the variables of a container cannot be read; asked once for each."""
         return self._unreadable.get(container, lambda: self._lists_none(address, container))
+
+    def unwritable(self, address: Address, container: str) -> bool:
+        """Return whether the token certainly may not write variables; asked once for each."""
+        return self._unwritable.get(container, lambda: self._refuses(address, container))
 
     def warn(self, message: str) -> None:
         """Log what a missing right means, as a warning only the first time."""
@@ -74,6 +90,11 @@ class Variables:
         if reply.status not in (200, 403, 404):
             raise unexpected_status(address, reply)
         return reply.status != 200  # noqa: PLR2004 - found
+
+    def _refuses(self, address: Address, container: str) -> bool:
+        path, body = f"{container}/variables/{_NO_NAME}", {"name": _NO_NAME, "value": ""}
+        reply = self.api.call(address, "PATCH", path, body, returned_statuses=_FORBIDDEN)
+        return reply.status in _FORBIDDEN
 
 
 class GithubReceipt:
@@ -104,9 +125,7 @@ class GithubReceipt:
         if isinstance(text, Failure):
             self._variables.warn(text.text)
             return text
-        found = parse_receipt(text or "")
-        ours = found is not None and (found.secret or "").upper() == self._secret.upper()
-        return found if ours else None
+        return self._parse(text or "")
 
     def read(self, updated_at: datetime, *, only_writes: bool) -> Receipt | Failure:
         """Return what the receipt proves about its secret, or why it cannot be read.
@@ -123,40 +142,66 @@ class GithubReceipt:
         proven = found.written_at == updated_at
         return Receipt() if only_writes and not proven else Receipt(found.token, proven)
 
-    def make_void(self) -> str | None:
-        """Make the receipt void before its secret is written.
+    def check(self) -> None:
+        """Check that the variable may be written, as far as GitHub shows it.
 
-        Returns:
-            The text that it has now, for `confirm`; empty if there is no receipt yet; None if the
-            variable cannot be read or written, so that there is nothing to confirm.
+        A token that may not even read variables can be used without receipts.
+
+        Raises:
+            SinkError: the variable is somebody else's, or the token may only read variables.
         """
         text = self._text()
         if isinstance(text, Failure):
-            return None
+            return
+        self._require_ours(text)
+        if self._variables.unwritable(self._address, self._container):
+            reason = f"the token may not write its receipt, the Actions variable {self._name}"
+            remedy = f"Allow the token to write variables there, {_OR_SWITCH_OFF}"
+            raise unusable(Code.SINK_DENIED, reason, remedy).error(self._address)
+
+    def make_void(self, visibility: Mapping[str, Any]) -> str | None:
+        """Make the receipt void before its secret is written.
+
+        Args:
+            visibility: the visibility of an organisation's secret, for a new variable.
+
+        Returns:
+            The text that it has now, for `confirm`; None if the variable cannot be read or written,
+            so that there is nothing to confirm.
+
+        Raises:
+            SinkError: the variable is somebody else's, or was perhaps not made void.
+        """
+        void = _new_void()
+        text = self._text()
         if text is None:
-            return ""
-        void = f"{_VOID} {secrets.token_hex(8)}"
+            reply = self._create(void, visibility)
+            if reply.status != _CONFLICT:
+                return void if self._is_written(reply, _CREATED) else None
+            text = self._text()  # another run has just created it
+        if isinstance(text, Failure):
+            return None
+        self._require_ours(text)
         return void if self._update(void) else None
 
     def confirm(
-        self, void: str, token: Secret, updated_at: datetime, visibility: Mapping[str, Any]
+        self, void: str, token: Secret, written_at: datetime | None, visibility: Mapping[str, Any]
     ) -> None:
         """Write the receipt of a token that was written, unless another run wrote meanwhile.
 
         Args:
             void: what `make_void` returned.
             token: the token.
-            updated_at: when the secret last changed, by GitHub's clock.
+            written_at: when it was written, by GitHub's clock; None if the secret may have changed
+                since, so that the receipt stays void.
             visibility: the visibility of an organisation's secret, for the variable too.
         """
-        receipt = receipt_text(token, self._secret, updated_at)
-        if receipt is None or (not void and self._create(receipt, visibility)):
-            return
         text = self._text()
-        if void and text == void:
-            self._update(receipt, visibility)
-        elif isinstance(text, str) and _key_in(text) not in (None, _key_in(receipt)):
-            self._update(_VOID)  # of another run, whose token this write may have replaced
+        if text == void:
+            if written_at and (receipt := receipt_text(token, self._secret, written_at)):
+                self._update(receipt, visibility)
+        elif isinstance(text, str) and self._is_ours(text):
+            self._update(_new_void())  # of another run, whose token this write may have replaced
 
     def delete(self) -> None:
         """Delete the variable.
@@ -184,20 +229,28 @@ class GithubReceipt:
             f"Allow the token to read and write variables there, {_OR_SWITCH_OFF}",
         )
 
-    def _create(self, text: str, visibility: Mapping[str, Any]) -> bool:
-        """Create the variable; return False if it exists."""
+    def _is_ours(self, text: str) -> bool:
+        return not text or bool(_VOID.fullmatch(text)) or self._parse(text) is not None
+
+    def _parse(self, text: str) -> WrittenReceipt | None:
+        """Return the receipt of this secret that a text is; None for any other text."""
+        found = parse_receipt(text)
+        ours = found is not None and (found.secret or "").upper() == self._secret.upper()
+        return found if ours else None
+
+    def _require_ours(self, text: str | None) -> None:
+        """Raise the error of a variable with a value that must not be lost."""
+        if text is None or self._is_ours(text):
+            return
+        reason = f"needs the Actions variable {self._name} for its receipt, which has another value"
+        remedy = f"Choose another name with `receipt: NAME`, {_OR_SWITCH_OFF}"
+        raise unsuitable(reason, remedy).error(self._address)
+
+    def _create(self, text: str, visibility: Mapping[str, Any]) -> Reply:
+        """Return the answer to the creation of the variable."""
         body = {"name": self._name, "value": text, **visibility}
-        reply = self._api.call(
-            self._address,
-            "POST",
-            f"{self._container}/variables",
-            body,
-            returned_statuses=_FORBIDDEN,
-        )
-        if reply.status == _CONFLICT:
-            return False
-        self._is_written(reply, _CREATED)
-        return True
+        path = f"{self._container}/variables"
+        return self._api.call(self._address, "POST", path, body, returned_statuses=_FORBIDDEN)
 
     def _update(self, text: str, visibility: Mapping[str, Any] | None = None) -> bool:
         """Return whether the variable has this text now; if GitHub refuses, say so."""
@@ -210,8 +263,6 @@ class GithubReceipt:
     def _is_written(self, reply: Reply, expected: int) -> bool:
         if reply.status == expected:
             return True
-        if reply.status >= _SERVER_ERRORS:
-            raise unexpected_status(self._address, reply)
         self._variables.warn(
             f"{self._address} has no receipt, because GitHub refused to write the variable "
             f"{self._name} (HTTP status {reply.status}), so the next run delivers again. Allow the "
@@ -220,7 +271,5 @@ class GithubReceipt:
         return False
 
 
-def _key_in(text: str) -> str | None:
-    """Return the id of the key in a receipt; None if the text is not a receipt."""
-    found = parse_receipt(text)
-    return found and found.token.key
+def _new_void() -> str:
+    return f"void {secrets.token_hex(8)}"

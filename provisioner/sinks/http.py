@@ -27,6 +27,7 @@ from provisioner.sinks.sink import SinkFailure, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
+    from datetime import datetime
 
     from provisioner.errors.exceptions import SinkError
     from provisioner.http_client.client import HttpClient
@@ -86,11 +87,13 @@ class Reply:
         body: the JSON object; empty if the answer is not one. It may contain secrets.
         clock_skew: how far the clock of the server is ahead of the local one, in whole seconds;
             zero if it sent no `Date`.
+        server_time: when it was sent, by that clock, in whole seconds; None without a `Date`.
     """
 
     status: int
     body: Mapping[str, Any] = field(repr=False)
     clock_skew: timedelta = field(default=timedelta(0), compare=False)
+    server_time: datetime | None = field(default=None, compare=False)
 
 
 def route_of(base: str, environment: Mapping[str, str]) -> Route:
@@ -303,7 +306,8 @@ class Api:
                 "Check that this is the address of the vendor's API.",
             ).error(address)
         skew = answer.server_time - answer.received_at if answer.server_time else timedelta(0)
-        return Reply(answer.status, body if isinstance(body, dict) else {}, skew)
+        found = body if isinstance(body, dict) else {}
+        return Reply(answer.status, found, skew, answer.server_time)
 
     def _exchange(
         self,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from builders import END, observed_key
-from github_server import GithubServer
+from github_server import GithubServer, StoredSecret, StoredVariable
+from held_writes import SteppedGithub, every_order
 from model_server import token
 from tls_server import HttpResponse
 
@@ -23,7 +25,7 @@ from provisioner.sinks.sink import StoredValue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from github_server import StoredVariable
+    from held_writes import Step
     from tls_server import HttpRequest
 
     from provisioner.secret import Secret
@@ -164,7 +166,7 @@ def test_a_kill_leaves_no_receipt_of_a_token_that_is_not_there(
 def test_a_kill_of_the_first_write_leaves_no_receipt(
     github: Killing, address: GithubAddress
 ) -> None:
-    """There was no receipt to make void; a secret without one gets its token again."""
+    """A void receipt is there before the secret, which therefore gets its token again."""
     requests, ended = 0, False
     while not ended:
         github.reset()
@@ -176,41 +178,65 @@ def test_a_kill_of_the_first_write_leaves_no_receipt(
     assert proven(github, address) == "new"
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_two_writes_at_once_leave_no_wrong_receipt(github: Killing, killed: bool) -> None:
-    """Another run writes the older token at any moment, and may be killed right after that."""
-    address = REPOSITORY
-    for requests in range(1, 8):
-        github.reset()
-        github.sink(address).write(OLD)
+@pytest.mark.parametrize("second", ["one", "several"])
+@pytest.mark.parametrize("held", ["old", None])
+def test_two_writes_at_once_leave_no_wrong_receipt(held: str | None, second: str) -> None:
+    """Whatever the order of their requests, and whichever of them is killed at any moment.
 
-        def write_older() -> None:
-            github.clock_skew += timedelta(seconds=1)
-            start = len(github.requests)
-            if killed:
-                sent = 0
-                while not any(one.method == "PUT" for one in github.requests[start:]):
-                    sent += 1
-                    github.write_until(address, OLD, sent)
-            else:
-                github.sink(address).write(OLD)
-            github.clock_skew += timedelta(seconds=1)
+    Only two things may deceive, as docs/reliability.md says: a write that GitHub takes before it
+    answers the one before, and two in one second with the void receipt of the later one lost.
+    """
+    tick = timedelta(seconds=second == "several")
+    tokens = {"old": OLD, "new": NEW}
+    names = {token.reveal(): name for name, token in tokens.items()}
+    proofs = set()
+    with SteppedGithub() as github:
+        reader = github.sink(REPOSITORY)
+        secrets = github.containers[PLACES[REPOSITORY]]
 
-        github.before = once_after(requests, write_older)
-        github.sink(address).write(NEW)
-        github.before = lambda _: None
-        assert (proven(github, address), github.stored(address)) != ("new", "old")
+        def prepare() -> None:
+            if held is not None:
+                github.sink(REPOSITORY).write(tokens[held])
+
+        for steps in every_order(github, REPOSITORY, tokens, prepare, tick):
+            content = reader.read()
+            shown = content.proven_token if isinstance(content, Unreadable) else None
+            if shown is not None and shown.key != names[secrets["KEY"].value]:
+                assert may_deceive(steps, shown.key, one_second=not tick), steps
+            proofs.add(shown and shown.key)
+    assert proofs == {"old", "new", None}
 
 
-def once_after(requests: int, action: Callable[[], object]) -> Callable[[HttpRequest], None]:
-    """Return what does something before the last one of a number of requests."""
-    left = list(range(requests))
+def may_deceive(steps: list[Step], signer: str, *, one_second: bool) -> bool:
+    """Return whether these steps may leave a wrong receipt of one of the two writes.
 
-    def before(_: HttpRequest) -> None:
-        if left and left.pop() == 0:
-            action()
-
-    return before
+    In one second, the other write must stall across the void receipt and the last look of the
+    signer, or come between that look and the signature; and it must not live to undo that, unless
+    it did so between the two.
+    """
+    own = {one.what: place for place, one in enumerate(steps) if one.who == signer}
+    other = {one.what: place for place, one in enumerate(steps) if one.who != signer}
+    if not one_second:
+        return own["PUT"] < other["PUT"] < own["answer"]
+    writes = [
+        (one.who, place)
+        for place, one in enumerate(steps)
+        if one.variable and (one.what == "PATCH" or (one.what == "POST" and one.version == 0))
+    ]
+    others = [place for who, place in writes if who != signer]
+    void = max(place for who, place in writes if who == signer and place < own["PUT"])
+    sign = own["PATCH"]
+    look = max(
+        place
+        for place, one in enumerate(steps[:sign])
+        if (one.who, one.what, one.variable) == (signer, "GET", True)
+    )
+    undone = any(one.last for one in steps if one.who != signer)
+    return (
+        own["PUT"] < other["PUT"]
+        and not any(void < place < look for place in others)
+        and (not undone or any(look < place < sign for place in others))
+    )
 
 
 @everywhere
@@ -225,24 +251,56 @@ def test_a_change_after_the_receipt_is_noticed(github: Killing, address: GithubA
     assert address.repository or not receipt.proven
 
 
-@pytest.mark.parametrize(
-    "text", ["", "by hand", "[]", '{"key": 1}', '{"key": "new", "expires_at": "soon"}', "[" * 9999]
-)
-def test_a_variable_that_is_no_receipt_proves_nothing(github: Killing, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "void 0123456789abcdef"])
+def test_a_void_receipt_proves_nothing(github: Killing, text: str) -> None:
     """The token is delivered again, and the variable becomes a receipt."""
     github.sink(REPOSITORY).write(NEW)
     github.variable(REPOSITORY).value = text
     assert read(github, REPOSITORY).receipt == Receipt()
+    github.sink(REPOSITORY).check()
     github.sink(REPOSITORY).write(NEW)
     assert proven(github, REPOSITORY) == "new"
 
 
-def test_the_receipt_of_another_secret_proves_nothing(github: Killing) -> None:
-    """Two secrets may be written in the same second."""
-    other = GithubAddress("acme", "OTHER", "billing", receipt="KEY_RECEIPT")
+OTHERS_VALUES = (
+    "by hand",
+    "void",
+    "[]",
+    '{"key": 1}',
+    '{"key": "new", "expires_at": "soon"}',
+    '{"key": "new", "expires_at": "2027-01-01T00:00:00Z"}',
+    '{"key": "new", "expires_at": "2027-01-01T00:00:00Z", "secret": "OTHER"}',
+    "[" * 9999,
+)
+
+
+@pytest.mark.parametrize("text", OTHERS_VALUES)
+def test_a_variable_of_somebody_else_is_never_written(github: Killing, text: str) -> None:
+    """A wrong name in `receipt` destroys nothing; the check says how to correct it."""
+    address = GithubAddress("acme", "KEY", "billing", receipt="DEPLOY_ENV")
+    variables = github.variables[PLACES[REPOSITORY]]
+    variables["DEPLOY_ENV"] = StoredVariable(text)
+    for attempt in (github.sink(address).check, lambda: github.sink(address).write(NEW)):
+        with pytest.raises(SinkError) as caught:
+            attempt()
+        assert caught.value.code == "sink_unsuitable"
+        assert "DEPLOY_ENV" in caught.value.message
+        assert "`receipt: false`" in caught.value.remedy
+    assert (github.stored(REPOSITORY), variables) == (None, {"DEPLOY_ENV": StoredVariable(text)})
+    github.containers[PLACES[REPOSITORY]]["KEY"] = StoredSecret(NEW.reveal(), END)
+    assert read(github, address).receipt == Receipt()
+
+
+def test_a_variable_that_somebody_else_sets_during_a_write_is_kept(github: Killing) -> None:
+    """The token is delivered without a receipt."""
+
+    def set_at_put(request: HttpRequest) -> None:
+        if request.method == "PUT":
+            github.variable(REPOSITORY).value = "by hand"
+
+    github.before = set_at_put
     github.sink(REPOSITORY).write(NEW)
-    github.sink(other).write(OLD)
-    assert read(github, REPOSITORY).receipt == Receipt()
+    assert (github.stored(REPOSITORY), github.variable(REPOSITORY).value) == ("new", "by hand")
 
 
 @pytest.mark.parametrize("visibility", ["all", "private", "selected"])
@@ -280,11 +338,30 @@ def test_without_the_right_for_variables_only_the_time_counts(
     assert "may not read Actions variables" in warning.getMessage()
 
 
+@in_both
+def test_a_receipt_that_may_not_be_written_is_refused_by_the_check(
+    github: Killing, address: GithubAddress
+) -> None:
+    """No token is minted for it; one request answers that for all secrets of a repository."""
+    github.variable_rights = "read"
+    sinks = Github({"GH_TOKEN": github.token, "GITHUB_API_URL": github.url})
+    start = len(github.requests)
+    for name in ("KEY", "KEY_2"):
+        with pytest.raises(SinkError) as caught:
+            sinks.sink(replace(address, secret=name)).check()
+        assert caught.value.code == "sink_denied"
+        assert f"{name}_RECEIPT" in caught.value.message
+        assert "`receipt: false`" in caught.value.remedy
+    [asked] = [one for one in github.requests[start:] if one.method != "GET"]
+    assert asked.names[-1].startswith("GITHUB_")  # no variable has such a name
+    sinks.sink(replace(address, receipt="")).check()
+
+
 @pytest.mark.parametrize("first", [True, False])
-def test_a_receipt_that_may_not_be_written_is_a_warning(
+def test_a_refused_receipt_is_a_warning(
     github: Killing, caplog: pytest.LogCaptureFixture, *, first: bool
 ) -> None:
-    """The token is delivered; the receipt that was there before proves nothing."""
+    """If the check did not show it, the token is delivered; what was there proves nothing."""
     if not first:
         github.sink(REPOSITORY).write(OLD)
         github.clock_skew += timedelta(seconds=1)
@@ -296,16 +373,30 @@ def test_a_receipt_that_may_not_be_written_is_a_warning(
     assert "HTTP status 403" in warning.getMessage()
 
 
-def test_a_receipt_that_fails_for_the_moment_is_a_failure(github: Killing) -> None:
-    """The next run delivers again; nobody claims that this one has proven anything."""
-    github.outcomes = []
-    github.before = lambda request: (
-        github.outcomes.extend([HttpResponse(500)]) if request.method == "POST" else None
-    )
-    with pytest.raises((SinkError, KilledError)):
-        github.sink(REPOSITORY).write(NEW)
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("signing", [True, False])
+def test_a_receipt_that_fails_for_the_moment_is_a_failure(
+    github: Killing, *, first: bool, signing: bool
+) -> None:
+    """Nothing claims to be proven; without a void receipt, the secret is not even written."""
+    if not first:
+        github.sink(REPOSITORY).write(OLD)
+
+    def fail(request: HttpRequest) -> None:
+        if request.method in ("POST", "PATCH") and ("{" in request.body["value"]) is signing:
+            github.outcomes.append(HttpResponse(500))
+
+    github.before = fail
+    environ = {"GH_TOKEN": github.token, "GITHUB_API_URL": github.url}
+    with pytest.raises(SinkError) as caught:
+        Github(environ, lambda _: None).sink(REPOSITORY).write(NEW)
     github.before = lambda _: None
-    assert read(github, REPOSITORY).receipt == Receipt()
+    assert (caught.value.code, github.outcomes) == ("sink_unavailable", [])
+    before = (None, None) if first else ("old", "old")
+    content = github.sink(REPOSITORY).read()
+    shown = content.proven_token if isinstance(content, Unreadable) else None
+    after = (github.stored(REPOSITORY), shown and shown.key)
+    assert after == (("new", None) if signing else before)
 
 
 def test_a_receipt_can_be_switched_off(github: Killing) -> None:
