@@ -417,7 +417,7 @@ SINK = SinkKind(
         Option(
             "azure",
             "Secret",
-            "The name of the vault, or its host in another cloud than the public one, a slash, and "
+            "The name of the vault, or its host name outside the public cloud, a slash, and "
             "the name of the secret.",
             # Azure docs, "Key Vault objects, identifiers, and versioning"
             Allowed(
