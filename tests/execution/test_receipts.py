@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,20 @@ def test_without_the_right_for_variables_everything_is_as_before(shop: Shop) -> 
     assert run(shop) == proof
     shop.days_pass(3)
     assert run(shop) == (["revoke"] if proof else [])
+
+
+@sinks
+def test_without_the_right_to_write_receipts_nothing_is_minted(shop: Shop) -> None:
+    """No run rotates or delivers again and again; `receipt: false` lets the rotation go ahead."""
+    shop.github.variable_rights = "read"
+    before = shop.sandbox.keys(), shop.secret.value, shop.receipt.value
+    for _ in range(2):
+        succeeded, _ = shop.run(FastClock())
+        assert not succeeded
+        assert (shop.sandbox.keys(), shop.secret.value, shop.receipt.value) == before
+    address = replace(shop.desired.deliver[0], receipt="")  # type: ignore[call-arg]
+    shop.desired = shop.desired._replace(deliver=(address,))
+    assert (run(shop), run(shop)) == (["rotate"], [])
 
 
 @pytest.mark.parametrize("sink", [{}], ids=["repository"])

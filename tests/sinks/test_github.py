@@ -309,6 +309,18 @@ def test_the_update_time_uses_the_local_clock(backend: GithubBackend) -> None:
     assert abs(content.updated_at - datetime.now(UTC)) < timedelta(seconds=5)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "9" * 5000],
+)
+def test_a_time_that_cannot_be_one_is_ignored(backend: GithubBackend, text: str) -> None:
+    """It is out of range in UTC, or by the clock of this machine."""
+    backend.sink().write(Secret(FIRST))
+    backend.server.clock_skew = timedelta(minutes=1)
+    backend.server.outcomes = [HttpResponse(200, {"updated_at": text})]
+    assert backend.sink().read() == Unreadable(None)
+
+
 def test_the_update_time_of_an_organisation_secret_proves_no_write(backend: GithubBackend) -> None:
     """It also changes when other repositories may see the secret."""
     address = GithubAddress("acme", "TWENTY_KEY")
