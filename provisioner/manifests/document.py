@@ -510,22 +510,29 @@ def _known_mistake(reason: str, text: str, index: int, context: int) -> tuple[in
         return index, "inside {…} or […], put text that contains a brace in quotes"
     if reason == _NO_COLON:
         return context, _COLON_MISSING
-    if reason in (_COLON_TOO_MANY, _NO_ITEM):
-        return _colon_missing_before(text, text.find(":", index))
+    if reason in (_COLON_TOO_MANY, _NO_ITEM, _NO_KEY):
+        return _misplaced_line(text, text.find(":", index))
     return None
 
 
-def _colon_missing_before(text: str, index: int) -> tuple[int, str] | None:
-    """Return the index and the message for the line before an unexpected colon, if it needs one."""
+def _misplaced_line(text: str, index: int) -> tuple[int, str] | None:
+    """Return the index and the message of the mistake before an unexpected colon, if it is known.
+
+    Either the line before has no colon, or the line of this colon is not indented like others.
+    """
     start = text.rfind("\n", 0, index) + 1
-    if not _KEY.fullmatch(text[start:index]):
+    key = text[start:index]
+    if not _KEY.fullmatch(key):
         return None
+    own = start + len(key) - len(key.lstrip(" "))
     for line in reversed(text[:start].split("\n")[-_LINES_BACK:-1]):
         if not (content := line.strip()) or content.startswith("#"):
             start -= len(line) + 1
             continue
         start -= len(line) + 1
-        if _HAS_COLON.search(line) or '"' in line or "'" in line:
+        if _HAS_COLON.search(line):
+            return own, _NOT_ALIGNED
+        if '"' in line or "'" in line:
             return None
         return start + len(line) - len(line.lstrip(" -")), _COLON_MISSING
     return None
@@ -534,8 +541,12 @@ def _colon_missing_before(text: str, index: int) -> tuple[int, str] | None:
 _NO_COLON = "could not find expected ':'"
 _COLON_TOO_MANY = "mapping values are not allowed in this context"
 _NO_ITEM = "did not find expected '-' indicator"
+_NO_KEY = "did not find expected key"
 _COLON_MISSING = (
     "a colon and a space are missing in this line: write, for example, `name: svc-billing`"
+)
+_NOT_ALIGNED = (
+    "this line is not indented like the lines that it belongs with: begin it in the same column"
 )
 _REASONS_OF_TABS = (
     "found character that cannot start any token",
@@ -569,9 +580,7 @@ _ADVICE = {
         " (put text that starts with a special character in quotes)"
     ),
     _COLON_TOO_MANY: " (put text with a colon in quotes; check the indentation)",
-    "did not find expected key": (
-        " (put text that starts with a brace in quotes; check the indentation)"
-    ),
+    _NO_KEY: (" (put text that starts with a brace in quotes; check the indentation)"),
     "found unexpected ':'": " (put text with a colon in quotes)",
     "found unexpected end of stream": " (is a quote missing on an earlier line?)",
     _NO_ITEM: " (check the indentation)",

@@ -105,6 +105,10 @@ def _at_revision(revision: str, directory: Path) -> Iterator[tuple[str, Path]]:
     commit = None
     if not revision.startswith("-"):  # it would be an option of git
         commit = git.text("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if commit is None and git.text("rev-parse", "--git-dir") is None:
+        raise _UnusableError(
+            f"{revision} is not a directory, and git finds no repository around {directory}."
+        )
     if commit is None:
         raise _UnusableError(
             f"{revision} is not a directory, and the repository that contains {directory} has no "

@@ -39,7 +39,7 @@ from provisioner.manifests.schema import published
 from provisioner.model.expiry import parse_expiry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Sequence as SequenceOf
 
     from jsonschema import ValidationError
@@ -113,7 +113,7 @@ class _Explanation:
                     position = node.key_position(str(error.instance))
                 yield self._problem(position, Code(notes["x-code"]), notes["x-message"])
             case "additionalProperties":
-                yield from self._unknown(node, list(schema["properties"]))
+                yield from self._unknown(node, schema)
             case "required":
                 yield from self._missing(node, schema)
             case "oneOf" if self._name == "manifest":
@@ -147,7 +147,10 @@ class _Explanation:
             return False
         return not isinstance(node, Mapping) or node.position.index in self._document.partial
 
-    def _unknown(self, node: Mapping, known: list[str]) -> Iterator[Problem]:
+    def _unknown(self, node: Mapping, schema: _Annotations) -> Iterator[Problem]:
+        known = list(schema["properties"])
+        # Then the error of `oneOf` says which keys there are.
+        is_another = "oneOf" in schema and node.keys().isdisjoint(known)
         for key, position in zip(node, node.positions[::2], strict=True):
             if key in known:
                 continue
@@ -158,6 +161,8 @@ class _Explanation:
             elif not _SHOWABLE.fullmatch(key):
                 message = f"this key is unknown here: use {', '.join(known)}"
             elif elsewhere is not None and closest(key, known, _SAME_WORD) is None:
+                if is_another:
+                    continue
                 message = f"`{key}` is unknown here: move it to {elsewhere}"
             elif close := closest(key, known):
                 message = f"`{key}` is unknown here: did you mean `{close}`?"
@@ -205,12 +210,17 @@ class _Explanation:
             position = node.key_position(written[1])
             found = " and ".join(f"`{key}`" for key in written)
         elif node.position.index not in self._document.partial:
-            close = closest(next(iter(node), ""), kinds)
-            position, found = node.position, f"none: did you mean `{close}`?" if close else "none"
+            position, found = node.position, "none"
+            first = next(iter(node), "")
+            if _SHOWABLE_KIND.fullmatch(first) and first not in _mappings(self._name):
+                close = closest(first, kinds)
+                advice = f"did you mean `{close}`?" if close else f"use one of {_listed(kinds)}"
+                message = f"there is no sink `{first}`: {advice}"
+                yield self._problem(position, Code.SINK_INVALID, message)
+                return
         else:
             return  # its kind may be a key that could not be read
-        listed = ", ".join(f"`{name}`" for name in kinds)
-        message = f"a sink must have exactly one of {listed}, and this one has {found}"
+        message = f"a sink must have exactly one of {_listed(kinds)}, and this one has {found}"
         yield self._problem(position, Code.SINK_INVALID, message)
 
     def _choice(
@@ -265,7 +275,9 @@ class _Explanation:
             else:
                 message = f"{subject} is {_kind(node)} in YAML: put it in quotes to make it text"
             return self._problem(position, Code.YAML_SURPRISE, message)
-        message = f"{subject} is {_kind(node)}: {advice}"
+        written = isinstance(node, AmbiguousScalar) and notes.get("x-shown", True)
+        found = f"`{_shortened(node.text)}`" if written else _kind(node)
+        message = f"{subject} is {found}: {advice}"
         return self._problem(position, Code(code or Code.WRONG_TYPE), message)
 
     def _disallowed(
@@ -310,6 +322,9 @@ class _Explanation:
 
 _SHOWABLE = re.compile(r"[A-Za-z_-]{1,40}", re.ASCII)
 """Unknown keys that may be shown: `{token:eyJ…}` without a space is one long key."""
+
+_SHOWABLE_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,15}", re.ASCII)
+"""Unknown kinds of sinks that may be shown, such as `s3`; a token is longer."""
 
 _FIRST_WORD = re.compile(r"([a-z_]+)[ :]")
 """The likely key if the colon, or the space after it, is missing."""
@@ -380,6 +395,10 @@ def _subject(path: Path, notes: _Annotations) -> str:
     if isinstance(name, int):
         return "this item"
     return f"`{name}`" if _SHOWABLE.fullmatch(name) else "this value"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _kind(node: object) -> str:

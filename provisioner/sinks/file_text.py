@@ -78,6 +78,9 @@ def entries_of(text: str, file_format: FileFormat) -> Entries:
         return {"": (Entry(text.strip(), 0, len(text)),)}
     found: dict[str, tuple[Entry, ...]] = {}
     for name, entry in _assignments(text) if file_format == "dotenv" else _members(text):
+        if _SOPS_MAC.match(f"{name}={entry.value}"):
+            reason = "is in a file that sops has encrypted"
+            raise UnusableError(unsuitable(reason, "Write `sops` instead of `file`."))
         found[name] = (*found.get(name, ()), entry)
     return found
 
@@ -174,6 +177,9 @@ def values_of(entries: Entries) -> dict[str, list[str]]:
     """Return the values of each variable, without their positions."""
     return {name: [entry.value for entry in found] for name, found in entries.items()}
 
+
+_SOPS_MAC = re.compile(r'sops_mac=ENC\[|sops=\{[\s\S]*"mac"\s*:\s*"ENC\[')
+"""What sops adds to a dotenv or JSON file; it refuses the file after any other program's change."""
 
 _BARE = re.compile(r"[\w.:/+@%,=-]*", re.ASCII)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"} | {char: char for char in "\\\"'$`"}

@@ -177,7 +177,7 @@ def test_previous_manifests_reach_no_further_than_the_reviewed_ones(
 
 def test_manifests_outside_a_repository_have_no_revisions(folder: Path) -> None:
     """The reason says what was looked for."""
-    assert "neither a directory nor a commit" in load_previous("HEAD~1", folder).reason
+    assert "git finds no repository around" in load_previous("HEAD~1", folder).reason
 
 
 def test_without_git_the_reason_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,3 +105,13 @@ def test_the_lists_of_all_environments_files_are_joined(tmp_path) -> None:
     )
     found = targets(tmp_path, '[{command: [a]}, {slack: "${A}"}]', A="https://x.example/hook")
     assert list(map(str, found)) == ["command a", "slack x.example", "command b"]
+
+
+def test_an_unknown_kind_of_target_is_one_problem(tmp_path) -> None:
+    """The message says which kinds there are, and not where else the key could stand."""
+    (tmp_path / "environments.yaml").write_text(
+        "version: 1\nnotify: [{email: a@example.com}]\nenvironments: {shop: {url: 'sandbox:'}}\n"
+    )
+    (problem,) = load(tmp_path).problems
+    assert (problem.code, problem.place.line) == ("invalid_value", 2)
+    assert "{slack: ${SLACK_URL}}" in problem.message

@@ -27,6 +27,7 @@ from provisioner.runtime.cancellation import Cancellation
 from provisioner.runtime.process import Processes
 from provisioner.secret import Secret
 from provisioner.sinks import sops
+from provisioner.sinks.file import FileAddress, Files
 from provisioner.sinks.kind import OptionValues
 from provisioner.sinks.registry import SinkRegistry
 from provisioner.sinks.sink import StoredValue
@@ -201,6 +202,22 @@ def test_a_file_that_is_not_encrypted_is_refused(file, sink) -> None:
         error = _error_of(step)
         assert (error.code, "sops encrypt" in error.remedy) == ("sink_unsuitable", True)
     assert file.read_text() == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("a.json", '{"other": 1, "svc": "x"}'), ("a.env", "OTHER=1\nsvc=x\n")]
+)
+def test_the_sink_file_refuses_an_encrypted_file(tmp_path, name, plain) -> None:
+    """Sops refuses a file that another program has changed, so all its secrets would be lost."""
+    path = tmp_path / name
+    path.write_bytes(before := encrypted(plain, "json" if name == "a.json" else "dotenv"))
+    address = FileAddress(name, "svc", "json" if name == "a.json" else "dotenv")
+    opened = Files(tmp_path).sink(address)
+    steps = (opened.check, opened.read, lambda: opened.write(Secret(FIRST)))
+    for step in (*steps, lambda: opened.remove(Secret("x"))):
+        error = _error_of(step)
+        assert (error.code, "`sops`" in error.remedy) == ("sink_unsuitable", True)
+    assert path.read_bytes() == before
 
 
 def test_a_place_that_sops_leaves_in_clear_is_refused(file, sink) -> None:
