@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Self
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from provisioner.model.workspace import Workspace
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _WORKER:
     # Measured processes would take twice as long, and cover hardly any additional line.
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
@@ -109,6 +110,24 @@ def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     assert not used
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Measure the imports of all tests in one worker, because they are the same in each."""
+    with nullcontext() if _WORKER in ("", "gw0") else unmeasured():
+        return (yield)
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    measured = Coverage.current()
+    if measured is None:
+        yield
+        return
+    measured.stop()
+    yield
+    measured.start()
+
+
 def pytest_collection_finish() -> None:
     """Keep the thousands of collected tests out of every later garbage collection."""
     gc.collect()
@@ -124,13 +143,8 @@ def unmeasured_repetition(request: pytest.FixtureRequest) -> Iterator[None]:
         or node.get_closest_marker("large") is not None
         or is_hypothesis_test(node.obj)
     )
-    measured = Coverage.current() if repeats else None
-    if measured is None:
+    with unmeasured() if repeats else nullcontext():
         yield
-        return
-    measured.stop()
-    yield
-    measured.start()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,8 @@
 
 A server that has imported everything forks itself for each run. The result is a real process with
 its own streams, variables, folder and signals. On systems other than Linux, a new Python starts
-instead. Tests of the start itself run `[sys.executable, "-m", "provisioner"]`.
+instead. Tests of the start itself run `[sys.executable, "-m", "provisioner"]`. Scripts find a
+program `provision`, written by `install_program`, that asks the same server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = """
-import gc, json, os, resource, signal, socket, sys, time
+import gc, json, os, resource, select, signal, socket, sys, time
 import pkgutil, importlib, provisioner
 for module in pkgutil.walk_packages(provisioner.__path__, "provisioner."):
     if not module.name.endswith("__main__"):
@@ -29,7 +30,7 @@ import requests, yaml, jsonschema, nacl.public, rich.console
 from provisioner.cli import main
 gc.collect()
 gc.freeze()
-server = socket.socket(fileno=int(sys.argv[1]))
+server, programs = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 def run(order):
@@ -37,6 +38,8 @@ def run(order):
         os.setsid()
     if order["address_space"]:
         resource.setrlimit(resource.RLIMIT_AS, (order["address_space"],) * 2)
+    if "umask" in order:
+        os.umask(order["umask"])
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
@@ -52,11 +55,17 @@ def run(order):
     return 0
 
 while True:
-    order, files, _, _ = socket.recv_fds(server, 1 << 20, 4)
-    if not order:
+    source = select.select([server, programs], [], [])[0][0]
+    if source is programs:
+        source, _ = programs.accept()
+    order, files, _, _ = socket.recv_fds(source, 1 << 20, 4)
+    if source is not server:
+        source.close()
+    elif not order:
         break
-    if os.fork() == 0:
+    if order and os.fork() == 0:
         server.close()
+        programs.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         *streams, result = files
         process = os.fork()
@@ -83,13 +92,19 @@ class _Server:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        programs = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        programs.bind("")  # Linux chooses a name outside the file system
+        programs.listen(64)
+        self.address: bytes = programs.getsockname()
+        files = [child_socket.fileno(), programs.fileno()]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(child_socket.fileno())],
-            pass_fds=[child_socket.fileno()],
+            [sys.executable, "-c", _SERVER, *map(str, files)],
+            pass_fds=files,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
         child_socket.close()
+        programs.close()
         atexit.register(self._stop)
 
     def fork(self, order: dict[str, Any], streams: list[int]) -> tuple[int, int]:
@@ -109,6 +124,46 @@ class _Server:
 def _server_of(process: int) -> _Server | None:
     del process  # a forked test process has its own server
     return _Server() if sys.platform.startswith("linux") else None
+
+
+_PROGRAM = """\
+#!{python} -IS
+import json, os, signal, socket, sys
+order = {{
+    "arguments": sys.argv[1:],
+    "script": None,
+    "cwd": os.getcwd(),
+    "env": dict(os.environ),
+    "umask": os.umask(0),
+    "session": False,
+    "address_space": 0,
+}}
+server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+server.connect({address!r})
+result, write = os.pipe()
+socket.send_fds(server, [json.dumps(order).encode()], [0, 1, 2, write])
+os.close(write)
+process = int.from_bytes(os.read(result, 8))
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: os.kill(process, number))
+sys.exit(os.waitstatus_to_exitcode(int.from_bytes(os.read(result, 16)[:8])))
+"""
+
+
+def install_program(folder: Path) -> Path:
+    """Write a program `provision` into a folder, for scripts, and return its path.
+
+    It waits for the process that the server forks, and passes on the signals that end a command.
+    """
+    server = _server_of(os.getpid())
+    text = f'#!/bin/sh\nexec "{sys.executable}" -m provisioner "$@"\n'
+    if server is not None:
+        text = _PROGRAM.format(python=sys.executable, address=server.address)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "provision"
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
 
 
 class Provision(subprocess.Popen[Any]):

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from processes import install_program
 
 from provisioner import manifests, schemas
 from provisioner.cli import main
@@ -60,11 +61,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "environments.yaml").write_text(ENVIRONMENTS)
     (folder / "keys.yaml").write_text(KEYS)
     (folder / "production.yaml").write_text(PRODUCTION)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    program = programs / "provision"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m provisioner "$@"\n')
-    program.chmod(0o755)
+    programs = install_program(tmp_path / "bin").parent
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     return tmp_path

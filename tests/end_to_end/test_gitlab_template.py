@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from processes import install_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +54,7 @@ def project(tmp_path: Path) -> Path:
     (folder / "keys.yaml").write_text(
         "version: 1\nenvironment: dev\ndefaults: {expires: 90d}\nkeys: [{name: a}, {name: b}]\n"
     )
-    program = tmp_path / "bin" / "provision"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m provisioner "$@"\n')
-    program.chmod(0o755)
+    install_program(tmp_path / "bin")
     return tmp_path / "project"
 
 

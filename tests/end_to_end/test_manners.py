@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from processes import Provision
 
 from provisioner import schemas
 from provisioner.sinks.kubeconfig import ClusterConfigError, cluster_of
@@ -60,16 +61,27 @@ class Result:
 
 def provision(*arguments: object, env: dict[str, str] | None = None, **options: Any) -> Result:
     """Run a command in its own process, without a terminal."""
-    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 60} | options
-    result = subprocess.run(
-        command(*arguments), check=False, env=minimal_environment() | (env or {}), **options
-    )
-    out, err = (
-        stream.decode("utf-8", "surrogateescape") for stream in (result.stdout, result.stderr)
-    )
+    with Provision(*arguments, **_options(env, options)) as process:
+        return _result(process)
+
+
+def provision_in_new_python(*arguments: object, env: dict[str, str], **options: Any) -> Result:
+    """Run a command as above, in a Python that starts with these variables."""
+    with subprocess.Popen(command(*arguments), **_options(env, options)) as process:
+        return _result(process)
+
+
+def _options(env: dict[str, str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return {**streams, "env": minimal_environment() | (env or {}), **options}
+
+
+def _result(process: subprocess.Popen[bytes]) -> Result:
+    streams = process.communicate(timeout=60)
+    out, err = (stream.decode("utf-8", "surrogateescape") for stream in streams)
     assert "Traceback" not in err
     assert "bug of provision" not in err, err
-    return Result(result.returncode, out, err)
+    return Result(process.returncode, out, err)
 
 
 def on_terminal(
@@ -397,7 +409,7 @@ def test_a_path_that_is_not_unicode(tmp_path: Path) -> None:
     """A path with undecodable bytes can be used, and is shown as far as possible."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/man\xff"))
     shutil.copytree(make_project(tmp_path / "plain") / "manifests", folder)
-    result = provision("apply", "-m", folder, "--format", "json")
+    result = provision_in_new_python("apply", "-m", folder, "--format", "json", env={})
     [environment] = json.loads(result.out)["environments"]
     assert (result.code, environment["summary"]["created"]) == (0, 2)
     assert environment["results"][0]["manifest"] == f"{tmp_path}/man\ufffd/keys.yaml"
@@ -441,14 +453,15 @@ NO_UTF_8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def test_a_c_locale_loses_no_name(tmp_path: Path, locale: str) -> None:
     """Keys and files can have non-ASCII names in a C locale, and the output shows them."""
     project = make_project(tmp_path, UMLAUTS)
-    result = provision("apply", cwd=project, env={"LC_ALL": locale})
+    result = provision_in_new_python("apply", cwd=project, env={"LC_ALL": locale})
     assert (result.code, "schlüssel-🔑" in result.out) == (0, True)
     assert (project / "gehäuse" / "dev.env").is_file()
 
 
 def test_without_utf_8_an_error_names_the_path(tmp_path: Path) -> None:
     """The unusable path is reported before the key is created, in ASCII."""
-    result = provision("apply", cwd=make_project(tmp_path, UMLAUTS), env=NO_UTF_8)
+    project = make_project(tmp_path, UMLAUTS)
+    result = provision_in_new_python("apply", cwd=project, env=NO_UTF_8)
     assert (result.code, "cannot be encoded" in result.out, result.out.isascii()) == (4, True, True)
 
 
@@ -457,7 +470,7 @@ def test_log_lines_are_json_in_every_locale(tmp_path: Path) -> None:
     keys = UMLAUTS.replace(", deliver: [{file: 'gehäuse/{environment}.env'}]", "")
     project = make_project(tmp_path, keys)
     arguments = ("apply", "-q", "--log-format", "json", "--log-level", "debug")
-    result = provision(*arguments, cwd=project, env=NO_UTF_8)
+    result = provision_in_new_python(*arguments, cwd=project, env=NO_UTF_8)
     lines = [json.loads(line) for line in result.err.splitlines()]
     assert "schlüssel-🔑" in {line.get("key") for line in lines}
 

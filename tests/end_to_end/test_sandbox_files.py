@@ -8,13 +8,13 @@ import os
 import resource
 import sqlite3
 import subprocess
-import sys
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from processes import Provision
 from sandbox_control import Sandbox, dialect_of
 
 from provisioner.sandbox.store import SandboxUnusableError, Store
@@ -48,8 +48,8 @@ def project(folder: Path, url: str = "sandbox:", timeout: str = "30s") -> Path:
 
 
 def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "provisioner", *(arguments or ("apply", "--format", "json"))],
+    return Provision(
+        *(arguments or ("apply", "--format", "json")),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from processes import Provision
+from processes import Provision, install_program
 
 from provisioner import schemas
 from provisioner.cli import main
@@ -175,11 +175,7 @@ def test_the_component_follows_the_schema_of_gitlab(tmp_path) -> None:
 
 @pytest.fixture
 def path(tmp_path) -> str:
-    program = tmp_path / "bin" / "provision"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m provisioner "$@"\n')
-    program.chmod(0o755)
-    return f"{program.parent}:/usr/bin:/bin"
+    return f"{install_program(tmp_path / 'bin').parent}:/usr/bin:/bin"
 
 
 def test_the_scripts_of_the_templates_run_in_a_shell(tmp_path, path) -> None:

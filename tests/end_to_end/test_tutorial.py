@@ -15,6 +15,7 @@ from typing import assert_never
 
 import pytest
 import yaml
+from processes import install_program
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
@@ -104,7 +105,8 @@ def follow(page_steps, folder):
     variables = {
         name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "TWENTY"))
     }
-    variables |= {"HOME": str(home), "TOOL": str(Path(sys.executable).parent)}
+    tool = f"{install_program(folder / 'bin').parent}:{Path(sys.executable).parent}"
+    variables |= {"HOME": str(home), "TOOL": tool}
     variables |= {"GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C.UTF-8"}
     for role in ("AUTHOR", "COMMITTER"):
         variables |= {f"GIT_{role}_NAME": "Reader", f"GIT_{role}_EMAIL": "reader@example.com"}
