@@ -84,6 +84,18 @@ def _result(process: subprocess.Popen[bytes]) -> Result:
     return Result(process.returncode, out, err)
 
 
+def in_bash(script: str, folder: Path, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a script in a folder."""
+    return subprocess.run(
+        ["bash", "-c", script],
+        check=False,
+        cwd=folder,
+        env=minimal_environment() | env,
+        capture_output=True,
+        timeout=60,
+    )
+
+
 def on_terminal(
     *arguments: object, typed: bytes = b"", prompt: bytes = b"", columns: int = 80, **env: str
 ) -> Result:
@@ -259,15 +271,7 @@ def test_the_exit_code_does_not_depend_on_stderr(
 ) -> None:
     """The exit code is the same if stderr is full or closed."""
     shell = f"exec {' '.join(command(arguments))} 2>{where}"
-    result = subprocess.run(
-        ["bash", "-c", shell],
-        check=False,
-        cwd=project,
-        env=minimal_environment(),
-        capture_output=True,
-        timeout=60,
-    )
-    assert result.returncode == code
+    assert in_bash(shell, project).returncode == code
 
 
 @pytest.mark.parametrize("arguments", ["validate", "schema", "--help", "init -m new/manifests"])
@@ -275,14 +279,7 @@ def test_a_closed_stdout_stops_no_command(project: Path, arguments: str) -> None
     """A command succeeds with a closed stdout (`>&-`) and with a reader that reads nothing."""
     shell = f"{' '.join(command(arguments))} "
     closed = f"{shell} >&- && rm -rf new && {shell} | true; exit ${{PIPESTATUS[0]}}"
-    result = subprocess.run(
-        ["bash", "-c", closed],
-        check=False,
-        cwd=project,
-        env=minimal_environment(),
-        capture_output=True,
-        timeout=60,
-    )
+    result = in_bash(closed, project)
     assert (result.returncode, result.stdout) == (0, b"")
     assert b"Traceback" not in result.stderr
 
@@ -341,26 +338,11 @@ def test_a_removed_working_directory(project: Path) -> None:
     shell = f"rmdir '{missing}' && exec {' '.join(command())} "
     for arguments, code in (("plan", 64), ("validate x.yaml", 64), ("init", 64), ("schema", 0)):
         missing.mkdir()
-        result = subprocess.run(
-            ["bash", "-c", shell + arguments],
-            check=False,
-            cwd=missing,
-            env=minimal_environment() | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            timeout=60,
-        )
+        result = in_bash(shell + arguments, missing, PYTHONPATH=str(ROOT))
         assert (result.returncode, b"directory_gone" in result.stderr) == (code, code == 64)
     missing.mkdir()
     plan = shell + f"plan -m '{project}/manifests'"
-    result = subprocess.run(
-        ["bash", "-c", plan],
-        check=False,
-        cwd=missing,
-        env=minimal_environment(),
-        capture_output=True,
-        timeout=60,
-    )
-    assert result.returncode == 0
+    assert in_bash(plan, missing).returncode == 0
 
 
 def test_a_file_name_that_is_too_long(project: Path) -> None:
@@ -432,10 +414,7 @@ def test_secrets_are_private_under_any_umask(project: Path) -> None:
         " ".join(command(arguments))
         for arguments in ("apply -q", "token a --to t -q", "export --to e.yaml -q")
     )
-    shell = ["bash", "-c", f"umask 000; {run}"]
-    subprocess.run(
-        shell, check=True, cwd=project, env=minimal_environment(), capture_output=True, timeout=60
-    )
+    assert in_bash(f"umask 000; {run}", project).returncode == 0
     files = ("secrets/dev.env", "t", "e.yaml", ".provision/dev.sqlite3")
     assert {(project / path).stat().st_mode & 0o777 for path in files} == {0o600}
     folders = ("secrets", ".provision")
