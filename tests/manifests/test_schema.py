@@ -139,19 +139,21 @@ def test_the_fast_check_agrees_with_jsonschema(name: str) -> None:
     """This holds for valid documents, for documents with a few mistakes, and for any value."""
     document = schemas.load(name)
     names = sorted(set(names_of(document)))
+    mistakes = wild(names)
+    values = st.one_of(values_of(document, document), mistakes)
     check, slow = Schema(document).check(), reference(document)
     verdicts = set()
 
     @settings(max_examples=150)
     @given(st.data())
     def equal(data: st.DataObject) -> None:
-        value = data.draw(st.one_of(values_of(document, document), wild(names)))
+        value = data.draw(values)
         for _ in range(data.draw(st.integers(0, 2))):
             places = nodes_of(value) if isinstance(value, (dict, list)) else []
             if not places:
                 break
             holder, key = data.draw(st.sampled_from(places))
-            holder[key] = copy.deepcopy(data.draw(wild(names)))
+            holder[key] = copy.deepcopy(data.draw(mistakes))
         verdict = check(value)
         assert verdict == slow.is_valid(value)
         verdicts.add(verdict)
@@ -166,6 +168,8 @@ def test_whatever_the_schema_rejects_is_explained(name: str, tmp_path: Path) -> 
     document = schemas.load(name)
     check = Schema(document).check()
     names = sorted(set(names_of(document)))
+    mistakes = wild(names)
+    values = st.one_of(values_of(document, document), mistakes)
     file = tmp_path / ("environments.yaml" if name == "environments" else "a.yaml")
     (tmp_path / "environments.yaml").write_text(
         'version: 1\nenvironments: {production: {url: "sandbox:"}}\n'
@@ -174,11 +178,11 @@ def test_whatever_the_schema_rejects_is_explained(name: str, tmp_path: Path) -> 
     @settings(max_examples=120)
     @given(st.data())
     def explained(data: st.DataObject) -> None:
-        value = data.draw(st.one_of(values_of(document, document), wild(names)))
+        value = data.draw(values)
         places = nodes_of(value) if isinstance(value, (dict, list)) else []
         if places:
             holder, key = data.draw(st.sampled_from(places))
-            holder[key] = copy.deepcopy(data.draw(wild(names)))
+            holder[key] = copy.deepcopy(data.draw(mistakes))
         file.write_text(json.dumps(value, default=str, ensure_ascii=False), encoding="utf-8")
         problems = [
             problem

@@ -9,7 +9,9 @@ compared only by their format. Where the order of a list may differ, elements ar
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import re
 from collections import Counter
 from contextlib import suppress
@@ -366,13 +368,12 @@ class Replay:
 
     def token(self, kind):
         sandbox = self.sandbox
-        rows = sandbox.keys()
         tokens = {
             "apikey": lambda: sandbox.token_of(MY_KEY),
             "apikey-expired": lambda: sandbox.token_of(MY_KEY, seconds=-60),
             "apikey-revoked": lambda: sandbox.token_of("6724614f-02cf-4d24-9916-89e00e566d18"),
             "new-apikey": lambda: sandbox.token_of(
-                next(row.id for row in rows if row.name.startswith("tok-1"))
+                next(row.id for row in sandbox.keys() if row.name.startswith("tok-1"))
             ),
             "jony-member-access": lambda: sandbox.session_token("member"),
             "phil-access": lambda: sandbox.session_token("guest"),
@@ -509,8 +510,7 @@ class SecondReplay(Replay):
         return differences
 
 
-@cache
-def replayed(server):
+def replay(server):
     if server in MORE:
         names = ("Apple", "Acme" if server.startswith("legacy") else "YCombinator")
         first, second = (
@@ -525,6 +525,26 @@ def replayed(server):
         return Replay(server, sandbox).run()
 
 
+@pytest.fixture(scope="session")
+def replayed(tmp_path_factory):
+    """Return a function that replays a server once for all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    @cache
+    def differences(server):
+        with (folder / f"replayed-{server}.json").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            if not (text := file.read()):
+                text = json.dumps(replay(server))
+                file.write(text)
+        return json.loads(text)
+
+    return differences
+
+
 @pytest.mark.parametrize(
     "recording",
     [
@@ -533,12 +553,12 @@ def replayed(server):
         if recording.full_name not in UNSUPPORTED
     ],
 )
-def test_answers_as_recorded(recording):
+def test_answers_as_recorded(recording, replayed):
     """A client that works against the sandbox works against the recorded server."""
     assert replayed(recording.server)[recording.full_name] == []
 
 
-def test_every_recording_is_compared_or_listed():
+def test_every_recording_is_compared_or_listed(replayed):
     """Every recording is compared or listed as unsupported, and the list has no unknown names."""
     names = [recording.full_name for recording in recordings()]
     compared = {name for server in (*SERVERS, *MORE) for name in replayed(server)}
