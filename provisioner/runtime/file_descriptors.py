@@ -26,28 +26,34 @@ _MAX_ERRORS = 20
 
 def raise_limit() -> None:
     """Raise the soft limit to the hard limit, if that is higher."""
-    if sys.platform == "win32":
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = _LIMIT if hard == resource.RLIM_INFINITY else min(hard, _LIMIT)
-    if soft == resource.RLIM_INFINITY or soft >= target:
-        return
-    with suppress(OSError, ValueError):  # macOS may allow less than it reports
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        target = _LIMIT if hard == resource.RLIM_INFINITY else min(hard, _LIMIT)
+        if soft == resource.RLIM_INFINITY or soft >= target:
+            return
+        with suppress(OSError, ValueError):  # macOS may allow less than it reports
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def max_parallel(each: int) -> int:
     """Return how many tasks that need `each` descriptors may run at once; at least one."""
-    if sys.platform == "win32":
-        return _LIMIT
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
+    limit = _soft_limit()
+    if limit is None:
         return _LIMIT
     in_use = 0
     for folder in _DESCRIPTOR_FOLDERS:
         with suppress(OSError):
             in_use = in_use or len(os.listdir(folder))  # noqa: PTH208 - only the count is needed
-    return max(1, (soft - in_use - _RESERVED) // each)
+    return max(1, (limit - in_use - _RESERVED) // each)
+
+
+def _soft_limit() -> int | None:
+    """Return how many descriptors this process may have; None if nothing limits them."""
+    if sys.platform != "win32":
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            return soft
+    return None
 
 
 def too_many_open_files(environment: str) -> WorkspaceError:

@@ -95,7 +95,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a program and its child processes."""
     if sys.platform == "win32":
         process.kill()
-        return
-    # A program that has terminated, or now runs as another user, cannot be killed.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        # A program that has terminated, or now runs as another user, cannot be killed.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)

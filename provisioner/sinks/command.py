@@ -169,11 +169,8 @@ class CommandSink:
 
     def _find_program(self, argv: tuple[str, ...]) -> str:
         """Return the path of a program, relative to the root or found on the PATH."""
+        _refuse_on_windows(argv)
         name = argv[0]
-        if sys.platform == "win32":
-            reason = "cannot be used on Windows, where a program that hangs cannot be stopped"
-            remedy = "Use another sink, or run on Linux or macOS."
-            raise _failure(Code.SINK_UNSUITABLE, argv, reason, remedy)
         program = shutil.which(str(self._commands.root / name) if os.path.dirname(name) else name)  # noqa: PTH120 - a Path drops the dot of `./name`
         if program is None:
             reason = "does not exist or is not executable"
@@ -218,33 +215,42 @@ class CommandSink:
             raise _failure(Code.SINK_FAILED, argv, reason, remedy) from None
 
 
+def _refuse_on_windows(argv: tuple[str, ...]) -> None:
+    if sys.platform == "win32":
+        reason = "cannot be used on Windows, where a program that hangs cannot be stopped"
+        remedy = "Use another sink, or run on Linux or macOS."
+        raise _failure(Code.SINK_UNSUITABLE, argv, reason, remedy)
+
+
 def _read_output(process: subprocess.Popen[bytes], timeout: float) -> bytes:
     """Return the output of a program up to slightly more than the maximum.
 
     Reading stops when the program terminates, even if a child process still has the pipe open.
     """
-    assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
-    pipe = process.stdout.fileno()
-    os.set_blocking(pipe, False)
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    deadline = time.monotonic() + timeout
-    output = b""
-    while len(output) <= _MAX_OUTPUT:
-        has_exited = process.poll() is not None
-        try:
-            chunk = os.read(pipe, _MAX_OUTPUT)
-        except BlockingIOError:
-            if has_exited:
+    if sys.platform != "win32":
+        assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
+        pipe = process.stdout.fileno()
+        os.set_blocking(pipe, False)
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        deadline = time.monotonic() + timeout
+        output = b""
+        while len(output) <= _MAX_OUTPUT:
+            has_exited = process.poll() is not None
+            try:
+                chunk = os.read(pipe, _MAX_OUTPUT)
+            except BlockingIOError:
+                if has_exited:
+                    break
+                if time.monotonic() > deadline:
+                    raise subprocess.TimeoutExpired(process.args, timeout) from None
+                poll.poll(50)
+                continue
+            if not chunk:
                 break
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(process.args, timeout) from None
-            poll.poll(50)
-            continue
-        if not chunk:
-            break
-        output += chunk
-    return output
+            output += chunk
+        return output
+    raise NotImplementedError  # no program was started: Windows is refused
 
 
 def _failure(code: Code, argv: tuple[str, ...], reason: str, remedy: str) -> SinkError:

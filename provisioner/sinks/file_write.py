@@ -266,9 +266,10 @@ class DiskFile:
                 self._check_replaceable()
             self._folder.probe(size)
         except OSError as error:
-            if not self._allows_write_in_place(error):
+            if sys.platform != "win32" and self._allows_write_in_place(error):
+                self._probe_in_place(size)
+            else:
                 raise
-            self._probe_in_place(size)
 
     def rewrite(self, new_content: Callable[[], bytes]) -> None:
         """Replace the content of the file completely or not at all, in place if necessary.
@@ -286,10 +287,11 @@ class DiskFile:
             with self._folder.locked():
                 write_atomically(self.path, new_content(), mode=self._mode())
         except OSError as error:
-            if not self._allows_write_in_place(error):
+            if sys.platform != "win32" and self._allows_write_in_place(error):
+                with self._open_in_place() as descriptor:
+                    _overwrite(descriptor, new_content(), self._mode())
+            else:
                 raise
-            with self._open_in_place() as descriptor:
-                _overwrite(descriptor, new_content(), self._mode())
 
     def _mode(self) -> int:
         """Return the permissions of the file after a write."""
@@ -302,49 +304,50 @@ class DiskFile:
     def _check_replaceable(self) -> None:
         """Raise if a rename could not replace the file, as far as that can be seen."""
         self._check_not_mounted()
-        if sys.platform == "win32":
-            return
-        folder, user = self.path.parent.stat(), os.geteuid()
-        is_sticky = folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid)
-        if is_sticky and user != self.path.stat().st_uid:
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        if not os.access(self.path, os.W_OK, effective_ids=True):
-            try:
-                os.close(os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW))
-            except OSError as error:
-                # The mode of a file that is replaced does not matter; its attributes do.
-                if error.errno == errno.EPERM:
-                    raise
+        if sys.platform != "win32":
+            folder, user = self.path.parent.stat(), os.geteuid()
+            is_sticky = folder.st_mode & stat.S_ISVTX and user not in (0, folder.st_uid)
+            if is_sticky and user != self.path.stat().st_uid:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            if not os.access(self.path, os.W_OK, effective_ids=True):
+                try:
+                    os.close(os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW))
+                except OSError as error:
+                    # The mode of a file that is replaced does not matter; its attributes do.
+                    if error.errno == errno.EPERM:
+                        raise
 
-    def _allows_write_in_place(self, error: OSError) -> bool:
-        irreplaceable = sys.platform != "win32" and error.errno in _IRREPLACEABLE
-        return irreplaceable and os.path.isfile(self.path)  # noqa: PTH113 - False where denied
+    if sys.platform != "win32":
 
-    def _probe_in_place(self, size: int) -> None:
-        with self._open_in_place() as descriptor:
-            disk, status = os.fstatvfs(descriptor), os.fstat(descriptor)
-            free = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
-            if size - status.st_blocks * 512 > free:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        def _allows_write_in_place(self, error: OSError) -> bool:
+            irreplaceable = error.errno in _IRREPLACEABLE
+            return irreplaceable and os.path.isfile(self.path)  # noqa: PTH113 - False where denied
 
-    @contextmanager
-    def _open_in_place(self) -> Iterator[int]:
-        """Open and lock the file itself, and its folder if possible; warn once."""
-        with ExitStack() as stack:
-            with suppress(PermissionError):
-                stack.enter_context(self._folder.locked())
-            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
-            stack.enter_context(self._lock.acquired(descriptor))
-            if os.fstat(descriptor).st_uid != os.geteuid():
-                raise UnusableError(_OTHER_OWNER)
-            if not self._warned:
-                self._warned = True
-                _LOG.warning(
-                    "%s cannot be replaced and is written in place: a reader may see a "
-                    "half-written file",
-                    self.path,
-                )
-            yield descriptor
+        def _probe_in_place(self, size: int) -> None:
+            with self._open_in_place() as descriptor:
+                disk, status = os.fstatvfs(descriptor), os.fstat(descriptor)
+                free = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
+                if size - status.st_blocks * 512 > free:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        @contextmanager
+        def _open_in_place(self) -> Iterator[int]:
+            """Open and lock the file itself, and its folder if possible; warn once."""
+            with ExitStack() as stack:
+                with suppress(PermissionError):
+                    stack.enter_context(self._folder.locked())
+                descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
+                stack.enter_context(self._lock.acquired(descriptor))
+                if os.fstat(descriptor).st_uid != os.geteuid():
+                    raise UnusableError(_OTHER_OWNER)
+                if not self._warned:
+                    self._warned = True
+                    _LOG.warning(
+                        "%s cannot be replaced and is written in place: a reader may see a "
+                        "half-written file",
+                        self.path,
+                    )
+                yield descriptor
 
 
 @dataclass(eq=False, slots=True)
@@ -360,73 +363,79 @@ class _Lock:
     mutex: threading.Lock = field(default_factory=threading.Lock)
     abandoned: Future[None] | None = None
 
-    @contextmanager
-    def acquired(self, descriptor: int, *, wait: bool = True) -> Iterator[None]:
-        """Lock an open file or folder, and close it afterwards.
+    if sys.platform != "win32":
 
-        Args:
-            descriptor: its file descriptor.
-            wait: False to raise at once if another process has the lock.
+        @contextmanager
+        def acquired(self, descriptor: int, *, wait: bool = True) -> Iterator[None]:
+            """Lock an open file or folder, and close it afterwards.
 
-        Raises:
-            UnusableError: another process does not release the lock in time, or nothing can be
-                locked here.
-        """
-        waiting: Future[None] | None = None
-        try:
-            with self.mutex:
-                abandoned, wait_time = self.abandoned, self.lock_wait
-                if abandoned is not None and not abandoned.done():
-                    raise UnusableError(_LOCKED)
-                if not _try_lock(descriptor):
-                    if not wait:
+            Args:
+                descriptor: its file descriptor.
+                wait: False to raise at once if another process has the lock.
+
+            Raises:
+                UnusableError: another process does not release the lock in time, or nothing can be
+                    locked here.
+            """
+            waiting: Future[None] | None = None
+            try:
+                with self.mutex:
+                    abandoned, wait_time = self.abandoned, self.lock_wait
+                    if abandoned is not None and not abandoned.done():
                         raise UnusableError(_LOCKED)
-                    # flock(2) has no timeout, so a thread waits in it and may be abandoned there.
-                    threads = ThreadExecutor(1)
-                    waiting = threads.submit(fcntl.flock, descriptor, fcntl.LOCK_EX)
-                    threads.shutdown(wait=False)
-                    try:
-                        waiting.result(wait_time.after_timeout if abandoned else wait_time.first)
-                    except TimeoutError:
-                        self.abandoned = waiting
-                        raise UnusableError(_LOCKED) from None
-                yield
-        finally:
-            if waiting is None:
-                os.close(descriptor)
-            else:
-                waiting.add_done_callback(lambda _: os.close(descriptor))
+                    if not _try_lock(descriptor):
+                        if not wait:
+                            raise UnusableError(_LOCKED)
+                        # flock(2) has no timeout, so a thread waits in it and may be abandoned
+                        # there.
+                        threads = ThreadExecutor(1)
+                        waiting = threads.submit(fcntl.flock, descriptor, fcntl.LOCK_EX)
+                        threads.shutdown(wait=False)
+                        try:
+                            waiting.result(
+                                wait_time.after_timeout if abandoned else wait_time.first
+                            )
+                        except TimeoutError:
+                            self.abandoned = waiting
+                            raise UnusableError(_LOCKED) from None
+                    yield
+            finally:
+                if waiting is None:
+                    os.close(descriptor)
+                else:
+                    waiting.add_done_callback(lambda _: os.close(descriptor))
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        reason = f"is in a folder that cannot be locked ({error.strerror})"
-        raise UnusableError(unsuitable(reason, "Choose a folder on a local disk.")) from None
-    return True
+if sys.platform != "win32":
 
-
-def _overwrite(descriptor: int, data: bytes, mode: int) -> None:
-    """Write over the current content; a kill leaves at worst blank lines or NULs at the end."""
-    os.fchmod(descriptor, mode)
-    size = os.fstat(descriptor).st_size
-    # Let a full disk fail before anything is changed, if the system supports that.
-    if len(data) > size and hasattr(os, "posix_fallocate"):
+    def _try_lock(descriptor: int) -> bool:
         try:
-            os.posix_fallocate(descriptor, 0, len(data))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         except OSError as error:
-            if error.errno not in _CANNOT_RESERVE:
-                os.ftruncate(descriptor, size)
-                raise
-    padded = data.ljust(size, b"\n")
-    written = 0
-    while written < len(padded):
-        written += os.pwrite(descriptor, padded[written:], written)
-    os.ftruncate(descriptor, len(data))
-    os.fsync(descriptor)
+            reason = f"is in a folder that cannot be locked ({error.strerror})"
+            raise UnusableError(unsuitable(reason, "Choose a folder on a local disk.")) from None
+        return True
+
+    def _overwrite(descriptor: int, data: bytes, mode: int) -> None:
+        """Write over the current content; a kill leaves at worst blank lines or NULs at the end."""
+        os.fchmod(descriptor, mode)
+        size = os.fstat(descriptor).st_size
+        # Let a full disk fail before anything is changed, if the system supports that.
+        if len(data) > size and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(descriptor, 0, len(data))
+            except OSError as error:
+                if error.errno not in _CANNOT_RESERVE:
+                    os.ftruncate(descriptor, size)
+                    raise
+        padded = data.ljust(size, b"\n")
+        written = 0
+        while written < len(padded):
+            written += os.pwrite(descriptor, padded[written:], written)
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
 
 
 def _make_folders(folder: Path) -> None:
