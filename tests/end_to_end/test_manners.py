@@ -498,7 +498,8 @@ for name in ("fcntl", "pwd", "grp", "termios", "resource", "posix"):
     sys.modules[name] = None
 for module, names in (
     (os, "O_NONBLOCK O_CLOEXEC O_DIRECTORY O_NOFOLLOW fchown chown killpg getuid geteuid getgid "
-         "getpgid setsid mkfifo fork set_blocking fchmod uname getpgrp sync"),
+         "getpgid setsid mkfifo fork set_blocking fchmod uname getpgrp sync fstatvfs statvfs "
+         "pread pwrite posix_fallocate"),
     (signal, "SIGKILL SIGHUP SIGUSR1 SIGALRM SIGCHLD SIGPIPE SIGQUIT pthread_sigmask setitimer"),
     (select, "poll epoll"),
 ):

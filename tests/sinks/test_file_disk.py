@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -394,6 +395,44 @@ def test_an_unlisted_mount_is_found_by_the_write(tmp_path: Path, monkeypatch) ->
     assert path.read_text() == f"A=1\nKEY={FIRST}\n"
     assert path.stat().st_ino == number
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def windows(monkeypatch) -> None:
+    """Take away what a write in place needs."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    for name in ("geteuid", "fstatvfs", "fchmod", "pwrite", "posix_fallocate", "O_NOFOLLOW"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.delattr(fcntl, "flock")
+
+
+def denied(*_: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.mark.usefixtures("windows")
+def test_windows_writes_no_file_in_place(tmp_path: Path, monkeypatch) -> None:
+    """A file that another program has open there cannot be replaced, and is unchanged."""
+    path = tmp_path / "keys.env"
+    path.write_text("A=1\n")
+    monkeypatch.setattr(Path, "replace", denied)
+    sink = sink_of(path)
+    sink.check()
+    with pytest.raises(SinkError) as caught:
+        sink.write(Secret(FIRST))
+    assert caught.value.code == "sink_denied"
+    assert path.read_text() == "A=1\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("windows")
+def test_windows_finds_a_protected_folder_by_the_check(tmp_path: Path, monkeypatch) -> None:
+    """A folder in which nothing can be created is refused there, even if the file is writable."""
+    path = tmp_path / "keys.env"
+    path.write_text("A=1\n")
+    monkeypatch.setattr(os, "fsync", denied)
+    assert error_of_check_and_write(sink_of(path)).code == "sink_denied"
+    assert path.read_text() == "A=1\n"
 
 
 def test_a_mounted_file_in_a_read_only_container_is_written(tmp_path: Path) -> None:
