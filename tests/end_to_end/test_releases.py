@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from linters import problems_of
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CI = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))
 RELEASE = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8"))
 
 
@@ -36,6 +38,26 @@ def test_actions_are_pinned_to_a_commit_with_its_tag():
     pin = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     assert [line for line in lines if not pin.fullmatch(line)] == []
     assert len(set(lines)) == len({line.partition("@")[0] for line in lines})
+
+
+def test_a_downloaded_program_that_was_replaced_is_not_run(tmp_path):
+    """A download with another content than the pinned one fails its step before it is unpacked."""
+    (step,) = (step for step in CI["jobs"]["workflows"]["steps"] if "env" in step)
+    for name in ("curl", "tar"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\ntouch {name}.ran actionlint.tar.gz\n")
+        program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.run(
+        ["bash", "-e", "-c", step["run"]],
+        env=step["env"] | {"PATH": path, "RUNNER_TEMP": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (process.returncode, process.stdout) == (1, "actionlint.tar.gz: FAILED\n")
+    assert [file.name for file in tmp_path.glob("*.ran")] == ["curl.ran"]
 
 
 def test_the_jobs_that_test_and_build_the_wheel_cannot_write_or_sign():
