@@ -303,7 +303,7 @@ def _read_pem(members: Mapping[str, Any], name: str, folder: Path) -> str | None
 def _read_text(file: Path, description: str) -> str:
     """Return the text of a file. No error shows its path, which may be a secret by mistake."""
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         reason = f"{description} cannot be read"
     raise ClusterConfigError(reason, "Check that it exists and is readable.")

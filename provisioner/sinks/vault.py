@@ -442,7 +442,11 @@ def _client_certificate(environment: Mapping[str, str]) -> Secret | None:
     certificate = _variable(environment, "CLIENT_CERT")
     files = filter(None, (certificate, _variable(environment, "CLIENT_KEY")))
     try:
-        return Secret("\n".join(Path(file).read_text() for file in files)) if certificate else None
+        return (
+            Secret("\n".join(Path(file).read_text("utf-8") for file in files))
+            if certificate
+            else None
+        )
     except (OSError, ValueError):
         reason = "cannot be opened: the client certificate or its key cannot be read"
         remedy = "Check VAULT_CLIENT_CERT and VAULT_CLIENT_KEY."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import select
@@ -380,6 +381,16 @@ def test_several_kubeconfigs_are_merged(backend: KubernetesBackend) -> None:
     third = backend.write_config("c/three", cluster={"server": "https://localhost:1"})
     files = [str(first), str(backend.folder / "missing"), "", str(second), str(third)]
     backend.environment["KUBECONFIG"] = os.pathsep.join(files)
+    assert delivers(backend)
+
+
+def test_a_kubeconfig_is_read_as_utf_8(backend: KubernetesBackend, monkeypatch) -> None:
+    """It means the same where the system has another encoding, as Windows does."""
+    (backend.folder / "schlüssel").write_text(backend.server.token)
+    backend.configure({"tokenFile": "NAME"})
+    config = backend.folder / "config"
+    config.write_text(config.read_text().replace("NAME", "schlüssel"), encoding="utf-8")
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, _=2: encoding or "cp1252")
     assert delivers(backend)
 
 
