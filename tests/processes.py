@@ -27,6 +27,8 @@ for module in pkgutil.walk_packages(provisioner.__path__, "provisioner."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 import requests, yaml, jsonschema, nacl.public, rich.console
+for name in sys.argv[3:]:
+    importlib.import_module(name)
 from provisioner.cli import main
 gc.collect()
 gc.freeze()
@@ -87,9 +89,13 @@ while True:
 
 
 class _Server:
-    """Server that forks processes for one test process and all its threads."""
+    """Server that forks processes for one test process and all its threads.
 
-    def __init__(self) -> None:
+    Args:
+        preload: what it imports besides the product.
+    """
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
         self._socket, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         programs = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -98,7 +104,7 @@ class _Server:
         self.address: bytes = programs.getsockname()
         files = [child_socket.fileno(), programs.fileno()]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, *map(str, files)],
+            [sys.executable, "-c", _SERVER, *map(str, files), *preload],
             pass_fds=files,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -121,9 +127,9 @@ class _Server:
 
 
 @cache
-def _server_of(process: int) -> _Server | None:
-    del process  # a forked test process has its own server
-    return _Server() if sys.platform.startswith("linux") else None
+def _server_of(process: int, preload: tuple[str, ...]) -> _Server | None:
+    del process  # a forked test process has its own servers
+    return _Server(preload) if sys.platform.startswith("linux") else None
 
 
 _PROGRAM = """\
@@ -155,7 +161,7 @@ def install_program(folder: Path) -> Path:
 
     It waits for the process that the server forks, and passes on the signals that end a command.
     """
-    server = _server_of(os.getpid())
+    server = _server_of(os.getpid(), ())
     text = f'#!/bin/sh\nexec "{sys.executable}" -m provisioner "$@"\n'
     if server is not None:
         text = _PROGRAM.format(python=sys.executable, address=server.address)
@@ -173,6 +179,7 @@ class Provision(subprocess.Popen[Any]):
         arguments: the command line after `provision`.
         script: Python code to run instead of the command; it may call the command.
         address_space: bytes that the process may map; 0 for no limit.
+        preload: modules that many processes of a test import, and that take long to import.
         options: the options of `subprocess.Popen`.
 
     Attributes:
@@ -186,11 +193,13 @@ class Provision(subprocess.Popen[Any]):
         *arguments: object,
         script: str | None = None,
         address_space: int = 0,
+        preload: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
         self._arguments = [str(argument) for argument in arguments]
         self._script = script
         self._address_space = address_space
+        self._preload = preload
         self.megabytes = 0.0
         program = ["-m", "provisioner"] if script is None else ["-c", script]
         super().__init__([sys.executable, *program, *self._arguments], **options)
@@ -199,7 +208,7 @@ class Provision(subprocess.Popen[Any]):
         inherited: Any = super()
         names = subprocess.Popen._execute_child.__code__.co_varnames[1:]  # type: ignore[attr-defined]
         options = dict(zip(names, arguments, strict=False))
-        server = _server_of(os.getpid())
+        server = _server_of(os.getpid(), self._preload)
         if server is None or options["preexec_fn"] is not None or options["pass_fds"]:
             inherited._execute_child(*arguments)
             return

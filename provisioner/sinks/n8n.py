@@ -71,6 +71,11 @@ class N8nAddress(Address):
         """Return the name or id of the credential."""
         return (self.credential,)
 
+    @property
+    def shows_delivery(self) -> bool:
+        """Return False: other changes of the credential hide that its token is missing."""
+        return False
+
     def __str__(self) -> str:
         return f"n8n {self.credential} {self.field}"
 

@@ -43,6 +43,7 @@ from provisioner.render.text import PLAIN
 from provisioner.runtime.cancellation import STOPPED
 from provisioner.sinks.command import CommandAddress
 from provisioner.sinks.file import FileAddress
+from provisioner.sinks.n8n import N8nAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -631,18 +632,24 @@ def test_results_are_true_at_any_time_whatever_happens(case: Any) -> None:
 
 
 UNREADABLE = CommandAddress(("store", "a b"))
+N8N = N8nAddress("Twenty", "twentyApi", "apiKey")
 CHECKED = CommandAddress(("store",), ("show",))
 REDELIVER_ADVICE = "run `provision apply --redeliver --only 'a b'`."
 
 
 @pytest.mark.parametrize(
     ("sink", "suffix"),
-    [(UNREADABLE, REDELIVER_ADVICE), (CHECKED, "The next run delivers it."), (VAULT, None)],
+    [
+        (UNREADABLE, REDELIVER_ADVICE),
+        (N8N, REDELIVER_ADVICE),
+        (CHECKED, "The next run delivers it."),
+        (VAULT, None),
+    ],
 )
 def test_a_message_promises_a_later_delivery_only_if_the_next_run_delivers(
     sink: Address, suffix: str | None
 ) -> None:
-    """No run can see that a program without `check` has no token, whatever failed before."""
+    """No run can see that a program without `check`, or n8n, has no token, whatever failed."""
     new_key = create("a b", sink)
     stopped = ModelServer(stop_at=2)
     [result] = stopped.run(new_key)
@@ -653,7 +660,7 @@ def test_a_message_promises_a_later_delivery_only_if_the_next_run_delivers(
         [result] = server.run(new_key)
         assert isinstance(result, Unfinished)
         assert result.failure.code == DOWN.code
-        assert result.failure.text.endswith(REDELIVER_ADVICE) is (sink is UNREADABLE)
+        assert result.failure.text.endswith(REDELIVER_ADVICE) is (suffix is REDELIVER_ADVICE)
 
 
 def record_message(server: ModelServer, execution: Execution, messages: list[str]) -> None:

@@ -10,17 +10,22 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from urllib.parse import urlsplit
 
+import azure_server
+import gcp_server
 import requests
 from github_server import GithubServer
 from github_server import StoredSecret as GithubSecret
 from gitlab_server import GitlabServer
 from kubernetes_server import KubernetesServer
 from kubernetes_server import StoredSecret as KubernetesSecret
+from n8n_server import N8nServer
 from processes import Provision
 from sandbox_control import Dialect, Exchange, Sandbox
+from sops_program import AGE_KEY, decrypted, encrypted, program
 from vault_server import ALL, DEFAULT_POLICY, VaultStandIn
 
 from provisioner.model.token_claims import claims_of
@@ -32,12 +37,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandbox_control import ApiKey
+    from tls_server import HttpRequest, HttpResponse, TlsServer
+    from trustme import CA
 
 Item: TypeAlias = dict[str, Any]
 """An item of `deliver`; `{name}` in it is the key's name."""
 
-READABLE = ("dotenv", "json", "command", "vault", "aws", "gitlab", "kubernetes")
-ALL_KINDS = (*READABLE, "github")
+Around: TypeAlias = "Callable[[Callable[[], Any]], Any]"
+"""A function that is called in place of a write to a vendor, with a function that does it."""
+
+READABLE = (
+    "dotenv", "json", "command", "vault", "aws", "gitlab", "kubernetes", "ssm", "gcp", "azure",
+    "sops",
+)  # fmt: skip
+ALL_KINDS = (*READABLE, "github", "n8n")
+"""A GitHub secret cannot be read, but has a receipt and a time of its last write. The credential of
+an n8n cannot be read either, and the time of its last change proves no delivery."""
+
+LIBRARIES = ("azure.identity", "boto3", "google.auth.identity_pool")
+"""The libraries of vendors, which take a second to import."""
 
 AWS_REGION = "eu-central-1"
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -53,12 +71,14 @@ class SinkFixture(ABC):
         item: the item of `deliver` for every key.
         environ: the variables with the address and the credentials for a run.
         token_paths: the files and folders that may contain tokens.
-        secrets: the credentials, which must not be shown anywhere.
+        secrets: the credentials and other values, which must not be shown anywhere.
+        authority: who certifies the vendor's server; None for a server without TLS.
     """
 
     item: Item
     token_paths: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    authority: CA | None = None
 
     def __init__(self) -> None:
         self.environ: dict[str, str] = {}
@@ -70,6 +90,9 @@ class SinkFixture(ABC):
     @abstractmethod
     def put(self, name: str, value: str | None) -> None:
         """Store a value by hand, or remove it if it is None."""
+
+    def make_place(self, name: str) -> None:  # noqa: B027 - most sinks need nothing
+        """Create the place of a key's token, if a run does not create it."""
 
 
 class DotenvFile(SinkFixture):
@@ -167,9 +190,15 @@ class Vault(SinkFixture):
         self.environ["VAULT_ADDR"] = proxy(self.server.url)
 
 
-class Aws(SinkFixture):
-    item: ClassVar[Item] = {"aws": "twenty/{name}", "region": AWS_REGION}
+class AwsService(SinkFixture):
+    """A service of moto's server, whose content exists once per process.
+
+    Attributes:
+        endpoint: the variable with the address of the service.
+    """
+
     secrets = ("aws-secret-canary-77c1/+0a",)
+    endpoint: ClassVar[str]
 
     def __init__(self, stack: ExitStack, root: Path) -> None:
         from moto.server import ThreadedMotoServer
@@ -187,8 +216,23 @@ class Aws(SinkFixture):
             "AWS_CONFIG_FILE": str(root / "no-config"),
             "AWS_SHARED_CREDENTIALS_FILE": str(root / "no-credentials"),
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": self._url,
+            self.endpoint: self._url,
         }
+
+    def redirect(self, proxy: Callable[[str], str]) -> None:
+        self.environ[self.endpoint] = proxy(self._url)
+
+    @staticmethod
+    def _backend(service: Any) -> Any:
+        from moto.backends import get_backend
+        from moto.core import DEFAULT_ACCOUNT_ID
+
+        return get_backend(service)[DEFAULT_ACCOUNT_ID][AWS_REGION]
+
+
+class Aws(AwsService):
+    item: ClassVar[Item] = {"aws": "twenty/{name}", "region": AWS_REGION}
+    endpoint = "AWS_ENDPOINT_URL_SECRETS_MANAGER"
 
     def stored(self, name: str) -> str | None:
         secret = self._secrets().get(f"twenty/{name}")
@@ -201,15 +245,222 @@ class Aws(SinkFixture):
         elif secret:
             self._secrets().pop(f"twenty/{name}")
 
+    def _secrets(self) -> Any:
+        return self._backend("secretsmanager").secrets
+
+
+class Ssm(AwsService):
+    item: ClassVar[Item] = {"ssm": "/twenty/{name}", "region": AWS_REGION}
+    endpoint = "AWS_ENDPOINT_URL_SSM"
+
+    def stored(self, name: str) -> str | None:
+        # Other than `[]`, this creates no parameter without a version.
+        versions = self._parameters.get(f"/twenty/{name}")
+        if versions is None:
+            return None
+        assert versions[-1].parameter_type == "SecureString"
+        value: str = versions[-1].decrypt(versions[-1].value)
+        return value
+
+    def put(self, name: str, value: str | None) -> None:
+        if value is None:
+            self._parameters.pop(f"/twenty/{name}")
+        else:
+            newest = self._parameters[f"/twenty/{name}"][-1]
+            newest.value = newest.encrypt(value)
+
+    def around_writes(self, around: Around) -> None:
+        """Let a function do each write of a token, until moto is emptied."""
+        backend = self._backend("ssm")
+        put_parameter = backend.put_parameter
+
+        def put(*arguments: Any, **named: Any) -> Any:
+            return around(lambda: put_parameter(*arguments, **named))
+
+        backend.put_parameter = put
+
+    @property
+    def _parameters(self) -> Any:
+        return self._backend("ssm")._parameters
+
+
+class Gcp(SinkFixture):
+    """Google Secret Manager, for a pipeline with a workload identity."""
+
+    item: ClassVar[Item] = {"gcp": "acme-prod/{name}"}
+    token_paths = ("gcp",)
+    secrets = (gcp_server.SUBJECT_TOKEN, gcp_server.ACCESS_TOKEN)
+
+    def __init__(self, stack: ExitStack, root: Path) -> None:
+        super().__init__()
+        self.server = stack.enter_context(gcp_server.GoogleServer(plain=True))
+        self._folder = root / "gcp"
+        self._folder.mkdir()
+        (self._folder / "token").write_text(gcp_server.SUBJECT_TOKEN)
+        self.redirect(lambda url: url)
+
+    def stored(self, name: str) -> str | None:
+        place = ("acme-prod", name)
+        return self.server.values(place)[-1] if self.server.secrets.get(place) else None
+
+    def put(self, name: str, value: str | None) -> None:
+        if value is None:
+            self.server.secrets.pop(("acme-prod", name))
+        else:
+            self.server.add(("acme-prod", name), value)
+
     def redirect(self, proxy: Callable[[str], str]) -> None:
-        self.environ["AWS_ENDPOINT_URL"] = proxy(self._url)
+        url = proxy(self.server.url)
+        configuration = {
+            "type": "external_account",
+            "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": f"{url}/token",
+            "credential_source": {"file": str(self._folder / "token")},
+        }
+        file = self._folder / "credential.json"
+        file.write_text(json.dumps(configuration))
+        self.environ = {
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": url,
+            "GOOGLE_APPLICATION_CREDENTIALS": str(file),
+        }
 
-    @staticmethod
-    def _secrets() -> Any:
-        from moto.backends import get_backend
-        from moto.core import DEFAULT_ACCOUNT_ID
+    def around_writes(self, around: Around) -> None:
+        """Let a function do each write of a token to a secret that exists."""
 
-        return get_backend("secretsmanager")[DEFAULT_ACCOUNT_ID][AWS_REGION].secrets
+        def place(request: HttpRequest) -> tuple[str, str]:
+            return request.names[2], request.names[4].partition(":")[0]
+
+        _around_writes(self.server, around, lambda request: place(request) in self.server.secrets)
+
+
+class Azure(SinkFixture):
+    """Azure Key Vault, for a machine with a managed identity. A vault is always asked by TLS."""
+
+    secrets = (azure_server.IDENTITY_HEADER, azure_server.ACCESS_TOKEN)
+
+    def __init__(self, stack: ExitStack) -> None:
+        super().__init__()
+        self.server = stack.enter_context(azure_server.AzureServer())
+        self.authority = self.server.authority
+        self.environ = {
+            "IDENTITY_ENDPOINT": f"{self.server.url}/identity",
+            "IDENTITY_HEADER": azure_server.IDENTITY_HEADER,
+            "REQUESTS_CA_BUNDLE": self.server.ca_file,
+        }
+        self.redirect(lambda url: url)
+
+    def stored(self, name: str) -> str | None:
+        return self.server.values(name)[-1] if name in self.server.secrets else None
+
+    def put(self, name: str, value: str | None) -> None:
+        if value is None:
+            self.server.secrets.pop(name)
+        else:
+            self.server.add(name, value)
+
+    def redirect(self, proxy: Callable[[str], str]) -> None:
+        self.item = {"azure": f"{urlsplit(proxy(self.server.url)).netloc}/{{name}}"}
+
+    def around_writes(self, around: Around) -> None:
+        """Let a function do each write of a token."""
+        _around_writes(self.server, around)
+
+
+class N8n(SinkFixture):
+    """An n8n, in which somebody created the credentials an hour ago."""
+
+    item: ClassVar[Item] = {"n8n": "Twenty {name}"}
+    secrets = ("n8n-credentialCanary-0123",)
+
+    def __init__(self, stack: ExitStack) -> None:
+        super().__init__()
+        self.server = stack.enter_context(N8nServer("2.40.7", plain=True))
+        assert self.server.key == self.secrets[0]
+        self.environ = {"N8N_URL": self.server.url, "N8N_API_KEY": self.server.key}
+
+    def make_place(self, name: str) -> None:
+        id_ = re.sub(r"\W", "", name)
+        credential = self.server.add(id_, f"Twenty {name}", domain="crm.acme.example")
+        hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        credential["updatedAt"] = hour_ago.isoformat(timespec="milliseconds")
+
+    def stored(self, name: str) -> str | None:
+        value: str | None = self.credential(name)["data"].get("apiKey")
+        return value
+
+    def put(self, name: str, value: str | None) -> None:
+        data = {} if value is None else {"apiKey": value}
+        self.credential(name)["data"] = {"domain": "crm.acme.example", **data}
+        self.touch(name)
+
+    def touch(self, name: str) -> None:
+        """Change another field by hand, which moves the time of the last change."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.credential(name)["updatedAt"] = now
+
+    def credential(self, name: str) -> dict[str, Any]:
+        """Return a credential with its data, as n8n keeps it."""
+        return next(one for one in self.server.credentials if one["name"] == f"Twenty {name}")
+
+    def redirect(self, proxy: Callable[[str], str]) -> None:
+        self.environ["N8N_URL"] = proxy(self.server.url)
+
+    def around_writes(self, around: Around) -> None:
+        """Let a function do each write of a token."""
+        _around_writes(self.server, around)
+
+
+class Sops(SinkFixture):
+    """An encrypted file for each environment, and the real program sops on PATH.
+
+    Args:
+        root: the parent of the manifests.
+        environments: their names.
+        script: a shell script that runs in place of sops; `$SOPS` is the real program.
+    """
+
+    item: ClassVar[Item] = {"sops": "sealed/{environment}/keys.json", "path": ["twenty", "{name}"]}
+    NEIGHBOUR = "sops-neighbour-canary-40b7"
+    secrets = (AGE_KEY, NEIGHBOUR)
+
+    def __init__(
+        self, root: Path, environments: Iterable[str] = ("shop",), script: str = 'exec "$SOPS" "$@"'
+    ) -> None:
+        super().__init__()
+        folder = root / "sealed"
+        self.files = [folder / environment / "keys.json" for environment in environments]
+        for file in self.files:
+            file.parent.mkdir(parents=True)
+            self._store(file, {})
+        wrapper = folder / "bin" / "sops"
+        wrapper.parent.mkdir()
+        wrapper.write_text(f"#!/bin/sh\nSOPS='{program()}'\n{script}\n")
+        wrapper.chmod(0o700)
+        path = f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"
+        self.environ = {"PATH": path, "SOPS_AGE_KEY": AGE_KEY}
+        self._read: dict[bytes, dict[str, str]] = {}
+
+    def stored(self, name: str) -> str | None:
+        return next((found for file in self.files if (found := self._values(file).get(name))), None)
+
+    def put(self, name: str, value: str | None) -> None:
+        [file] = self.files
+        values: dict[str, str | None] = {**self._values(file), name: value}
+        self._store(file, {key: text for key, text in values.items() if text is not None})
+
+    def _store(self, file: Path, values: Mapping[str, str]) -> None:
+        content = {"neighbour": self.NEIGHBOUR, "twenty": values}
+        file.write_bytes(encrypted(json.dumps(content), "json"))
+
+    def _values(self, file: Path) -> dict[str, str]:
+        """Return the tokens in a file; its neighbour must still be there."""
+        content = file.read_bytes()
+        if content not in self._read:
+            document = json.loads(decrypted(file))
+            assert document["neighbour"] == self.NEIGHBOUR
+            self._read[content] = document["twenty"]
+        return self._read[content]
 
 
 class Github(SinkFixture):
@@ -313,8 +564,38 @@ def sink_fixture(kind: str, stack: ExitStack, root: Path) -> Any:
         "github": lambda: Github(stack),
         "gitlab": lambda: Gitlab(stack),
         "kubernetes": lambda: Kubernetes(stack, root),
+        "ssm": lambda: Ssm(stack, root),
+        "gcp": lambda: Gcp(stack, root),
+        "azure": lambda: Azure(stack),
+        "sops": lambda: Sops(root),
+        "n8n": lambda: N8n(stack),
     }
     return factories[kind]()
+
+
+def writes_token(method: str, headers: Mapping[str, str], path: str) -> bool:
+    """Return whether a request writes a token to a vendor."""
+    target = headers.get("X-Amz-Target", "")
+    if target:
+        return target.endswith(("PutSecretValue", "CreateSecret", "PutParameter"))
+    if method == "POST":
+        return "/data/" in path or path.endswith(("/variables", ":addVersion"))
+    # The check of an n8n writes a placeholder to a credential that does not exist.
+    return method in ("PUT", "PATCH") and not path.endswith("/provision-check")
+
+
+def _around_writes(
+    server: TlsServer, around: Around, exists: Callable[[HttpRequest], bool] = lambda _: True
+) -> None:
+    answer = server.answer
+
+    def answer_around(request: HttpRequest) -> HttpResponse:
+        if writes_token(request.method, request.headers, request.target) and exists(request):
+            done: HttpResponse = around(lambda: answer(request))
+            return done
+        return answer(request)
+
+    server.answer = answer_around  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -346,10 +627,11 @@ class Completed:
 
 @dataclass
 class Project:
-    """A directory of manifests, and the variables of its runs."""
+    """A directory of manifests, the variables of its runs, and what they need not import."""
 
     root: Path
     environ: dict[str, str] = field(default_factory=dict)
+    preload: tuple[str, ...] = ()
 
     @property
     def manifests(self) -> Path:
@@ -386,6 +668,7 @@ class Project:
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
             "text": True,
+            "preload": self.preload,
             **options,
         }
         command, *rest = arguments

@@ -1,9 +1,10 @@
 """No secret is ever shown: real runs with faults, whose output is searched for every secret.
 
 A row of the matrix is one process with four environments, one per dialect, each with a key for
-every kind of sink. Each environment has its own fault at each kind of step, and each sink its own
-fault. The search covers stdout, stderr, all remaining files except those of the sinks, and the
-command lines of the process and its children.
+every kind of sink; the newer kinds have one only in one environment of a row. Each environment has
+its own fault at each kind of step, and each sink its own fault. The search covers stdout, stderr,
+all remaining files except those of the sinks, and the command lines of the process and its
+children. An encrypted file is no exception.
 
 `CANARY=full` runs the product of faults, sink faults, credentials, formats and log levels instead
 of rows that cover each pair of fault and step and each pair of sink fault and sink. It takes hours.
@@ -17,25 +18,46 @@ import http.client
 import itertools
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from urllib.parse import quote, quote_plus, urlsplit
 
 import pytest
-from delivering import ALL_KINDS, STORE, TOKEN, Aws, Command, Item, Project, sink_fixture
+from delivering import (
+    ALL_KINDS,
+    LIBRARIES,
+    STORE,
+    TOKEN,
+    Aws,
+    AwsService,
+    Command,
+    Item,
+    Project,
+    Sops,
+    Ssm,
+    sink_fixture,
+    writes_token,
+)
 from laboratory import FAULTS, Fault, Laboratory, is_write
 from sandbox_control import Dialect, Request, Response, signs_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from trustme import CA
+
+AwsServices: TypeAlias = dict[str, AwsService]
+"""The services of AWS by the kinds of their sinks."""
 
 FULL = os.environ.get("CANARY") == "full"
 SHARES = 2
@@ -135,16 +157,6 @@ SINK_FAULTS: tuple[SinkFault, ...] = ("none", "denied", "broken", "echo", "lost"
 but whose connection breaks; a redirect."""
 
 
-def writes(method: str, headers: Mapping[str, str], path: str) -> bool:
-    """Return whether a request writes a token to a vendor."""
-    target = headers.get("X-Amz-Target", "")
-    if target:
-        return target.endswith(("PutSecretValue", "CreateSecret"))
-    return method in ("PUT", "PATCH") or (
-        method == "POST" and ("/data/" in path or path.endswith("/variables"))
-    )
-
-
 class FaultyProxy:
     """A proxy for a vendor's server with faults for requests about some keys.
 
@@ -152,28 +164,48 @@ class FaultyProxy:
         upstream: the vendor's address.
         sink_faults: the faults by a part of the key's name.
         spared: a part of a request that never meets a fault.
+        authority: who certifies the vendor and this proxy; None for connections without TLS.
     """
 
     def __init__(
-        self, upstream: str, sink_faults: Mapping[str, SinkFault], spared: str | None
+        self,
+        upstream: str,
+        sink_faults: Mapping[str, SinkFault],
+        spared: str | None,
+        authority: CA | None = None,
     ) -> None:
-        self.upstream = urlsplit(upstream).netloc
+        self._upstream = urlsplit(upstream).netloc
         self._sink_faults = sink_faults
         self._spared = spared
+        self._authority = authority
         self._http = _ProxyServer(("127.0.0.1", 0), _Handler)
         self._http.proxy = self
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
+        if authority is not None:
+            self._http.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert("localhost").configure_cert(self._http.context)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.5,))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
+        scheme = "http" if self._authority is None else "https"
+        return f"{scheme}://localhost:{self._http.server_port}"
+
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a new connection to the vendor."""
+        if self._authority is None:
+            return http.client.HTTPConnection(self._upstream, timeout=30)
+        context = ssl.create_default_context()
+        self._authority.configure_trust(context)
+        return http.client.HTTPSConnection(self._upstream, timeout=30, context=context)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
+        threading.Thread(target=self._http.shutdown).start()
+        with suppress(OSError), socket.create_connection(self._http.server_address, 10):
+            """Wake the server, which looks rarely whether it shall stop."""
         self._thread.join(10)
         self._http.server_close()
 
@@ -189,6 +221,7 @@ class _ProxyServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
     proxy: FaultyProxy
+    context: ssl.SSLContext | None = None
 
     def handle_error(self, *_: Any) -> None:
         """Ignore clients that disconnect."""
@@ -200,10 +233,20 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     server: _ProxyServer
 
+    def setup(self) -> None:
+        if self.server.context is not None:
+            self.request = self.server.context.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def finish(self) -> None:
+        super().finish()
+        self.request.close()
+
     def serve(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         sink_fault = self.server.proxy.sink_fault(self.path + raw.decode(errors="replace"))
-        if sink_fault in ("echo", "lost") and not writes(self.command, self.headers, self.path):
+        is_write = writes_token(self.command, self.headers, self.path)
+        if sink_fault in ("echo", "lost") and not is_write:
             sink_fault = "none"
         echoed = f"{self.command} {self.path}\n{self.headers}".encode() + raw
         match sink_fault:
@@ -221,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(500, {}, echoed)
 
     def forward(self, raw: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        connection = http.client.HTTPConnection(self.server.proxy.upstream, timeout=30)
+        connection = self.server.proxy.connect()
         try:
             connection.request(self.command, self.path, raw, dict(self.headers))
             answer = connection.getresponse()
@@ -337,7 +380,15 @@ Cancellation.sleep = lambda self, seconds: sleep(self, seconds / 10)
 ENVIRONMENTS = dict(zip(("alpha", "bravo", "delta", "echo"), Dialect, strict=True))
 CREDENTIALS = ("email", "session_token", "token")
 LEVELS = ("debug", "info", "warning", "error")
-VENDORS = ("vault", "aws", "github", "gitlab", "kubernetes")
+VENDORS = ("vault", "aws", "github", "gitlab", "kubernetes", "ssm", "gcp", "azure", "n8n")
+REFUSED = (*VENDORS[:5], "", *VENDORS[1:5], "", *VENDORS[:1], *VENDORS[5:])
+"""The vendor that refuses connections in each row; the newer ones do not in the first twelve."""
+
+SPARSE = () if FULL else ("ssm", "gcp", "azure", "sops", "n8n")
+"""The kinds of sinks that have a key only in one environment of a row.
+
+Any twelve rows that follow each other have each of their faults in each format.
+"""
 
 
 @dataclass(frozen=True)
@@ -348,14 +399,13 @@ class Row:
         fault: the index in `FAULTS` for the first step of the first environment.
         sink_fault: the index in `SINK_FAULTS` for the first sink of the first environment; None
             for no sink faults.
-        refused: the index in `VENDORS` of the vendor that refuses connections; a larger number
-            for none.
+        refused: the vendor that refuses connections; empty for none.
     """
 
     number: int
     fault: int
     sink_fault: int | None
-    refused: int
+    refused: str
     credential: int
     format: str
     log_format: str
@@ -369,8 +419,20 @@ class Row:
     def sink_fault_of(self, environment: str, kind: str) -> SinkFault:
         if self.sink_fault is None:
             return "none"
-        turn = self.sink_fault + 2 * [*ENVIRONMENTS].index(environment) + ALL_KINDS.index(kind)
-        return SINK_FAULTS[turn % len(SINK_FAULTS)]
+        turn = self.sink_fault + 2 * [*ENVIRONMENTS].index(environment)
+        if kind in SPARSE:
+            # Rows 0 and 3 of each four differ in both formats, and so do rows 1 and 2.
+            turn = 2 * (self.number // 4) + (self.number + 1) // 2 % 2
+        return SINK_FAULTS[(turn + ALL_KINDS.index(kind)) % len(SINK_FAULTS)]
+
+    def kinds_of(self, environment: str) -> list[str]:
+        """Return the kinds of sinks that have a key in an environment."""
+        turn = self.number + [*ENVIRONMENTS].index(environment)
+        return [
+            kind
+            for number, kind in enumerate(ALL_KINDS)
+            if kind not in SPARSE or (turn + number) % len(ENVIRONMENTS) == 0
+        ]
 
     @property
     def heals(self) -> bool:
@@ -379,14 +441,14 @@ class Row:
 
     def refuses(self, kind: str) -> bool:
         """Return whether the vendor of this kind of sink refuses connections."""
-        return kind in VENDORS and VENDORS.index(kind) == self.refused % 6
+        return kind == self.refused
 
     def sound(self) -> set[tuple[str, str]]:
         """Return the kinds of sinks that have no fault, each with the environment."""
         return {
             (kind, environment)
-            for kind in ALL_KINDS
             for environment in ENVIRONMENTS
+            for kind in self.kinds_of(environment)
             if not self.refuses(kind) and self.sink_fault_of(environment, kind) == "none"
         }
 
@@ -400,8 +462,8 @@ class Row:
 def rows() -> list[Row]:
     if FULL:
         product = itertools.product(
-            range(len(FAULTS)), range(6), range(6), range(3), ("text", "json"), ("text", "json"),
-            LEVELS,
+            range(len(FAULTS)), range(6), (*VENDORS, ""), range(3), ("text", "json"),
+            ("text", "json"), LEVELS,
         )  # fmt: skip
         return [Row(number, *entry) for number, entry in enumerate(product)]
     formats = ("text", "json")
@@ -410,7 +472,7 @@ def rows() -> list[Row]:
             n,
             n,
             n // 3,
-            n + n // 6,
+            REFUSED[n % len(REFUSED)],
             n // 2,
             formats[n % 2],
             formats[n // 2 % 2],
@@ -439,10 +501,15 @@ def test_the_rows_cover_every_pair() -> None:
             (kind, row.sink_fault_of(environment, kind), *(getattr(row, name) for name in names))
             for row in rows()
             for environment in ENVIRONMENTS
-            for kind in ALL_KINDS
+            for kind in row.kinds_of(environment)
+            if not row.refuses(kind)
         }
         assert len(sink_faults) == len(ALL_KINDS) * len(SINK_FAULTS) * 2
-    assert {row.refused for row in rows()} >= set(range(len(VENDORS)))
+    assert {row.refused for row in rows()} == {*VENDORS, ""}
+    # `play` asserts that such a sink gets its token.
+    assert {kind for row in rows() if row.heals for kind, _ in row.sound()} == set(ALL_KINDS)
+    sinks = {(env, kind) for row in rows() for env in ENVIRONMENTS for kind in row.kinds_of(env)}
+    assert len(sinks) == len(ENVIRONMENTS) * len(ALL_KINDS)
     assert {row.level for row in rows()} == set(LEVELS)
     used = {(env, row.credential_of(env)) for row in rows() for env in ENVIRONMENTS}
     assert len(used) == len(ENVIRONMENTS) * len(CREDENTIALS) - 2
@@ -452,6 +519,27 @@ RECORDING = """cat /proc/$$/cmdline /proc/$PPID/cmdline >> seen-cmdline
 cat /proc/$$/environ >> seen-environ
 """
 ECHOING = "tee /dev/stderr; exit 3"
+FAULTY_SOPS = """
+read -r fault < fault
+value=
+[ "$1" != set ] || value=$(cat)
+case $fault,$value in
+    echo,*provision-check*|lost,*provision-check*) fault=none ;;
+esac
+run() { printf %s "$value" | "$SOPS" "$@"; }
+case $fault,$1 in
+    denied,*) printf %s "$value" | tee /dev/stderr; exit 128 ;;
+    broken,*) run "$@" | tee /dev/stderr; exit 1 ;;
+    echo,set) printf %s "$value" | tee /dev/stderr; exit 1 ;;
+    lost,set) run "$@"; run decrypt --input-type json "$7" | tee /dev/stderr; exit 1 ;;
+    redirect,decrypt) run "$@" | tee /dev/stderr; echo "and more" ;;
+    *) run "$@" ;;
+esac
+"""
+"""A program sops that reads its fault from a file beside the encrypted one, in which it runs.
+
+It meets the faults of a write when it gets a token, and not the placeholder of a check.
+"""
 
 
 @dataclass
@@ -464,7 +552,7 @@ class Stage:
 
     row: Row
     root: Path
-    aws: Aws | None
+    aws: AwsServices
     stack: ExitStack
     project: Project = field(init=False)
     laboratories: dict[str, RecordingLaboratory] = field(default_factory=dict)
@@ -474,7 +562,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        self.project = Project(self.root)
+        self.project = Project(self.root, preload=LIBRARIES)
         for name in ("home", "tmp"):
             (self.root / name).mkdir()
         outputs = self.root / "told"
@@ -517,29 +605,37 @@ class Stage:
 
     def _open_sinks(self) -> None:
         for kind in ALL_KINDS:
-            if kind == "aws" and self.aws is not None:
-                self.places[kind] = self.aws
+            if kind in self.aws:
+                entry = self.aws[kind]
+            elif kind == "sops":
+                entry = Sops(self.root, ENVIRONMENTS, FAULTY_SOPS)
             else:
-                self.places[kind] = sink_fixture(kind, self.stack, self.root)
-            entry = self.places[kind]
+                entry = sink_fixture(kind, self.stack, self.root)
+            self.places[kind] = entry
             self.fixed |= {*entry.secrets}
             sink_faults = {
                 environment: self.row.sink_fault_of(environment, kind)
                 for environment in ENVIRONMENTS
             }
             if kind in VENDORS:
-                entry.redirect(self._proxy(sink_faults, refused=self.row.refuses(kind)))
+                refused = self.row.refuses(kind)
+                entry.redirect(self._proxy(sink_faults, entry.authority, refused=refused))
+            if isinstance(entry, Sops):
+                for file, sink_fault in zip(entry.files, sink_faults.values(), strict=True):
+                    file.with_name("fault").write_text(f"{sink_fault}\n")
+            for environment in ENVIRONMENTS:
+                entry.make_place(self.name(kind, environment))
             self.project.environ |= entry.environ
 
     def _proxy(
-        self, sink_faults: Mapping[str, SinkFault], *, refused: bool
+        self, sink_faults: Mapping[str, SinkFault], authority: CA | None, *, refused: bool
     ) -> Callable[[str], str]:
         def redirect_through(url: str) -> str:
             with ExitStack() as closed:
                 # An engine of Vault is looked up once, by the path of one key, for all keys.
                 spared = "/sys/internal/ui/mounts/" if self.row.heals else None
                 proxy = (closed if refused else self.stack).enter_context(
-                    FaultyProxy(url, sink_faults, spared)
+                    FaultyProxy(url, sink_faults, spared, authority)
                 )
             return proxy.url
 
@@ -569,7 +665,8 @@ class Stage:
                 **({} if dialect is Dialect.LEGACY else {"role": "Admin"}),
             }
             keys[environment] = [
-                (self.name(kind, environment), self.items(kind, environment)) for kind in ALL_KINDS
+                (self.name(kind, environment), self.items(kind, environment))
+                for kind in self.row.kinds_of(environment)
             ]
         hook = self.stack.enter_context(Hook(self.root / "heard"))
         self.project.environ["HOOK"] = hook.url + HOOK_PATH
@@ -617,8 +714,8 @@ class Stage:
         minted = self.minted
         return {
             (kind, environment)
-            for kind in ALL_KINDS
             for environment in ENVIRONMENTS
+            for kind in self.row.kinds_of(environment)
             if self.places[kind].stored(self.name(kind, environment)) in minted
         }
 
@@ -632,7 +729,9 @@ class Stage:
         return leaks({"inherited variables": inherited}, self.minted)
 
 
-def play(row: Row, root: Path, aws: Aws) -> tuple[list[tuple[str, str]], set[str], set[str]]:
+def play(
+    row: Row, root: Path, aws: AwsServices
+) -> tuple[list[tuple[str, str]], set[str], set[str]]:
     """Run a row: an apply with faults, and a plan with faults or an apply on healed servers.
 
     Returns: the leaks, the kinds of sinks that received a token, and the steps with a fault.
@@ -672,23 +771,25 @@ def play(row: Row, root: Path, aws: Aws) -> tuple[list[tuple[str, str]], set[str
         return leaks_, {kind for kind, _ in delivered}, met
 
 
-def _second_address(aws: Aws) -> Aws:
+def _second_address(aws: AwsServices) -> AwsServices:
     """Return the same AWS with its own variables; the fake AWS exists once per process."""
     import copy
 
-    another = copy.copy(aws)
-    another.environ = dict(aws.environ)
-    return another
+    others = {kind: copy.copy(service) for kind, service in aws.items()}
+    for other in others.values():
+        other.environ = dict(other.environ)
+    return others
 
 
 @pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsServices]:
+    folder = tmp_path_factory.mktemp("aws")
     with ExitStack() as stack:
-        yield Aws(stack, tmp_path_factory.mktemp("aws"))
+        yield {"aws": Aws(stack, folder), "ssm": Ssm(stack, folder)}
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_no_run_shows_a_secret_whatever_fails(share: int, tmp_path: Path, aws: Aws) -> None:
+def test_no_run_shows_a_secret_whatever_fails(share: int, tmp_path: Path, aws: AwsServices) -> None:
     """No run shows a secret, over all sinks, dialects, formats, log levels and faults."""
     rows_ = shares()[share]
     with ThreadPoolExecutor(4) as threads:
@@ -696,14 +797,15 @@ def test_no_run_shows_a_secret_whatever_fails(share: int, tmp_path: Path, aws: A
             threads.map(lambda row: play(row, tmp_path / f"row-{row.number}", aws), rows_)
         )
     assert [(row, found) for row, (found, *_) in zip(rows_, results, strict=True) if found] == []
-    assert set().union(*(delivered for _, delivered, _ in results)) == set(ALL_KINDS)
+    delivered = set().union(*(kinds for _, kinds, _ in results))
+    assert delivered >= set(ALL_KINDS) - set(SPARSE)
     assert set().union(*(met for *_, met in results)) == set(STEPS)
 
 
 # The search finds leaks
 
 
-NO_FAULTS = Row(0, 0, None, 5, 0, "text", "text", "debug")
+NO_FAULTS = Row(0, 0, None, "", 0, "text", "text", "debug")
 VERBOSE_BOTOCORE = "import logging\nlogging.getLogger('botocore').setLevel = lambda level: None\n"
 BROKEN_MASKS = {
     "masks nothing": "from provisioner.secret import _Known\n"
@@ -715,7 +817,7 @@ BROKEN_MASKS = {
 
 @pytest.mark.parametrize("broken_mask", BROKEN_MASKS)
 def test_the_search_finds_tokens_of_a_run_without_masks(
-    broken_mask: str, tmp_path: Path, aws: Aws
+    broken_mask: str, tmp_path: Path, aws: AwsServices
 ) -> None:
     """Without masks, the debug logs of libraries show tokens, and the search finds them."""
     with ExitStack() as stack:
@@ -727,7 +829,7 @@ def test_the_search_finds_tokens_of_a_run_without_masks(
         assert found & stage.minted
 
 
-def test_the_search_finds_tokens_in_a_librarys_debug_log(tmp_path: Path, aws: Aws) -> None:
+def test_the_search_finds_tokens_in_a_librarys_debug_log(tmp_path: Path, aws: AwsServices) -> None:
     """Boto3's debug log shows the content of sinks before it can be masked, so it is disabled."""
     with ExitStack() as stack:
         stage = Stage(NO_FAULTS, tmp_path / "row", _second_address(aws), stack)
@@ -805,7 +907,7 @@ setattr(owner, name, fail)
 
 
 @pytest.mark.parametrize("place", BUGS)
-def test_a_bug_in_the_middle_shows_no_secret(place: str, tmp_path: Path, aws: Aws) -> None:
+def test_a_bug_in_the_middle_shows_no_secret(place: str, tmp_path: Path, aws: AwsServices) -> None:
     """An exception full of secrets gives exit code 1 and a traceback without any value."""
     with ExitStack() as stack:
         stage = Stage(NO_FAULTS, tmp_path / "row", _second_address(aws), stack)

@@ -16,6 +16,7 @@ import pytest
 import requests
 from delivering import (
     ALL_KINDS,
+    LIBRARIES,
     READABLE,
     Command,
     Completed,
@@ -117,6 +118,8 @@ def test_a_run_right_after_another_writes_nothing_with_shifted_clocks(
     organisation = {"github": "acme", "secret": "OF_ALL"}
     keys += [(f"due-{kind}", [entry.item]) for kind, entry in places.items()]
     keys += [("svc-all", [organisation]), ("due-all", [organisation | {"secret": "DUE"}])]
+    for kind, name in names_of(keys):
+        places[kind].make_place(name)
     soon = datetime.now(UTC) + timedelta(days=3)
     sandbox.seed([name for name, _ in keys if name.startswith("due-")], expires_at=f"{soon:%FT%T}Z")
     rotate = {"before": "10d", "overlap": "48h"}
@@ -124,6 +127,7 @@ def test_a_run_right_after_another_writes_nothing_with_shifted_clocks(
     for entry in places.values():
         project.environ |= entry.environ
     script = SHIFTED_CLOCK.format(ours=run_offset)
+    project.preload = LIBRARIES
     first = project.run("apply", "--format", "json", script=script)
     assert first.code == 0, first.err
     assert {entry["action"] for entry in first.results.values()} == {"create", "rotate"}

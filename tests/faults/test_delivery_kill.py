@@ -1,7 +1,8 @@
 """Runs that create keys and deliver tokens, killed at every step and then repeated.
 
 The steps are the requests of the run, before and after the server's commit, the system calls of a
-file sink, and the programs of a command sink, which kill the run themselves.
+file sink, the writes of vendors, and the programs of a command sink and sops, which kill the run
+themselves.
 
 `KILLS=all` kills at every request. The default is before every third and after every fourth one:
 the server's state after one request is the same as before the next.
@@ -12,11 +13,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from concurrent.futures import Future
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from delivering import (
@@ -26,10 +28,14 @@ from delivering import (
     Completed,
     DotenvFile,
     Github,
+    N8n,
     Project,
+    SinkFixture,
+    Sops,
     assert_one_token_per_key,
     is_write,
     shop,
+    sink_fixture,
 )
 from laboratory import Laboratory
 from sandbox_control import Dialect
@@ -38,10 +44,11 @@ from provisioner.cli import main
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 DIALECTS = pytest.mark.parametrize("dialect", Dialect)
 NAMES = [f"svc-{number}" for number in range(6)]
+PAIR = NAMES[:2]
 MOST_REQUESTS = 60
 
 
@@ -65,15 +72,20 @@ def run(project: Project, monkeypatch, capsys) -> Callable[..., Completed]:
     return run_command
 
 
-def open_shop(project: Project, laboratory: Laboratory, *sinks: DotenvFile | Command) -> None:
-    """Declare six keys, whose tokens go to all of these sinks."""
+def open_shop(
+    project: Project, laboratory: Laboratory, *sinks: SinkFixture, names: Iterable[str] = NAMES
+) -> None:
+    """Declare keys, whose tokens go to all of these sinks."""
     deliver = [entry.item for entry in sinks]
-    project.write(shop(laboratory.sandbox), {"shop": [(name, deliver) for name in NAMES]})
+    project.write(shop(laboratory.sandbox), {"shop": [(name, deliver) for name in names]})
     project.environ["TOKEN"] = laboratory.sandbox.session_token()
 
 
 def assert_converges(
-    laboratory: Laboratory, run: Callable[..., Completed], *sinks: DotenvFile | Command
+    laboratory: Laboratory,
+    run: Callable[..., Completed],
+    *sinks: SinkFixture,
+    names: Iterable[str] = NAMES,
 ) -> None:
     """Assert that the next run completes everything, and the one after it has nothing to do."""
     laboratory.heal()
@@ -81,7 +93,7 @@ def assert_converges(
     ran = run("apply")
     assert ran.code == 0, ran
     for sink in sinks:
-        assert_one_token_per_key(laboratory.sandbox, {name: sink.stored(name) for name in NAMES})
+        assert_one_token_per_key(laboratory.sandbox, {name: sink.stored(name) for name in names})
     journal_length = len(laboratory.journal)
     assert run("plan", "--detailed-exitcode").code == 0
     assert run("apply").code == 0
@@ -297,3 +309,113 @@ def test_the_run_after_a_killed_one_replaces_older_secrets(
             ("deliver", "token_missing"),
         }
         assert_converges(laboratory, run, github)
+
+
+# In the newer sinks
+
+VENDOR_POINTS = [
+    (kind, when, list(Dialect)[(number + 2 * offset) % len(Dialect)])
+    for number, kind in enumerate(("ssm", "gcp", "azure", "n8n"))
+    for offset, when in enumerate(("before", "after"))
+]
+
+
+def apply_and_kill(project: Project, sinks: Any, when: str) -> None:
+    """Kill a run when the vendor gets its first token, before or after the vendor keeps it."""
+    started: Future[subprocess.Popen[str]] = Future()
+    fell = threading.Event()
+
+    def around(write: Callable[[], Any]) -> Any:
+        if fell.is_set():
+            return write()
+        fell.set()
+        if when == "after":
+            write()
+        started.result(30).kill()
+        raise ConnectionAbortedError
+
+    sinks.around_writes(around)
+    process = project.start("apply")
+    started.set_result(process)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, (out, err)
+
+
+@pytest.mark.parametrize(("kind", "when", "dialect"), VENDOR_POINTS)
+def test_a_run_killed_at_the_write_of_a_vendor_is_finished_by_the_next_one(
+    kind: str, when: str, dialect: Dialect, project: Project, run
+) -> None:
+    """The next run leaves one key of each name and its token there; the one after it does nothing.
+
+    The time of n8n's last change shows that a token is missing, if it is older than the key.
+    """
+    with ExitStack() as stack, Laboratory(dialect) as laboratory:
+        sinks = sink_fixture(kind, stack, project.root)
+        project.environ |= sinks.environ
+        for name in PAIR:
+            sinks.make_place(name)
+        open_shop(project, laboratory, sinks, names=PAIR)
+        apply_and_kill(project, sinks, when)
+        kept = [token for name in PAIR if (token := sinks.stored(name))]
+        assert when == "before" or kept
+        assert_converges(laboratory, run, sinks, names=PAIR)
+        assert {*kept} <= {sinks.stored(name) for name in PAIR}
+
+
+def test_a_credential_of_n8n_that_changed_after_a_killed_run_needs_a_redelivery(
+    project: Project, run
+) -> None:
+    """Its time hides from the plan that the token is missing; `--redeliver` delivers it."""
+    with ExitStack() as stack, Laboratory(Dialect.CORE) as laboratory:
+        n8n = N8n(stack)
+        project.environ |= n8n.environ
+        n8n.make_place("svc-0")
+        open_shop(project, laboratory, n8n, names=["svc-0"])
+        apply_and_kill(project, n8n, "before")
+        laboratory.wait_until_idle()
+        n8n.touch("svc-0")
+        created = laboratory.sandbox.keys()
+        planned = run("plan", "--detailed-exitcode", "--format", "json")
+        assert (planned.code, planned.actions) == (0, {})
+        assert n8n.stored("svc-0") is None
+        assert run("apply", "--redeliver").code == 0
+        assert laboratory.sandbox.keys() == created
+        assert_one_token_per_key(laboratory.sandbox, {"svc-0": n8n.stored("svc-0")})
+
+
+SOPS_KILLS = """
+[ "$1" = set ] || exec "$SOPS" "$@"
+value=$(cat)
+fall() {{ case $value in *eyJ*) [ -e fell ] || {{ : > fell; kill -9 $PPID; }} ;; esac }}
+[ {when} = after ] || fall
+printf %s "$value" | "$SOPS" "$@"
+fall
+"""
+"""A program sops that kills the run once, when it gets a token and not the placeholder."""
+
+
+@pytest.mark.parametrize(
+    ("when", "dialect"), [("before", Dialect.LEGACY), ("after", Dialect.CORE_NEWEST)]
+)
+def test_a_run_killed_while_sops_encrypts_is_finished_by_the_next_one(
+    when: str, dialect: Dialect, project: Project, run
+) -> None:
+    """The file can be decrypted at any time, with its neighbours, and no other has a token."""
+    sops = Sops(project.root, script=SOPS_KILLS.format(when=when))
+    scratch = project.root / "tmp"
+    scratch.mkdir()
+    project.environ |= sops.environ | {"TMPDIR": str(scratch)}
+    with Laboratory(dialect) as laboratory:
+        open_shop(project, laboratory, sops, names=PAIR)
+        [file] = sops.files
+        before = file.read_bytes()
+        killed = project.run("apply")
+        assert killed.code == -signal.SIGKILL, killed
+        wait_for_orphans(project.root)
+        assert file.with_name("fell").exists()
+        assert file.read_bytes() == before
+        assert [one for one in scratch.rglob("*") if one.is_file()]
+        assert_converges(laboratory, run, sops, names=PAIR)
+    assert not [
+        one for one in project.root.rglob("*") if one.is_file() and b"eyJhbGci" in one.read_bytes()
+    ]
