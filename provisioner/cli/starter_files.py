@@ -62,7 +62,7 @@ def write_first_files(manifests: Path, pipeline: PipelineFile | NoPipelineFile) 
     try:
         for path, text in new_files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(text.encode())  # the same bytes on every system
     except OSError as error:
         raise WrongUsageError(
             Code.NOT_WRITABLE,

@@ -218,7 +218,7 @@ class CommandSink:
 def _refuse_on_windows(argv: tuple[str, ...]) -> None:
     if sys.platform == "win32":
         reason = "cannot be used on Windows, where a program that hangs cannot be stopped"
-        remedy = "Use another sink, or run on Linux or macOS."
+        remedy = "Run on Linux or macOS, or use another kind of sink or target."
         raise _failure(Code.SINK_UNSUITABLE, argv, reason, remedy)
 
 
