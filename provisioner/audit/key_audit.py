@@ -20,7 +20,12 @@ from provisioner.plan import (
     former_names,
     name_of_live_keys,
 )
-from provisioner.plan.delivery import holds_good_token, on_server_clock
+from provisioner.plan.delivery import (
+    holds_good_token,
+    needs_token,
+    on_server_clock,
+    shows_no_delivery,
+)
 from provisioner.plan.overlap import later_revocations, overlap_end
 
 if TYPE_CHECKING:
@@ -389,7 +394,7 @@ def _delivery(
         return "none"
     if not contents:
         return "no_sink"
-    known = [one for one in contents if not _is_unknown(one)]
+    known = [one for one in contents if not _is_unknown(one, keys)]
     if not all(any(holds_good_token(one, key) for key in keys) for one in known):
         return "no"
     return "yes" if len(known) == len(contents) else "unknown"
@@ -400,8 +405,8 @@ def _is_admin(roles: Roles, key: ObservedKey) -> bool:
     return isinstance(roles, NoRoles) or (key.role or "").casefold() == "admin"
 
 
-def _is_unknown(content: SinkContent) -> bool:
-    """Return whether nothing is known about the token in a sink."""
+def _is_unknown(content: SinkContent, keys: Sequence[ObservedKey]) -> bool:
+    """Return whether a sink may or may not hold the token of one of these keys."""
     return isinstance(content, Unavailable) or (
-        isinstance(content, Unreadable) and content.tells_nothing
+        shows_no_delivery(content) and not all(needs_token(content, key) for key in keys)
     )

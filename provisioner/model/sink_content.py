@@ -82,11 +82,6 @@ class Unreadable:
     no_receipt: Failure | None = None
 
     @property
-    def tells_nothing(self) -> bool:
-        """Return whether nothing is known about the token in the sink."""
-        return self.updated_at is None and self.receipt is None
-
-    @property
     def proven_token(self) -> ApiKeyToken | None:
         """Return the token that the receipt proves to be in the sink; None if it proves none."""
         return self.receipt.token if self.receipt is not None and self.receipt.proven else None

@@ -147,9 +147,7 @@ def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
             reason = "token_unproven"  # another write would prove it
         if reason is not None:
             reasons[address] = reason
-        elif isinstance(content, Unreadable) and (
-            content.tells_nothing or (predecessors and shows_no_delivery(content))
-        ):
+        elif shows_no_delivery(content):
             unknown.append(address)
         if reason == "sink_unusable" and isinstance(content, Unavailable):
             blocked = blocked or content.failure
@@ -173,8 +171,7 @@ def plan_delivery(  # noqa: PLR0913 - all inputs of a delivery
 
 def holds_good_token(sink_content: SinkContent, key: ObservedKey) -> bool:
     """Return whether a sink's content is known and needs no new token."""
-    known = not isinstance(sink_content, Unreadable) or not sink_content.tells_nothing
-    return known and _reason(sink_content, key, [key]) is None
+    return not shows_no_delivery(sink_content) and _reason(sink_content, key, [key]) is None
 
 
 def needs_token(sink_content: SinkContent, key: ObservedKey) -> bool:

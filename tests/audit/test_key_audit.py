@@ -202,6 +202,18 @@ def test_a_key_that_will_be_renamed_is_declared() -> None:
             ("delivery_unknown",),
         ),
         (Unreadable(NOW), Unreadable(NOW - 40 * DAY), "no", ("undelivered",)),
+        (
+            Unreadable(NOW),
+            Unreadable(NOW, only_writes=False),
+            "unknown",
+            ("delivery_unknown",),
+        ),
+        (
+            Unreadable(NOW),
+            Unreadable(NOW - 40 * DAY, only_writes=False),
+            "no",
+            ("undelivered",),
+        ),
         (NoToken(), Unreadable(None), "no", ("undelivered",)),
     ],
 )

@@ -365,7 +365,7 @@ def test_a_run_killed_at_the_write_of_a_vendor_is_finished_by_the_next_one(
 def test_a_credential_of_n8n_that_changed_after_a_killed_run_needs_a_redelivery(
     project: Project, run
 ) -> None:
-    """Its time hides from the plan that the token is missing; `--redeliver` delivers it."""
+    """Its time may hide that the token is missing: the finding says so, `--redeliver` delivers."""
     with ExitStack() as stack, Laboratory(Dialect.CORE) as laboratory:
         n8n = N8n(stack)
         project.environ |= n8n.environ
@@ -377,6 +377,8 @@ def test_a_credential_of_n8n_that_changed_after_a_killed_run_needs_a_redelivery(
         created = laboratory.sandbox.keys()
         planned = run("plan", "--detailed-exitcode", "--format", "json")
         assert (planned.code, planned.actions) == (0, {})
+        [finding] = planned.environment["findings"]
+        assert (finding["name"], finding["finding"]) == ("svc-0", "delivery_unknown")
         assert n8n.stored("svc-0") is None
         assert run("apply", "--redeliver").code == 0
         assert laboratory.sandbox.keys() == created

@@ -176,7 +176,6 @@ def test_a_sink_without_a_good_token_gets_a_token_of_the_live_key(
         ApiKeyToken("ID-A-1", None),
         Unreadable(CREATED_AT + SECOND - MINUTE),
         Unreadable(NOW),
-        Unreadable(NOW, only_writes=False),
     ],
 )
 def test_a_sink_with_a_good_token_is_not_written(sink_contents: SinkContent) -> None:
@@ -196,6 +195,7 @@ def test_a_sink_with_a_good_token_is_not_written(sink_contents: SinkContent) -> 
         (Unavailable(DOWN), False),
         (Unreadable(None), False),
         (Unreadable(CREATED_AT + SECOND - MINUTE), True),
+        (Unreadable(NOW, only_writes=False), False),
         (Unreadable(CREATED_AT - MINUTE), False),
     ],
 )
@@ -216,9 +216,11 @@ def test_a_token_may_expire_60_seconds_before_its_key_and_no_earlier() -> None:
 def test_a_timestamp_may_be_a_minute_before_the_create_as_clocks_may_differ() -> None:
     """A sink that has not changed since the create does not hold a token of the key."""
     created = key("a", created_at=CREATED_AT + timedelta(milliseconds=900))
+    timestamp = created.created_at - MINUTE
+    assert delivery_of(Unreadable(timestamp), observed=created) is None
+    unclear = Unreadable(timestamp, only_writes=False)
+    assert planned([desired_key("a", FILE)], observe(created), {FILE: unclear}).actions == ()
     for only_writes in (True, False):
-        timestamp = created.created_at - MINUTE
-        assert delivery_of(Unreadable(timestamp, only_writes), observed=created) is None
         before = delivery_of(
             Unreadable(timestamp - timedelta(microseconds=1), only_writes), observed=created
         )
@@ -340,16 +342,21 @@ def test_a_live_key_without_sinks_is_kept_even_with_redeliver() -> None:
 
 
 def test_a_sink_of_unknown_content_is_a_finding_and_no_action() -> None:
-    """This includes a sink that was not read, but not a write-only sink with a timestamp."""
-    declared = [desired_key("a", COMMAND, GITHUB, FILE)]
-    sink_contents = {COMMAND: Unreadable(None), GITHUB: Unreadable(NOW)}
+    """This includes a sink that was not read, and one whose timestamp other changes move."""
+    declared = [desired_key("a", COMMAND, GITHUB, VAULT, FILE)]
+    sink_contents = {
+        COMMAND: Unreadable(None),
+        GITHUB: Unreadable(NOW),
+        VAULT: Unreadable(NOW, only_writes=False),
+    }
     plan = planned(declared, observe(key("a"), key("a", 2)), sink_contents)
     assert (plan.actions, plan.kept) == ((), ("a",))
-    unknown = DeliveryUnknown("a", ("id-a-1",), (COMMAND, FILE))
+    unknown = DeliveryUnknown("a", ("id-a-1",), (COMMAND, VAULT, FILE))
     ids = ("id-a-1", "id-a-2")
     assert plan.findings == (Duplicate("a", ids, "id-a-1", "not_owned"), unknown)
     assert unknown.message == (
-        "Delivery of its token to command store a, file secrets/shop.env A cannot be verified. "
+        f"Delivery of its token to command store a, {VAULT}, file secrets/shop.env A cannot be "
+        "verified. "
         "Use --redeliver to deliver a new token."
     )
 

@@ -327,14 +327,15 @@ def test_a_timestamp_that_proves_no_delivery_needs_another_write(minutes, reason
 
 
 def test_a_timestamp_that_never_proves_a_delivery_keeps_the_old_key() -> None:
-    """The finding for an organization secret names both keys; later runs revoke neither."""
+    """The finding for an organisation's secret names both keys; later runs revoke neither."""
     desired = ROTATED._replace(deliver=(GithubAddress("acme", "A"),))
     plan = planned((DUE, SUCCESSOR), Unreadable(NOW, only_writes=False), desired=desired)
     assert plan.actions == ()
     messages = [one.message for one in plan.findings]
     assert any("the older key due is kept until it expires" in one for one in messages)
     plan = planned((SUCCESSOR,), Unreadable(NOW, only_writes=False), desired=desired)
-    assert plan.findings == ()
+    assert plan.actions == ()
+    assert [one.ids for one in plan.findings] == [("successor",)]
 
 
 EXPIRIES = st.one_of(st.floats(-2, 100), st.sampled_from((86.0, 5.0, 60.0)))
