@@ -161,13 +161,13 @@ class Pace:
             total=old.total + units, units=old.units + units, seconds=old.seconds + interval
         )
         if duration is not None:
-            kept = min(1.0, _ANSWERS / new.recent) if new.recent else 1.0
-            new = new._replace(
-                answers=new.answers + 1,
-                answered=new.answered + units,
-                duration=new.duration * kept + duration,
-                recent=new.recent * kept + 1,
-            )
+            new = new._replace(answers=new.answers + 1, answered=new.answered + units)
+            # A list with all the new keys takes longer than the answers that follow it.
+            if kind != "list" or not self.seen.get("create", _NOTHING).total:
+                kept = min(1.0, _ANSWERS / new.recent) if new.recent else 1.0
+                new = new._replace(
+                    duration=new.duration * kept + duration, recent=new.recent * kept + 1
+                )
         return replace(self, last=max(at, self.last), seen=faded | {kind: new})
 
     def resumed(self, at: float) -> Pace:

@@ -251,6 +251,19 @@ def test_a_first_answer_that_does_not_come_is_slow_already() -> None:
     assert later == pytest.approx(500 * 0.3 / 4, rel=0.02)
 
 
+def test_a_list_of_all_new_keys_does_not_make_the_rest_look_slow() -> None:
+    """It has thousands of records, and the answers after it have one or twenty."""
+    left: dict[Kind, int] = {"list": 1, "mint": 2000, "prove": 2000, "write": 2000}
+    pace = Pace(-1.0, -1.0).after("list", 1, 0.0, duration=0.02).resumed(0.0)
+    for number in range(100):
+        pace = pace.after("create", 20, 0.02 * (number + 1), duration=0.08)
+    before = pace.remaining(Workload(left, parallel=4), 2.0)
+    pace = pace.after("list", 1, 2.5, duration=0.3)
+    after = pace.remaining(Workload({**left, "list": 0}, parallel=4), 2.5)
+    assert before is not None
+    assert after == pytest.approx(before, rel=0.2)
+
+
 def test_nothing_is_estimated_before_anything_is_known() -> None:
     """No answer, no estimate."""
     assert Pace(0.0, 0.0).remaining(Workload({"create": 4}), 5.0) is None
