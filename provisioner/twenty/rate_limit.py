@@ -231,10 +231,13 @@ class _Pace:
         elif may_try and not (is_rare or self.is_stated or self.interval <= _FAST):
             self.trial = _Trial(self.doubt)
         interval = self.interval
+        if self.accepted == 0 and self.trial is not None:
+            interval *= _STRETCH  # not even one was accepted in this interval
         if self.accepted > 0:
-            # Half a token more or less may have been left over.
+            # Half a token more or less may have been left over. One accepted request may have been
+            # nearly due, so it does not show that the pace could be faster.
             passed = _STRETCH * (sent_at - self.since)
-            longest = passed / (self.accepted - 0.5)
+            longest = passed / (self.accepted - 0.5) if self.accepted > 1 else inf
             interval = max(passed / (self.accepted + 0.5), min(interval, longest))
             if self.is_stated:
                 # Others share the limit, and half of it is for them.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from builders import limits_with
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from provisioner.twenty.rate_limit import Rate, RateLimit
@@ -578,6 +578,9 @@ def share_refused(accepted: list[bool]) -> float:
     return accepted.count(False) / len(accepted)
 
 
+@example(per_minute=45, burst=1, too_high=None)  # a little slower than the first guess
+@example(per_minute=32, burst=2, too_high=None)
+@example(per_minute=107, burst=60, too_high=10)
 @given(
     per_minute=st.integers(3, 1200),
     burst=st.integers(1, 60),
