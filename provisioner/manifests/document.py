@@ -511,7 +511,17 @@ def _known_mistake(reason: str, text: str, index: int, context: int) -> tuple[in
     if reason == _NO_COLON:
         return context, _COLON_MISSING
     if reason in (_COLON_TOO_MANY, _NO_ITEM, _NO_KEY):
-        return _misplaced_line(text, text.find(":", index))
+        return _misplaced(text, index)
+    return None
+
+
+def _misplaced(text: str, index: int) -> tuple[int, str] | None:
+    """Return the index and the message of the mistake where something else was expected."""
+    colon = text.find(":", index)
+    if colon >= 0 and "\n" not in text[index:colon]:
+        return _misplaced_line(text, colon)
+    if text[:index].rstrip(" ").endswith(("'", '"')):
+        return index, _AFTER_QUOTE
     return None
 
 
@@ -545,6 +555,7 @@ _NO_KEY = "did not find expected key"
 _COLON_MISSING = (
     "a colon and a space are missing in this line: write, for example, `name: svc-billing`"
 )
+_AFTER_QUOTE = "this text comes after the closing quote: put all of it inside the quotes"
 _NOT_ALIGNED = (
     "this line is not indented like the lines that it belongs with: begin it in the same column"
 )
